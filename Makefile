@@ -1,0 +1,47 @@
+# make demo | test | lint | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup demo test lint format lock clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:\t/'
+
+setup: $(BIN)/.ready ## install every pinned package into .venv
+
+$(BIN)/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: setup ## run the whole study in miniature and print its table
+	snakemake
+
+test: setup ## run all tests
+	pytest
+
+lint: setup ## format, lint, types and workflow checks
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: setup ## reformat all code
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+lock: setup ## pin all packages again, newest allowed
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+		--extra synth --group dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove results and checkpoints, keep the environment
+	rm -rf results/[!R]* results/.scratch .snakemake

@@ -1,0 +1,61 @@
+"""The `cloakbench` command: every stage, the catalogue of methods, and one-line errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cloakbench.cli import catalogue, experiment, pretrain, score, stages, synth
+from cloakbench.errors import CloakBenchError, explain_os_error
+
+app = typer.Typer(
+    help="Measure whether protective perturbations (cloaks) survive purification and "
+    "contrastive fine-tuning of diffusion models.\n\n"
+    "Run `snakemake` for a whole experiment; the commands below are its stages, in order, and "
+    "work by hand on folders of images. Pixels are [0, 1], budgets are grey levels (11/255).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+_PANELS = {
+    "Stages": (
+        stages.data,
+        stages.class_images,
+        stages.protect,
+        stages.purify,
+        stages.personalise,
+        stages.sample,
+        score.references,
+        score.score,
+        score.distances,
+    ),
+    "Experiments": (experiment.check, experiment.tables, experiment.report),
+    "Methods": (catalogue.methods, catalogue.schema),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel, name=_command.__name__.replace("_", "-"))(_command)
+app.command(rich_help_panel="Miniature")(synth.synth)
+app.add_typer(pretrain.app, name="pretrain", rich_help_panel="Miniature")
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line on stderr and exit code 1."""
+    try:
+        app()
+    except CloakBenchError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if (line := explain_os_error(error)) is None:
+            raise
+        sys.exit(f"error: {line}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        sys.exit(
+            "error: the GPU is out of memory. Use a smaller batch_size, precision bf16, or a "
+            "LoRA trainer; finished work is kept."
+        )

@@ -1,0 +1,153 @@
+"""Commands that score and show: references, score, distances, tables, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell
+
+if TYPE_CHECKING:
+    from cloakbench.registry import Spec
+
+Faces = Annotated[
+    str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Label = Annotated[str, typer.Option(help="Label of the rows.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+PlanFile = Annotated[
+    Path, typer.Argument(help='JSON: {"experiment": ..., "cells": [...], "prompts": {...}}.')
+]
+
+
+def _spec(text: str) -> Spec | str:
+    """A method's name, or its spec as JSON."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        spec: Spec = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CloakBenchError(
+            f"{text}: not JSON ({error}). Give a name or a JSON object."
+        ) from None
+    return spec
+
+
+def references(
+    data: Annotated[list[Path], typer.Argument(help="Data folders: ROOT/<identity>/data.")],
+    output: Output,
+    faces: Faces = "dlib",
+) -> None:
+    """Embed the clean photos of a dataset's identities, for the metrics that know faces.
+
+    Every data folder holds set_A, set_B and set_C. The faces of set_C become the identity's
+    reference; those of set_A and set_B show what the face backend scores for the same person and
+    for others, which relative ISM is measured against.
+
+    Example: cloakbench references results/mini/synthetic/*/data -o references.json
+    """
+    from cloakbench.score.faces import backends
+    from cloakbench.score.references import make_references
+
+    backend = backends.build(_spec(faces))
+    backend.check()
+    folders = {folder.resolve().parent.name: folder for folder in data}
+    if len(folders) < len(data):
+        raise CloakBenchError("two data folders belong to one identity. Name each identity once.")
+    make_references(folders, backend).write(output)
+
+
+def score(
+    generated: Annotated[Path, typer.Argument(help="Samples: one folder per prompt.")],
+    reference: Annotated[Path, typer.Option("--references", help="File of the references.")],
+    output: Output,
+    identity: Label,
+    faces: Faces = "dlib",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric, by name or JSON; repeat. All by default.")
+    ] = None,
+    model: Label = "",
+    dataset: Label = "",
+    protection: Label = "",
+    purification: Label = "",
+    trainer: Label = "",
+) -> None:
+    """Score every sample of one personalised model, one row per image.
+
+    An image in which no face is found is a result (FDFR counts it); anything else that goes wrong
+    stops the command. The face backend must be the one that made the references.
+
+    Example: cloakbench score generated/ --references references.json --identity n01 -o scores.csv
+    """
+    from cloakbench.score.faces import backends
+    from cloakbench.score.files import write_csv
+    from cloakbench.score.metric import build_metrics
+    from cloakbench.score.references import References
+    from cloakbench.score.samples import score_samples
+
+    cell = Cell(model, dataset, identity, protection, purification, trainer)
+    table = score_samples(
+        generated,
+        References.read(reference),
+        backends.build(_spec(faces)),
+        build_metrics([_spec(text) for text in metric or []]),
+        cell,
+    )
+    write_csv(table, output)
+
+
+def distances(
+    photos: Annotated[Path, typer.Argument(help="Protected or purified photos.")],
+    originals: Annotated[Path, typer.Argument(help="The same photos, untouched.")],
+    output: Output,
+    model: Label = "",
+    dataset: Label = "",
+    identity: Label = "",
+    protection: Label = "",
+    purification: Label = "",
+) -> None:
+    """Compare protected or purified photos with their originals: L-infinity, PSNR, SSIM.
+
+    Photos are matched by name without suffix, and both folders must hold the same ones.
+
+    Example: cloakbench distances protected/aspl data/set_B -o distances.csv
+    """
+    from cloakbench.score.distances import distances as measure_folder
+    from cloakbench.score.files import write_csv
+
+    cell = Cell(model, dataset, identity, protection, purification, trainer="")
+    write_csv(measure_folder(photos, originals, cell), output)
+
+
+def tables(plan: PlanFile, results: Results = Path("results")) -> None:
+    """Gather the scores of an experiment's cells into tables, and print the summary.
+
+    Writes CSV and Markdown to results/tables/<experiment>: images, identities, summary (with
+    95 % bootstrap intervals over identities), contrasts (differences to clean and noise) and
+    distances.
+    """
+    from cloakbench.layout import Layout
+    from cloakbench.tables import Plan, make_tables, print_summary, write_tables
+
+    read, layout = Plan.read(plan), Layout(results)
+    made = make_tables(read, layout)
+    write_tables(read.experiment, made, layout.tables(read.experiment))
+    print_summary(read.experiment, made.summary)
+
+
+def report(plan: PlanFile, results: Results = Path("results")) -> None:
+    """Write an experiment's report: one HTML file with its scores and pictures, for any browser.
+
+    The pictures are inside the file, so it can be moved, but share it only as you would the
+    photos in it.
+    """
+    from cloakbench.layout import Layout
+    from cloakbench.report import make_report
+    from cloakbench.tables import Plan
+
+    typer.echo(make_report(Plan.read(plan), Layout(results)))

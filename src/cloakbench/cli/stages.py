@@ -1,0 +1,277 @@
+"""Commands that run one stage on one identity: what the workflow's rules call, for hands too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.models import ModelSpec
+from cloakbench.prompts import Prompts
+from cloakbench.sampling import Sampling
+
+MethodArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A name from `cloakbench methods`, or a spec as JSON, such as "
+        '\'{"method": "aspl", "preset": "mini", "budget": "8/255"}\'.'
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting as KEY=VALUE, e.g. --set budget=8/255. Repeatable."),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A model folder or hub id, or a model entry as JSON, such as "
+        '\'{"path": "resources/mini", "resolution": 128}\'.'
+    ),
+]
+PromptsOption = Annotated[
+    str, typer.Option(help="The config's `prompts` as JSON; empty: sks and person.")
+]
+OutOption = Annotated[Path, typer.Option(help="Folder to write; it appears whole or not at all.")]
+IdentityOption = Annotated[str, typer.Option(help="The identity's name; it goes into the seeds.")]
+SeedOption = Annotated[int, typer.Option(help="The experiment's seed.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
+ScratchOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for checkpoints; run the same command again to resume."),
+]
+ClassImagesOption = Annotated[
+    Path | None, typer.Option(help="Folder of class images, for prior preservation.")
+]
+
+
+def parse_spec(text: str, changes: list[str] | None = None) -> Any:
+    """A method's spec from a name or JSON, with `KEY=VALUE` settings laid over it.
+
+    Raises:
+        CloakBenchError: invalid JSON, or a setting without `=`.
+    """
+    spec = _json(text) if text[:1] in "{[" else {"method": text}
+    for change in changes or []:
+        key, sign, value = change.partition("=")
+        if not sign or not isinstance(spec, dict):
+            raise CloakBenchError(f"--set {change}: write it as KEY=VALUE, for a single method.")
+        try:
+            spec[key] = json.loads(value)
+        except json.JSONDecodeError:
+            spec[key] = value
+    return spec
+
+
+def parse_model(text: str) -> ModelSpec:
+    """A model from its path or its entry as JSON."""
+    if text.startswith("{"):
+        return _validated(ModelSpec, text)
+    return ModelSpec(path=text, resolution=native_resolution(Path(text)))
+
+
+def native_resolution(folder: Path) -> int:
+    """The resolution that a local model was trained at [px]; 512 for a hub id."""
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text())
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+    except OSError:
+        return 512
+    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def data(
+    dataset: Annotated[Path, typer.Argument(help="Folder that holds a folder per identity.")],
+    identity: Annotated[str, typer.Argument(help="The identity's folder.")],
+    out: OutOption,
+    resolution: Annotated[int, typer.Option(help="Side of the photos [px].")] = 512,
+) -> None:
+    """Crop an identity's photos to their centre and resize them; originals stay untouched.
+
+    An identity's folder holds set_A (surrogate), set_B (instance) and set_C (reference), or just
+    photos: then each set gets a third of them, in the order of their names.
+    """
+    from cloakbench.data import Dataset, prepare
+
+    prepare(Dataset(path=dataset), identity, out, resolution)
+
+
+def class_images(
+    model: ModelOption,
+    out: OutOption,
+    count: Annotated[int, typer.Option(help="How many images.")] = 200,
+    sampling: Annotated[str, typer.Option(help="The config's `sampling` as JSON.")] = "{}",
+    prompts: PromptsOption = "{}",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    scratch: ScratchOption = None,
+) -> None:
+    """Sample class images ("a photo of person") from the base model, once per model."""
+    from cloakbench import stages
+
+    stages.class_images(
+        _validated(Sampling, sampling),
+        count,
+        model=parse_model(model),
+        prompts=_validated(Prompts, prompts),
+        run=_run(out, "class", seed, device, threads, scratch),
+    )
+
+
+def protect(
+    method: MethodArgument,
+    instance: Annotated[Path, typer.Option(help="Folder of instance images (set_B).")],
+    out: OutOption,
+    surrogate: Annotated[
+        Path | None, typer.Option(help="Folder of clean surrogate images (set_A).")
+    ] = None,
+    class_images: ClassImagesOption = None,
+    model: ModelOption = "resources/mini",
+    settings: SetOption = None,
+    prompts: PromptsOption = "{}",
+    identity: IdentityOption = "identity",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    scratch: ScratchOption = None,
+) -> None:
+    """Protect instance images: add a perturbation within a budget of grey levels.
+
+    Example: cloakbench protect aspl --set budget=8/255 --set rounds=20 --instance photos/set_B
+    --surrogate photos/set_A --class-images class/class --out protected
+    """
+    from cloakbench import stages
+
+    stages.protect(
+        parse_spec(method, settings),
+        model=parse_model(model),
+        prompts=_validated(Prompts, prompts),
+        instance=instance,
+        surrogate=surrogate,
+        class_images=class_images,
+        run=_run(out, identity, seed, device, threads, scratch),
+    )
+
+
+def purify(
+    method: MethodArgument,
+    photos: Annotated[Path, typer.Option(help="Folder of (protected) photos.")],
+    out: OutOption,
+    settings: SetOption = None,
+    identity: IdentityOption = "identity",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    scratch: ScratchOption = None,
+) -> None:
+    """Purify photos: try to remove a perturbation. A JSON list of methods is run in order.
+
+    Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
+    --out purified
+    """
+    from cloakbench import stages
+
+    stages.purify(
+        parse_spec(method, settings),
+        photos=photos,
+        run=_run(out, identity, seed, device, threads, scratch),
+    )
+
+
+def personalise(
+    method: MethodArgument,
+    instance: Annotated[Path, typer.Option(help="Folder of instance images to learn from.")],
+    out: OutOption,
+    class_images: ClassImagesOption = None,
+    model: ModelOption = "resources/mini",
+    settings: SetOption = None,
+    prompts: PromptsOption = "{}",
+    identity: IdentityOption = "identity",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    scratch: ScratchOption = None,
+) -> None:
+    """Teach a model an identity from instance images; writes the trained weights.
+
+    Example: cloakbench personalise cdl --set steps=400 --instance purified --class-images
+    class/class --out weights
+    """
+    from cloakbench import stages
+
+    stages.personalise(
+        parse_spec(method, settings),
+        model=parse_model(model),
+        prompts=_validated(Prompts, prompts),
+        instance=instance,
+        class_images=class_images,
+        run=_run(out, identity, seed, device, threads, scratch),
+    )
+
+
+def sample(
+    out: OutOption,
+    weights: Annotated[
+        Path | None, typer.Option(help="What `personalise` wrote; without it, the base model.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt as KEY=TEXT; KEY names its folder. Repeatable."),
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Put after every prompt (CDL's suffix).")] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    sampling: Annotated[str, typer.Option(help="The config's `sampling` as JSON.")] = "{}",
+    model: ModelOption = "resources/mini",
+    identity: IdentityOption = "identity",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    scratch: ScratchOption = None,
+) -> None:
+    """Generate images from a personalised model; each image has a generator of its own.
+
+    Example: cloakbench sample --weights weights --prompt "photo=a photo of sks person" --out samples
+    """
+    from cloakbench import stages
+
+    texts = stages.prompts_of(prompt) if prompt else Prompts().sample_prompts
+    stages.sample(
+        _validated(Sampling, sampling),
+        model=parse_model(model),
+        prompts=texts,
+        weights=weights,
+        run=_run(out, identity, seed, device, threads, scratch),
+        suffix=suffix,
+        negative_prompt=negative_prompt,
+    )
+
+
+def _run(
+    out: Path, identity: str, seed: int, device: str, threads: int | None, scratch: Path | None
+) -> Any:
+    from cloakbench import stages
+
+    stages.set_up_torch(threads)
+    return stages.Run(out, identity, seed, stages.choose_device(device), scratch)
+
+
+def _validated(kind: Any, text: str) -> Any:
+    from pydantic import ValidationError
+
+    from cloakbench.registry import explain
+
+    try:
+        return kind.model_validate(_json(text))
+    except ValidationError as error:
+        raise CloakBenchError(f"{kind.__name__.lower()}: {explain(error, kind)}") from None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CloakBenchError(f"{text!r} is not valid JSON ({error.msg}).") from None

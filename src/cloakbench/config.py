@@ -1,0 +1,211 @@
+"""The experiment: `config.yaml` after defaults, checked before any work starts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cloakbench.data import Dataset
+from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.layout import Cell, Layout
+from cloakbench.models import ModelSpec
+from cloakbench.personalise import Trainer, trainers
+from cloakbench.prompts import Prompts
+from cloakbench.protect import Protection, protections
+from cloakbench.purify import Purifier, purifiers
+from cloakbench.registry import Method, Registry, Spec, explain
+from cloakbench.sampling import Sampling
+from cloakbench.score.metric import metrics
+from cloakbench.score.faces import backends
+
+M = TypeVar("M", bound=Method)
+Entry = str | list[Any] | dict[str, Any]
+"""A method in a list of the config: a name, a list (a chain of purifications), or a spec that may
+give itself a `name` and start from a `preset`."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class Experiment(BaseModel):
+    """Everything that decides an experiment's results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    experiment: str = Field(description="names the folder of the tables and the report")
+    results: Path = Field(Path("results"), description="folder that all results go to")
+    seed: int = Field(0, description="root of all seeds")
+    model: str = Field(description="the model that is used, by its name in `models`")
+    models: dict[str, ModelSpec] = Field(description="models by name")
+    dataset: str = Field(description="the dataset that is used, by its name in `datasets`")
+    datasets: dict[str, Dataset] = Field(description="datasets by name")
+    identities: list[str] | None = Field(None, description="identities that are used; null: all")
+    preset: str | None = Field(
+        None, description="preset of every method that has it, unless its entry says otherwise"
+    )
+    protections: list[Entry] = Field(description="protections", min_length=1)
+    purifications: list[Entry] = Field(description="purifications", min_length=1)
+    trainers: list[Entry] = Field(description="trainers", min_length=1)
+    prompts: Prompts = Field(default_factory=Prompts, description="see cloakbench.prompts")
+    class_images: int = Field(200, ge=1, description="class images for prior preservation")
+    sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
+    faces: Entry = Field("dlib", description="face backend of the identity metrics")
+    metrics: list[Entry] = Field(
+        ["fdfr", "ism", "relative_ism", "identified", "brisque"], description="metrics"
+    )
+    keep_weights: bool = Field(False, description="keep personalised weights after sampling")
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> Experiment:
+        """Validate a config; every method of every list is built once, so that typos fail here.
+
+        Raises:
+            CloakBenchError: unknown key, method, setting, preset, model or dataset; bad value.
+        """
+        try:
+            experiment = cls.model_validate(dict(config))
+        except ValidationError as error:
+            raise CloakBenchError(f"config: {explain(error, cls)}") from None
+        if not _LABEL.fullmatch(experiment.experiment):
+            raise CloakBenchError(
+                f"config: experiment '{experiment.experiment}' names a folder: use letters, "
+                "digits, and . _ + -"
+            )
+        for key, known in (("model", experiment.models), ("dataset", experiment.datasets)):
+            if (chosen := getattr(experiment, key)) not in known:
+                raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
+        _ = experiment.all_protections, experiment.all_purifiers, experiment.all_trainers
+        _ = experiment.face_backend, experiment.all_metrics
+        return experiment
+
+    @classmethod
+    def load(cls, *paths: Path) -> Experiment:
+        """Read one or more YAML files; later ones override, mappings key by key (as Snakemake)."""
+        merged: dict[str, Any] = {}
+        for path in paths:
+            try:
+                content = yaml.safe_load(path.read_text())
+            except OSError as error:
+                raise CloakBenchError(f"{path}: cannot be read ({error.strerror}).") from None
+            except yaml.YAMLError as error:
+                reason = " ".join(str(error).split())
+                raise CloakBenchError(f"{path}: is not valid YAML ({reason}).") from None
+            if not isinstance(content, dict):
+                raise CloakBenchError(f"{path}: is not a mapping of keys. See config/README.md.")
+            _merge(merged, content)
+        return cls.parse(merged)
+
+    @classmethod
+    def read(cls, sources: Sequence[str]) -> Experiment:
+        """From a command line: YAML files to load in order, or one config as JSON."""
+        if len(sources) == 1 and sources[0].startswith("{"):
+            return cls.parse(json.loads(sources[0]))
+        return cls.load(*map(Path, sources))
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        return self.models[self.model]
+
+    @property
+    def dataset_spec(self) -> Dataset:
+        return self.datasets[self.dataset]
+
+    @property
+    def all_protections(self) -> dict[str, Protection]:
+        """Protections by label."""
+        return self._build(protections, self.protections)
+
+    @property
+    def all_purifiers(self) -> dict[str, Purifier]:
+        """Purifiers by label."""
+        return self._build(purifiers, self.purifications)
+
+    @property
+    def all_trainers(self) -> dict[str, Trainer]:
+        """Trainers by label."""
+        return self._build(trainers, self.trainers)
+
+    @property
+    def all_metrics(self) -> list[Spec]:
+        return [method.spec() for method in self._build(metrics, self.metrics).values()]
+
+    @property
+    def face_backend(self) -> Any:
+        return next(iter(self._build(backends, [self.faces]).values()))
+
+    @property
+    def chosen_identities(self) -> list[str]:
+        return self.dataset_spec.identities() if self.identities is None else self.identities
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.results)
+
+    def cells(self) -> list[Cell]:
+        """The grid, identity by identity."""
+        return [
+            Cell(self.model, self.dataset, *combination)
+            for combination in itertools.product(
+                self.chosen_identities,
+                self.all_protections,
+                self.all_purifiers,
+                self.all_trainers,
+            )
+        ]
+
+    def check(self) -> None:
+        """Look for everything that a run reads, so that it fails now and not after hours.
+
+        Raises:
+            CloakBenchError: a model, identity, photo set or weights file is missing.
+        """
+        self.model_spec.check()
+        self.face_backend.check()
+        for identity in self.chosen_identities:
+            self.dataset_spec.sets(identity)
+
+    def _build(self, registry: Registry[M], entries: list[Entry]) -> dict[str, M]:
+        built: dict[str, M] = {}
+        for entry in entries:
+            label, spec = self._label_and_spec(registry, entry)
+            if not _LABEL.fullmatch(label):
+                raise CloakBenchError(
+                    f"config: {registry.kind} '{label}' names a folder: give it a `name` of "
+                    "letters, digits, and . _ + -"
+                )
+            if label in built:
+                raise CloakBenchError(
+                    f"config: two entries are called {registry.kind} '{label}'. "
+                    "Give one of them another `name`."
+                )
+            built[label] = registry.build(spec)
+        return built
+
+    def _label_and_spec(self, registry: Registry[M], entry: Entry) -> tuple[str, Spec]:
+        """An entry's label and a spec in which the experiment's preset is applied."""
+        if isinstance(entry, list):
+            steps = [self._label_and_spec(registry, step) for step in entry]
+            label = "+".join(label for label, _ in steps)
+            return label, {"method": "chain", "steps": [spec for _, spec in steps]}
+        spec = {"method": entry} if isinstance(entry, str) else dict(entry)
+        label = spec.pop("name", None) or spec.get("method")
+        if label is None:
+            raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
+        spec.setdefault("method", label)
+        if self.preset in registry[spec["method"]].presets:
+            spec.setdefault("preset", self.preset)
+        return str(label), spec
+
+
+def _merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value

@@ -1,0 +1,211 @@
+"""LatentDiffusion: the one place that touches a VAE, text encoder, U-Net and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Generator, Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from cloakbench.errors import CloakBenchError
+
+if TYPE_CHECKING:
+    from cloakbench.models import ModelSpec
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Latents(NamedTuple):
+    """The VAE's posterior of n images, unscaled: two tensors of shape (n, c, h/8, w/8)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __getitem__(self, index: Any) -> Latents:  # type: ignore[override]
+        return Latents(self.mean[index], self.std[index])
+
+
+@dataclass
+class LatentDiffusion:
+    """A Stable Diffusion model: pixels [0, 1] outside, latents and noise inside.
+
+    All weights are frozen and float32; a trainer thaws what it trains. Random draws come from CPU
+    generators, so that noise does not depend on the device.
+    """
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+    spec: ModelSpec
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, spec: ModelSpec, device: str = "cpu") -> LatentDiffusion:
+        """Load the parts that personalisation needs, from a folder or the hub's cache.
+
+        Raises:
+            CloakBenchError: a part is missing or is not what its folder's name says.
+        """
+        spec.check()
+
+        def part(loader: Any, name: str, **options: Any) -> Any:
+            try:
+                return loader.from_pretrained(
+                    spec.path, subfolder=name, revision=spec.revision, **options
+                )
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise CloakBenchError(
+                    f"model {spec.path}: '{name}' cannot be loaded ({reason}). "
+                    "Check the path, or download the model first."
+                ) from error
+
+        weights = {"use_safetensors": True, "torch_dtype": torch.float32}
+        model = cls(
+            vae=part(AutoencoderKL, "vae", **weights),
+            text_encoder=part(CLIPTextModel, "text_encoder", **weights),
+            tokenizer=part(CLIPTokenizer, "tokenizer"),
+            unet=part(UNet2DConditionModel, "unet", **weights),
+            scheduler=part(DDPMScheduler, "scheduler"),
+            spec=spec,
+            device=device,
+        )
+        for network in (model.vae, model.text_encoder, model.unet):
+            network.requires_grad_(False).eval().to(device)
+        return model
+
+    # Pixels and latents
+
+    def posterior(self, pixels: Tensor) -> Latents:
+        """Encode pixels (n, 3, h, w) in [0, 1]; differentiable."""
+        with self.autocast():
+            scaled = (2 * pixels - 1).to(self.device, self.vae.dtype)
+            encoded = self.vae.encode(scaled).latent_dist
+        return Latents(encoded.mean.float(), encoded.std.float())
+
+    @torch.no_grad()
+    def posterior_once(self, pixels: Tensor, batch_size: int = 8) -> Latents:
+        """The posterior of images that do not change, in batches and without gradients."""
+        parts = [self.posterior(batch) for batch in pixels.split(batch_size)]
+        return Latents(torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts]))
+
+    def draw(self, latents: Latents, rng: Generator) -> Tensor:
+        """One sample of the posterior, scaled as the U-Net expects it."""
+        noise = self._normal(latents.mean.shape, rng)
+        return (latents.mean + latents.std * noise) * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents to pixels (n, 3, h, w), clamped to [0, 1]."""
+        with self.autocast():
+            unscaled = latents / self.vae.config.scaling_factor
+            decoded = self.vae.decode(unscaled.to(self.vae.dtype)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    # Text
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings, shape (n, tokens, width); differentiable in the text encoder."""
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        with self.autocast():
+            return self.text_encoder(tokens.input_ids.to(self.device))[0].float()
+
+    # Diffusion
+
+    def denoising_loss(
+        self,
+        latents: Tensor,
+        text: Tensor,
+        rng: Generator,
+        timesteps: Tensor | None = None,
+    ) -> Tensor:
+        """Mean squared error of the predicted noise (or velocity), one float32 value per image.
+
+        latents: scaled, (n, c, h, w). text: (n, tokens, width). timesteps: (n,), uniform if None.
+        Source: Ho et al. 2020, eq. 14; v-prediction: Salimans & Ho 2022, section 4.
+        """
+        noise = self._normal(latents.shape, rng)
+        if timesteps is None:
+            horizon = self.scheduler.config.num_train_timesteps
+            timesteps = torch.randint(0, horizon, (len(latents),), generator=rng)
+        timesteps = timesteps.to(self.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        with self.autocast():
+            dtype = self.unet.dtype
+            predicted = self.unet(noisy.to(dtype), timesteps, text.to(dtype)).sample
+        target = self._target(latents, noise, timesteps)
+        return (predicted.float() - target).square().flatten(1).mean(1)
+
+    def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                return noise
+            case "v_prediction":
+                return self.scheduler.get_velocity(latents, noise, timesteps)
+            case other:
+                raise CloakBenchError(
+                    f"model {self.spec.path}: prediction type '{other}' is not supported. "
+                    "Use an epsilon or v_prediction model."
+                )
+
+    # The model as a whole
+
+    def cast_weights(self, precision: str) -> None:
+        """Store all weights in a precision ("fp32", "bf16" or "fp16"), as some references do."""
+        dtype = _AUTOCAST[precision] or torch.float32
+        for network in (self.vae, self.text_encoder, self.unet):
+            network.to(dtype)
+
+    def adopt(self, folder: Path) -> None:
+        """Replace U-Net and text encoder by what a trainer saved in `folder` (see `save`)."""
+        if (folder / "pytorch_lora_weights.safetensors").exists():
+            pipeline = self.pipeline()
+            pipeline.load_lora_weights(folder)
+            pipeline.fuse_lora()
+            return
+        if not (folder / "unet").is_dir():
+            raise CloakBenchError(f"{folder}: no personalised weights. Run `cloakbench personalise`.")
+        self.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").to(self.device)
+        if (folder / "text_encoder").is_dir():
+            encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+            self.text_encoder = encoder.to(self.device)
+        for network in (self.unet, self.text_encoder):
+            network.requires_grad_(False).eval()
+
+    def pipeline(self, scheduler: Any = None) -> Any:
+        """The model as a StableDiffusionPipeline, sharing its weights."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=scheduler or self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _normal(self, shape: Sequence[int], rng: Generator) -> Tensor:
+        return torch.randn(tuple(shape), generator=rng).to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the networks run at the model's precision."""
+        dtype = _AUTOCAST[self.spec.precision]
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -1,0 +1,118 @@
+"""What every trainer shares: DreamBooth's loop and CDL's three switches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cloakbench.registry import Method, Registry, Spec
+
+if TYPE_CHECKING:
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+    from cloakbench.prompts import Prompts
+
+SAMPLING_SETTINGS = frozenset({"suffix_in_sampling", "negative_in_sampling", "negative_prompt"})
+"""Settings of a trainer that only the `sample` stage reads: changing them retrains nothing."""
+
+
+class Trainer(Method):
+    """DreamBooth with prior preservation; a child says which weights are trained and saved.
+
+    Contrastive decoupling learning (CDL) is three independent switches: the noise phrase in the
+    training prompts, its suffix at sampling, and a negative prompt at sampling.
+    Sources: Ruiz et al. 2023 (arXiv 2208.12242); Liu et al. 2024 (arXiv 2406.18944), section 5.2,
+    with the strings of its published code (recipes 3.2).
+    """
+
+    steps: int = Field(1000, ge=1, description="training steps")
+    learning_rate: float = Field(5e-7, gt=0, description="AdamW's learning rate")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
+    batch_size: int = Field(1, ge=1, description="instance images per step, and class images")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
+    train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
+    noise_phrase: str = Field("bhj noisy pattern", description="what names the noise in prompts")
+    phrase_in_training: bool = Field(
+        False, description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
+        "after the class prompt"
+    )
+    suffix_in_sampling: bool = Field(
+        False, description="CDL: ', without <phrase>' after every sampling prompt"
+    )
+    negative_in_sampling: bool = Field(
+        False, description="CDL: guide sampling away from the negative prompt"
+    )
+    negative_prompt: str = Field(
+        "noisy, lowres, artifact, pattern", description="the negative prompt, where it is on"
+    )
+
+    def instance_prompt(self, prompts: Prompts) -> str:
+        """The prompt that instance images are trained on."""
+        suffix = f", {self.noise_phrase}" if self.phrase_in_training else ""
+        return prompts.instance_prompt + suffix
+
+    def class_prompt(self, prompts: Prompts) -> str:
+        """The prompt that class images are trained on (they are sampled without the suffix)."""
+        suffix = f", without {self.noise_phrase}" if self.phrase_in_training else ""
+        return prompts.class_prompt + suffix
+
+    def sampling(self) -> dict[str, str]:
+        """What `sample` adds to each prompt (`suffix`) and guides away from (`negative_prompt`)."""
+        return {
+            "suffix": f", without {self.noise_phrase}" if self.suffix_in_sampling else "",
+            "negative_prompt": self.negative_prompt if self.negative_in_sampling else "",
+        }
+
+    def training_spec(self) -> Spec:
+        """The settings that training depends on."""
+        return {k: v for k, v in self.spec().items() if k not in SAMPLING_SETTINGS}
+
+    def fit(self, model: LatentDiffusion, identity: Identity, job: Job) -> None:
+        """Train `model` in place on the identity's instance (and class) images.
+
+        Raises:
+            CloakBenchError: the loss became NaN, at most 50 steps after it did.
+        """
+        from cloakbench.finetune import FineTuner, Prior
+
+        prior = None
+        if self.prior_weight > 0 and identity.class_images is not None:
+            prior = Prior(
+                model.posterior_once(identity.class_images.pixels),
+                self.class_prompt(identity.prompts),
+                self.prior_weight,
+            )
+        instance = model.posterior_once(identity.instance_images.pixels)
+        self.prepare(model, job)
+        tuner = FineTuner(
+            model,
+            self.instance_prompt(identity.prompts),
+            prior,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+        )
+        for step in job.steps("personalise", self.steps, {"tuner": tuner}):
+            tuner.step(instance, step, job.rng)
+            if step % 50 == 49:
+                tuner.check()
+        tuner.check()
+
+    @abstractmethod
+    def prepare(self, model: LatentDiffusion, job: Job) -> None:
+        """Thaw or add the weights that are trained."""
+
+    @abstractmethod
+    def save(self, model: LatentDiffusion, folder: Path) -> None:
+        """Write the trained weights as safetensors, as `LatentDiffusion.adopt` reads them."""
+
+
+trainers: Registry[Trainer] = Registry(
+    "trainer",
+    "cloakbench.personalise",
+    engine=("cloakbench.finetune", "cloakbench.diffusion", "cloakbench.jobs"),
+)

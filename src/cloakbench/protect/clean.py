@@ -1,0 +1,27 @@
+"""No protection: the baseline as an ordinary method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloakbench.protect.base import Protection, protections
+from cloakbench.units import Levels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+
+
+@protections.register("clean")
+class Clean(Protection):
+    """Leaves the photos as they are."""
+
+    source = "control"
+
+    budget: Levels = 0
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        return identity.instance_images.pixels

@@ -1,0 +1,51 @@
+"""FSMG: ascend the denoising loss of one surrogate that was fine-tuned on clean photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cloakbench.protect.base import protections
+from cloakbench.protect.surrogate import SurrogateProtection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+
+
+@protections.register("fsmg")
+class FSMG(SurrogateProtection):
+    """Fully-trained surrogate model guidance: DreamBooth on set_A, then PGD on set_B."""
+
+    source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, section 4.3"
+    presets = {
+        "paper": {"budget": "6/255"},
+        "mini": {"training_steps": 200, "steps": 100, "learning_rate": 1e-4},
+        "tiny": {"training_steps": 2, "steps": 2},
+    }
+
+    training_steps: int = Field(1000, ge=0, description="DreamBooth steps of the surrogate")
+    steps: int = Field(100, ge=1, description="PGD steps")
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        from cloakbench.pgd import Pixels
+
+        assert model is not None and identity.surrogate_images is not None
+        original = identity.instance_images.pixels.to(model.device)
+        clean = model.posterior_once(identity.surrogate_images.pixels)
+        tuner = self.tuner(model, identity)
+        for step in job.steps("surrogate", self.training_steps, {"tuner": tuner}):
+            tuner.step(clean, step, job.rng)
+        tuner.check()
+
+        perturbed = Pixels(original)
+        prompt = identity.prompts.instance_prompt
+        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
+            perturbed.value = self.ascend(
+                perturbed.value, original, model, prompt, job, range(step, step + 1)
+            )
+        return perturbed.value

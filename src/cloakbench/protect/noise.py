@@ -1,0 +1,37 @@
+"""Random noise of the same budget: the control that every protection must beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from cloakbench.protect.base import Protection, protections
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+
+
+@protections.register("noise")
+class Noise(Protection):
+    """Random noise: `sign` puts every channel value at the budget's edge, as PGD's end does."""
+
+    source = "control; asked for in VinAIResearch/Anti-DreamBooth#10"
+    presets = {"paper": {}, "mini": {}, "tiny": {}}
+
+    distribution: Literal["sign", "uniform"] = Field(
+        "sign", description="plus or minus the budget, or uniform within it"
+    )
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        original = identity.instance_images.pixels
+        draws = 2 * torch.rand(original.shape, generator=job.rng("noise")) - 1
+        if self.distribution == "sign":
+            draws = draws.sign()
+        return original + self.budget / 255 * draws

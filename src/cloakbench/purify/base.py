@@ -1,0 +1,52 @@
+"""What every purification shares: photos in, photos of the same size and names out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.images import Photos
+from cloakbench.registry import Method, Registry, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.jobs import Job
+
+
+class Purifier(Method):
+    """Maps photos to photos of the same size; a child writes `clean`."""
+
+    def purify(self, photos: Photos, job: Job) -> Photos:
+        """Purify every photo.
+
+        Returns:
+            Photos with the same names and shape (n, 3, h, w), clamped to [0, 1].
+
+        Raises:
+            CloakBenchError: the method changed the shape or made values that are not finite.
+        """
+        import torch
+
+        pixels = self.clean(photos.pixels, job)
+        if pixels.shape != photos.pixels.shape or not torch.isfinite(pixels).all():
+            raise CloakBenchError(
+                f"purification '{self.name}' returned shape {tuple(pixels.shape)} for "
+                f"{tuple(photos.pixels.shape)}, or values that are not finite. This is a bug in it."
+            )
+        return Photos(pixels.clamp(0, 1), photos.names)
+
+    @abstractmethod
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        """Purified pixels (n, 3, h, w) for pixels in [0, 1]."""
+
+
+def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
+    """A purifier from its spec; a list of specs is a chain, first to last."""
+    return purifiers.build({"method": "chain", "steps": spec} if isinstance(spec, list) else spec)
+
+
+purifiers: Registry[Purifier] = Registry(
+    "purification", "cloakbench.purify", engine=("cloakbench.images",)
+)

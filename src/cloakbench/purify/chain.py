@@ -1,0 +1,41 @@
+"""Several purifications, one after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from cloakbench.purify.base import Purifier, build_purifier, purifiers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.jobs import Job
+
+
+@purifiers.register("chain")
+class Chain(Purifier):
+    """Runs a list of purifications in order; in a config, a list of names or specs is a chain."""
+
+    source = "DiffShortcut chains its defenses by name (recipes 2)"
+    presets = {"tiny": {"steps": ["resize", "jpeg"]}}
+
+    steps: list[dict[str, Any]] = Field(
+        default=["resize", "jpeg"],  # type: ignore[list-item]
+        min_length=1,
+        description="specs of the purifications, first to last",
+    )
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _complete(cls, steps: Any) -> Any:
+        """Resolve presets and defaults, so that a chain's spec says all that it runs."""
+        if not isinstance(steps, list):
+            return steps
+        return [build_purifier(step).spec() for step in steps]
+
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        for step in self.steps:
+            pixels = build_purifier(step).clean(pixels, job).clamp(0, 1)
+        return pixels

@@ -1,0 +1,22 @@
+"""No purification: the baseline as an ordinary method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloakbench.purify.base import Purifier, purifiers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.jobs import Job
+
+
+@purifiers.register("none")
+class NoPurification(Purifier):
+    """Leaves the photos as they are."""
+
+    source = "control"
+
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        return pixels

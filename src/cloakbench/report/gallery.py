@@ -1,0 +1,142 @@
+"""The pictures of a report, identity by identity, in the order of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+from PIL import Image
+
+from cloakbench.layout import Cell, Layout
+from cloakbench.report.pictures import embed, first, perturbations
+from cloakbench.score.labels import PHOTO_LABELS, label
+from cloakbench.tables import Plan, Tables
+from cloakbench.tables.display import DISTANCES, Value, heading, number, score_value
+from cloakbench.tables.summary import metric_columns
+
+PHOTOS = 4  # of each set of photos
+SAMPLES = 4  # of each prompt
+IDENTITIES = 4  # in the report; the tables have all
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated images of one trainer: prompt and pictures, and the cell's scores."""
+
+    trainer: str
+    scores: list[tuple[str, Value]]
+    prompts: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Purified:
+    """One purification of a protection; no pictures where the photos are left as they are."""
+
+    purification: str
+    photos: list[str]
+    distances: str
+    trainers: list[Samples]
+
+
+@dataclass(frozen=True)
+class Protected:
+    """One protection; no perturbations where nothing was changed."""
+
+    protection: str
+    photos: list[str]
+    perturbations: list[str]
+    purifications: list[Purified]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything that the report shows of one identity."""
+
+    title: str
+    originals: list[str]
+    protections: list[Protected]
+
+
+def galleries(plan: Plan, layout: Layout, tables: Tables) -> list[Gallery]:
+    """Pictures and scores of the first `IDENTITIES` identities of a plan.
+
+    Raises:
+        CloakBenchError: a folder of photos or samples is missing; the message names it.
+    """
+    maker = _Maker(plan, layout, tables)
+    identities = _grouped(plan.cells, ("model", "dataset", "identity"))
+    return [maker.gallery(cells) for cells in identities[:IDENTITIES]]
+
+
+def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
+    """Cells that agree on some labels, in order of first appearance."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(getattr(cell, name) for name in names), []).append(cell)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class _Maker:
+    plan: Plan
+    layout: Layout
+    tables: Tables
+
+    def gallery(self, cells: list[Cell]) -> Gallery:
+        cell = cells[0]
+        originals = first(self.layout.data(cell) / "set_B", PHOTOS)
+        return Gallery(
+            title=f"{cell.identity} · {cell.dataset} · {cell.model}",
+            originals=[embed(image) for image in originals.values()],
+            protections=[
+                self._protected(same, originals) for same in _grouped(cells, ("protection",))
+            ],
+        )
+
+    def _protected(self, cells: list[Cell], originals: dict[str, Image.Image]) -> Protected:
+        photos = first(self.layout.protected(cells[0]), PHOTOS)
+        changed = any(photos[stem] != originals.get(stem) for stem in photos)
+        return Protected(
+            protection=cells[0].protection,
+            photos=[embed(image) for image in photos.values()] if changed else [],
+            perturbations=perturbations(photos, originals) if changed else [],
+            purifications=[self._purified(same) for same in _grouped(cells, ("purification",))],
+        )
+
+    def _purified(self, cells: list[Cell]) -> Purified:
+        cell = cells[0]
+        photos = [] if cell.purification == "none" else self._purified_photos(cell)
+        return Purified(
+            cell.purification, photos, self._distances(cell), [self._samples(c) for c in cells]
+        )
+
+    def _purified_photos(self, cell: Cell) -> list[str]:
+        return [embed(image) for image in first(self.layout.purified(cell), PHOTOS).values()]
+
+    def _distances(self, cell: Cell) -> str:
+        rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
+        values = {"linf": rows["linf"].max(), **rows[["psnr", "ssim"]].mean()}
+        return ", ".join(
+            f"{title} {number(values[name], spec)}" for name, (title, spec) in DISTANCES.items()
+        )
+
+    def _samples(self, cell: Cell) -> Samples:
+        row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
+        names = metric_columns(self.tables.identities)
+        folders = sorted(p for p in self.layout.generated(cell).glob("[!.]*") if p.is_dir())
+        return Samples(
+            trainer=cell.trainer,
+            scores=[(heading(name), score_value(row, name)) for name in names],
+            prompts=[
+                (
+                    self.plan.prompts.get(folder.name, folder.name),
+                    [embed(image) for image in first(folder, SAMPLES).values()],
+                )
+                for folder in folders
+            ],
+        )
+
+
+def _select(frame: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
+    return frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)]

@@ -1,0 +1,68 @@
+"""What a metric is: a number for one sample, with a direction, bounds and needs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+from PIL import Image
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.registry import Method, Registry, Spec
+from cloakbench.score.faces import Face
+from cloakbench.score.references import References
+
+Need = Literal["faces", "reference", "pixels"]
+
+
+class Sample(NamedTuple):
+    """A generated image with its largest face (None where no face was found)."""
+
+    image: Image.Image
+    face: Face | None
+
+
+class Metric(Method):
+    """One number per sample; a cell's score is the mean over the samples that have one.
+
+    Class variables:
+        title: the column's name in tables for people.
+        protects: whether "higher" or "lower" values speak for the protection, that is against
+            the personalised model; a study of purification reads the arrows the other way.
+        bounds: the least and the largest value.
+        needs: what is read: the samples' faces, the identity's reference, the pixels.
+        display: how a value is printed (a format specification).
+    """
+
+    title: ClassVar[str]
+    protects: ClassVar[Literal["higher", "lower"]]
+    bounds: ClassVar[tuple[float, float]]
+    needs: ClassVar[frozenset[Need]]
+    display: ClassVar[str] = ".3f"
+
+    @abstractmethod
+    def score(self, sample: Sample, references: References, identity: str) -> float:
+        """The sample's value; NaN where it is not defined (no face, no calibration)."""
+
+
+metrics: Registry[Metric] = Registry(
+    "metric",
+    "cloakbench.score",
+    engine=("cloakbench.score.faces.base", "cloakbench.score.references"),
+)
+"""Every metric, by name."""
+
+
+def build_metrics(specs: Sequence[Spec | str] = ()) -> list[Metric]:
+    """Metrics from names or specs; all of them by default.
+
+    Raises:
+        CloakBenchError: an unknown metric or setting, or one metric twice.
+    """
+    chosen = [metrics.build(spec) for spec in specs or metrics.names()]
+    names = [metric.name for metric in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise CloakBenchError(f"metric '{name}' is named twice. Name it once.")
+    return chosen

@@ -1,0 +1,63 @@
+"""Read the score files of an experiment's cells into long tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell, Layout
+from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
+
+NAMES = (*CELL_LABELS, "prompt", "image", "photo")  # text, even where it looks like a number
+
+
+def read_scores(cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
+    """Every sample of every cell, one row each, in the order of the cells.
+
+    Raises:
+        CloakBenchError: no cells, or a cell's score file is missing or not its own.
+    """
+    return _concat([_read(layout.scores(cell), label(cell), "score") for cell in cells])
+
+
+def read_distances(cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
+    """Every protected or purified photo of the cells, one row each; trainers share photos.
+
+    Raises:
+        CloakBenchError: no cells, or a file of distances is missing or not the cell's own.
+    """
+    files = {layout.distances(cell): label(cell, PHOTO_LABELS) for cell in cells}
+    return _concat([_read(path, labels, "distances") for path, labels in files.items()])
+
+
+def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    if not frames:
+        raise CloakBenchError("the experiment has no cells, so there is nothing to tabulate.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(
+            path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
+        )
+    except FileNotFoundError:
+        raise CloakBenchError(
+            f"{path}: no such file. Run `cloakbench {command}` for this cell first."
+        ) from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError) as error:
+        raise CloakBenchError(
+            f"{path}: not a table ({error}). Run `cloakbench {command}` again."
+        ) from None
+    for name, expected in labels.items():
+        found = set(frame[name]) if name in frame else {"no such column"}
+        if found != {expected}:
+            raise CloakBenchError(
+                f"{path}: {name} should be '{expected}' in every row, found "
+                f"{', '.join(sorted(map(str, found))) or 'no rows'}. "
+                f"Run `cloakbench {command}` again."
+            )
+    return frame

@@ -1,0 +1,102 @@
+"""Numbers and headings as people read them, for Markdown, the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cloakbench.score.labels import CELL_LABELS
+from cloakbench.score.metric import metrics
+from cloakbench.tables.summary import metric_columns
+
+MINUS = "\N{MINUS SIGN}"
+ARROWS = {"higher": "↑", "lower": "↓"}
+NOTE = "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}."
+DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
+LABELS = (*CELL_LABELS, "baseline")
+
+
+class Value(NamedTuple):
+    """A table cell: the value and, where there is one, its interval."""
+
+    text: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".rstrip()
+
+
+class Grid(NamedTuple):
+    """A table of text: headings, rows of values, and the labels that all rows share."""
+
+    headings: list[str]
+    rows: list[list[Value]]
+    shared: dict[str, str]
+
+
+def number(value: float, spec: str) -> str:
+    """A number in a format, with a true minus sign; a dash for NaN."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return format(value, spec).replace("-", MINUS)
+
+
+def score_grid(frame: pd.DataFrame) -> Grid:
+    """Scores per identity or cell, or differences; intervals are shown where the table has them."""
+    names = metric_columns(frame)
+    shared, labels = _labels(frame)
+    counts = [name for name in ("identities", "images", "faces") if name in frame]
+    headings = [*labels, *counts, *(heading(name) for name in names)]
+    rows = [
+        [
+            *(Value(str(row[name])) for name in labels),
+            *(Value(number(row[name], ".0f")) for name in counts),
+            *(score_value(row, name) for name in names),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return Grid(headings, rows, shared)
+
+
+def distance_grid(frame: pd.DataFrame) -> Grid:
+    """The summary of image distances."""
+    shared, labels = _labels(frame)
+    rows = [
+        [
+            *(Value(str(row[name])) for name in labels),
+            *(Value(number(row[name], spec)) for name, (_, spec) in DISTANCES.items()),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return Grid([*labels, *(title for title, _ in DISTANCES.values())], rows, shared)
+
+
+def heading(metric: str) -> str:
+    """A metric's title with the arrow of its direction."""
+    return f"{metrics[metric].title} {ARROWS[metrics[metric].protects]}"
+
+
+def score_value(row: Mapping[Any, Any], metric: str) -> Value:
+    """One metric of one row, with its interval if the row has one."""
+    spec = metrics[metric].display
+    low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
+    interval = "" if math.isnan(low) else f"[{number(low, spec)}, {number(high, spec)}]"
+    return Value(number(row[metric], spec), interval)
+
+
+def note(summary: pd.DataFrame) -> str:
+    """The line that explains a summary's arrows and brackets."""
+    return NOTE.format(" or ".join(summary["over"].unique()))
+
+
+def _labels(frame: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
+    """Labels that every row shares, and the label columns that remain."""
+    present = [name for name in LABELS if name in frame]
+    constant = [name for name in present if len(frame) > 1 and frame[name].nunique() == 1]
+    shared = {name: str(frame[name].iloc[0]) for name in constant}
+    return shared, [name for name in present if name not in shared]

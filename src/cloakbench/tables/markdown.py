@@ -1,0 +1,42 @@
+"""Tables as Markdown, and the summary in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cloakbench.tables.display import Grid, note, score_grid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def markdown(title: str, grid: Grid, remark: str = "") -> str:
+    """A heading, what all rows share, the table and a remark below it."""
+    shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
+    lines = [f"# {title}", "", *([f"For {shared}.", ""] if shared else [])]
+    lines += [_line(grid.headings), "|" + " --- |" * len(grid.headings)]
+    lines += [_line([str(value) for value in row]) for row in grid.rows]
+    return "\n".join([*lines, *(["", remark] if remark else []), ""])
+
+
+def _line(texts: list[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+
+def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:
+    """Print the summary as a table that fits the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = score_grid(summary)
+    shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
+    title = f"{experiment} ({shared})" if shared else experiment
+    table = Table(title=Text(title), caption=Text(note(summary)))
+    for heading in grid.headings:
+        table.add_column(Text(heading), overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(f"{value.text}\n{value.interval}".rstrip()) for value in row))
+    (console or Console()).print(table)

@@ -1,0 +1,217 @@
+"""Face backends: the shared steps around them, and the real networks where weights are at hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.images import photo_files, read_photo
+from cloakbench.score.faces import Face, FaceBackend, backends, cosine, largest
+
+SHARED = Path(__file__).parents[2] / "shared"
+PHOTOS = SHARED / "faces" / "n000050"
+WEIGHTS = SHARED / "weights"
+RETINAFACE = WEIGHTS / "mobilenet0.25_Final.pth"
+
+needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs in {PHOTOS}")
+needs_weights = pytest.mark.skipif(not RETINAFACE.is_file(), reason=f"no weights in {WEIGHTS}")
+
+
+class Stub(FaceBackend):
+    """Says that the whole image is a face."""
+
+    name: ClassVar[str] = "stub"
+    length: float = 1.0
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        height, width, _ = pixels.shape
+        return [Face((0, 0, width, height), 1.0, np.array([self.length, 0.0]))]
+
+
+def test_small_images_are_searched_enlarged_and_boxes_are_in_their_own_pixels() -> None:
+    sizes = []
+
+    class Recorder(Stub):
+        def detect(self, pixels: np.ndarray) -> list[Face]:
+            sizes.append(pixels.shape[:2])
+            return super().detect(pixels)
+
+    [face] = Recorder(smallest_side=256).faces(Image.new("RGB", (64, 128)))
+
+    assert sizes == [(512, 256)]
+    assert face.box == (0, 0, 64, 128)
+
+
+def test_large_images_are_searched_as_they_are() -> None:
+    [face] = Stub(smallest_side=256).faces(Image.new("RGB", (300, 400)))
+
+    assert face.box == (0, 0, 300, 400)
+
+
+@pytest.mark.parametrize("length", [0.0, float("nan"), float("inf")])
+def test_embeddings_that_no_comparison_could_use_are_refused(length: float) -> None:
+    with pytest.raises(CloakBenchError, match="weights are damaged"):
+        Stub(length=length).faces(Image.new("RGB", (64, 64)))
+
+
+def test_the_largest_face_is_chosen_by_area_not_by_order_or_confidence() -> None:
+    wide = Face((0, 0, 30, 2), 0.9, np.ones(2))
+    square = Face((5, 5, 15, 15), 0.5, np.ones(2))
+
+    assert largest([wide, square]) is square
+    assert largest([]) is None
+
+
+def test_importing_the_backends_imports_no_network_library() -> None:
+    heavy = {"torch", "dlib", "insightface", "facexlib", "onnxruntime", "cv2", "pandas"}
+    code = (
+        "import sys; from cloakbench.score.faces import backends; "
+        "from cloakbench.score.metric import metrics; backends.names(); metrics.names(); "
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("backend", list(backends), ids=lambda backend: backend.name)
+def test_every_setting_says_what_it_is(backend: type[FaceBackend]) -> None:
+    assert all(field.description for field in backend.model_fields.values())
+
+
+def test_missing_insightface_weights_are_named_before_any_work(tmp_path: Path) -> None:
+    backend = backends.build({"method": "insightface", "weights": str(tmp_path)})
+
+    with pytest.raises(CloakBenchError, match=r"0 \.onnx file\(s\).*Get a pack from https"):
+        backend.check()
+
+
+def test_a_downloaded_error_page_is_no_weight_file(tmp_path: Path) -> None:
+    for name in ("detector.onnx", "recogniser.onnx"):
+        (tmp_path / name).write_text("<!doctype html>")
+    backend = backends.build({"method": "insightface", "weights": str(tmp_path)})
+
+    with pytest.raises(CloakBenchError, match="detector.onnx: not a weight file"):
+        backend.check()
+
+
+def test_insightface_weights_that_do_not_load_are_one_line(tmp_path: Path) -> None:
+    for name in ("detector.onnx", "recogniser.onnx"):
+        (tmp_path / name).write_bytes(b"\x08\x07 and then nothing that ONNX knows")
+    backend = backends.build({"method": "insightface", "weights": str(tmp_path)})
+
+    with pytest.raises(CloakBenchError, match="cannot be loaded") as error:
+        backend.faces(Image.new("RGB", (64, 64)))
+    assert "\n" not in str(error.value)
+
+
+@needs_weights
+def test_an_insightface_pack_without_a_recogniser_is_refused(tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).symlink_to(WEIGHTS / "scrfd_2.5g_bnkps.onnx")
+    backend = backends.build({"method": "insightface", "weights": str(tmp_path)})
+
+    with pytest.raises(CloakBenchError, match="is a recognition network"):
+        backend.faces(Image.new("RGB", (64, 64)))
+
+
+def test_missing_facexlib_weights_are_named_with_their_source(tmp_path: Path) -> None:
+    spec = {"detector": str(tmp_path / "a.pth"), "recogniser": str(tmp_path / "b.pth")}
+    backend = backends.build({"method": "facexlib", **spec})
+
+    with pytest.raises(CloakBenchError, match=r"a\.pth: no such weight file.*facexlib/releases"):
+        backend.check()
+
+
+@needs_weights
+def test_weights_of_another_facexlib_network_are_refused() -> None:
+    backend = backends.build(
+        {"method": "facexlib", "detector": str(RETINAFACE), "recogniser": str(RETINAFACE)}
+    )
+
+    with pytest.raises(CloakBenchError, match="not the weights of facexlib's RetinaFace") as error:
+        backend.faces(Image.new("RGB", (64, 64)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="session")
+def facexlib_spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The real detector, and a random recogniser in the real file's format."""
+    import torch
+    from facexlib.recognition.arcface_arch import Backbone
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "recognition_arcface_ir_se50.pth"
+    torch.save(Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se").state_dict(), path)
+    return {
+        "method": "facexlib",
+        "network": "mobile0.25",
+        "detector": str(RETINAFACE),
+        "recogniser": str(path),
+    }
+
+
+@needs_photos
+@needs_weights
+def test_facexlib_finds_every_face_and_embeds_it(facexlib_spec: dict[str, str]) -> None:
+    photos = [read_photo(path) for path in photo_files(PHOTOS / "set_A")]
+    found = [backends.build(facexlib_spec).faces(photo) for photo in photos]
+
+    assert [len(faces) for faces in found] == [1, 1, 1, 1]
+    for face in (faces[0] for faces in found):
+        assert face.embedding.shape == (512,)
+        assert np.linalg.norm(face.embedding) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "least_cosine"),
+    [
+        pytest.param({"method": "dlib"}, 0.93, id="dlib"),
+        pytest.param(
+            {"method": "insightface", "weights": str(WEIGHTS)},
+            0.5,
+            id="insightface",
+            marks=needs_weights,
+        ),
+    ],
+)
+@needs_photos
+def test_every_photo_of_one_person_is_found_and_recognised(
+    spec: dict[str, str], least_cosine: float
+) -> None:
+    backend = backends.build(spec)
+    embeddings: dict[str, list[np.ndarray]] = {}
+    for group in ("set_A", "set_B", "set_C"):
+        for path in photo_files(PHOTOS / group):
+            small = read_photo(path).resize((128, 128), Image.Resampling.LANCZOS)
+            face = largest(backend.faces(small))
+            assert face is not None, path
+            embeddings.setdefault(group, []).append(face.embedding)
+
+    reference = np.mean(embeddings["set_C"], axis=0)
+    for embedding in embeddings["set_A"] + embeddings["set_B"]:
+        assert cosine(embedding, reference) > least_cosine
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"method": "dlib"}, id="dlib"),
+        pytest.param(
+            {"method": "insightface", "weights": str(WEIGHTS)},
+            id="insightface",
+            marks=needs_weights,
+        ),
+    ],
+)
+def test_a_picture_without_a_face_gives_an_empty_list(spec: dict[str, str]) -> None:
+    grey = Image.new("RGB", (128, 128), (127, 127, 127))
+
+    assert backends.build(spec).faces(grey) == []

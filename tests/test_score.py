@@ -1,0 +1,398 @@
+"""Metrics, references and distances against cases worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from typer.testing import CliRunner
+
+from cloakbench.cli import score as commands
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell
+from cloakbench.score import files
+from cloakbench.score.distances import distances, measure
+from cloakbench.score.faces import Face, FaceBackend, cosine
+from cloakbench.score.metric import Metric, Sample, build_metrics, metrics
+from cloakbench.score.references import Calibration, IdentityReference, References, make_references
+from cloakbench.score.samples import score_samples
+
+CELL = Cell("mini", "synthetic", "anna", "aspl", "none", "dreambooth")
+FACE_METRICS = ["fdfr", "ism", "relative_ism", "identified", "identified_detected"]
+BLACK = (0, 0, 0)
+
+
+class Colours(FaceBackend):
+    """Sees a face in every coloured picture: its embedding is the colour; black shows none."""
+
+    name: ClassVar[str] = "colours"
+    smallest_side: int = 0
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        colour = pixels[0, 0].astype(float)
+        return [Face((0, 0, 10, 10), 1.0, colour)] if colour.any() else []
+
+
+class Crowd(Colours):
+    """Adds a small, confident bystander in front of the list."""
+
+    name: ClassVar[str] = "crowd"
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        bystander = Face((0, 0, 2, 2), 9.0, np.array([0.0, 0.0, 1.0]))
+        return [bystander, *super().detect(pixels)]
+
+
+class Broken(Colours):
+    """Fails the way a bug or a missing library does."""
+
+    name: ClassVar[str] = "broken"
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        raise RuntimeError("out of memory")
+
+
+def paint(folder: Path, *colours: tuple[int, int, int]) -> Path:
+    folder.mkdir(parents=True)
+    for index, colour in enumerate(colours):
+        Image.new("RGB", (32, 32), colour).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def references_of(backend: FaceBackend, **embeddings: list[float]) -> References:
+    return References(
+        backend=backend.spec(),
+        identities={
+            name: IdentityReference(embedding=tuple(vector), photos=1, faces=1)
+            for name, vector in embeddings.items()
+        },
+        calibration=Calibration(same=0.9, other=0.1),
+    )
+
+
+def scores(folder: Path, backend: FaceBackend, names: list[str] = FACE_METRICS) -> pd.DataFrame:
+    references = references_of(backend, anna=[1, 0, 0], bert=[0, 1, 0])
+    return score_samples(folder, references, backend, build_metrics(names), CELL)
+
+
+def test_fdfr_is_the_share_without_a_face_and_ism_the_mean_over_the_others(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0), (30, 40, 0), BLACK)
+    paint(tmp_path / "portrait", BLACK)
+
+    table = scores(tmp_path, Colours())
+
+    assert table["fdfr"].mean() == 0.5
+    assert table["ism"].mean() == pytest.approx((1.0 + 0.6) / 2)
+    assert table["ism"].isna().tolist() == [False, False, True, True]
+    assert table["face"].tolist() == [1, 1, 0, 0]
+
+
+def test_a_missing_face_is_not_identified_but_leaves_the_rate_of_the_detected(
+    tmp_path: Path,
+) -> None:
+    paint(tmp_path / "photo", (200, 0, 0), (30, 40, 0), BLACK)
+
+    table = scores(tmp_path, Colours())
+
+    assert table["identified"].tolist() == [1, 0, 0]
+    assert table["identified_detected"].mean() == 0.5
+
+
+def test_without_any_face_ism_is_nan_and_fdfr_one(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", BLACK, BLACK)
+
+    table = scores(tmp_path, Colours())
+
+    assert table["fdfr"].mean() == 1
+    assert math.isnan(table["ism"].mean())
+    assert table["identified"].mean() == 0
+
+
+def test_the_largest_face_is_scored_and_all_are_counted(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0))
+
+    [row] = scores(tmp_path, Crowd()).to_dict("records")
+
+    assert row["faces"] == 2
+    assert row["ism"] == pytest.approx(1)
+
+
+def test_a_failing_backend_is_no_missing_face(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0))
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        scores(tmp_path, Broken())
+
+
+def test_an_unreadable_sample_is_no_missing_face(tmp_path: Path) -> None:
+    (tmp_path / "photo").mkdir()
+    (tmp_path / "photo" / "00.png").write_bytes(b"")
+
+    with pytest.raises(CloakBenchError, match=r"00\.png: is empty"):
+        scores(tmp_path, Colours())
+
+
+def test_faces_are_not_searched_when_no_metric_needs_them(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (tmp_path / "photo").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photo" / "00.png")
+
+    [row] = scores(tmp_path, Broken(), ["brisque"]).to_dict("records")
+
+    assert row["face"] is None
+    assert row["brisque"] > 50
+
+
+def test_rows_carry_labels_prompt_and_image(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0))
+
+    table = scores(tmp_path, Colours(), ["ism"])
+
+    assert list(table.columns) == [
+        *("model", "dataset", "identity", "protection", "purification", "trainer"),
+        *("prompt", "image", "face", "faces", "ism"),
+    ]
+    assert table.iloc[0][["identity", "prompt", "image"]].tolist() == ["anna", "photo", "00"]
+
+
+def test_a_folder_without_samples_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CloakBenchError, match="no samples"):
+        scores(tmp_path, Colours())
+
+
+def test_references_of_other_settings_are_refused(tmp_path: Path) -> None:
+    references = references_of(Colours(smallest_side=64), anna=[1, 0, 0])
+
+    with pytest.raises(CloakBenchError, match="were made with .*smallest_side"):
+        score_samples(tmp_path, references, Colours(), build_metrics(["ism"]), CELL)
+
+
+def test_an_identity_without_a_reference_is_named(tmp_path: Path) -> None:
+    references = references_of(Colours(), anne=[1, 0, 0])
+
+    with pytest.raises(CloakBenchError, match="'anna': did you mean 'anne'"):
+        score_samples(tmp_path, references, Colours(), build_metrics(["ism"]), CELL)
+
+
+def test_calibration_maps_other_people_to_zero_and_the_same_person_to_one() -> None:
+    calibration = Calibration(same=0.8, other=0.3)
+
+    assert calibration.relative(0.3) == 0
+    assert calibration.relative(0.8) == pytest.approx(1)
+    assert calibration.relative(0.55) == pytest.approx(0.5)
+
+
+def identity(root: Path, name: str, reference: list, others: list) -> Path:
+    folder = root / name / "data"
+    for group, colours in (("set_A", others), ("set_B", others), ("set_C", reference)):
+        paint(folder / group, *colours)
+    return folder
+
+
+def test_references_are_plain_means_and_the_calibration_is_over_identities(tmp_path: Path) -> None:
+    folders = {
+        "anna": identity(tmp_path, "anna", [(200, 0, 0), (100, 0, 0), BLACK], [(30, 40, 0), BLACK]),
+        "bert": identity(tmp_path, "bert", [(0, 50, 0)], [(0, 20, 0)]),
+    }
+
+    made = make_references(folders, Colours())
+
+    assert made["anna"] == IdentityReference(embedding=(150, 0, 0), photos=3, faces=2)
+    assert made.calibration is not None
+    assert made.calibration.same == pytest.approx((0.6 + 1.0) / 2)
+    assert made.calibration.other == pytest.approx((0.8 + 0.0) / 2)
+
+
+def test_references_survive_their_file(tmp_path: Path) -> None:
+    made = references_of(Colours(), anna=[1 / 3, 0, 0])
+    made.write(tmp_path / "new" / "references.json")
+
+    assert References.read(tmp_path / "new" / "references.json") == made
+
+
+def test_an_identity_without_a_reference_face_stops_the_stage(tmp_path: Path) -> None:
+    folders = {"anna": identity(tmp_path, "anna", [BLACK, BLACK], [(1, 1, 1)])}
+
+    with pytest.raises(CloakBenchError, match="set_C: backend 'colours' finds no face in any of 2"):
+        make_references(folders, Colours())
+
+
+def test_a_single_identity_has_no_relative_scores(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = {"anna": identity(tmp_path / "data", "anna", [(200, 0, 0)], [(200, 0, 0)])}
+    samples = paint(tmp_path / "generated" / "photo", (200, 0, 0)).parent
+
+    made = make_references(folders, Colours())
+    table = score_samples(samples, made, Colours(), build_metrics(FACE_METRICS), CELL)
+
+    assert "one identity" in caplog.text
+    assert table["ism"].tolist() == [pytest.approx(1)]
+    assert table[["relative_ism", "identified"]].isna().all(axis=None)
+
+
+def test_a_backend_that_cannot_tell_people_apart_gives_no_scale(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = {n: identity(tmp_path, n, [(9, 0, 0)], [(9, 0, 0)]) for n in ("anna", "bert")}
+
+    assert make_references(folders, Colours()).calibration is None
+    assert "does not tell the identities apart" in caplog.text
+
+
+def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "references.json").write_text("{")
+
+    with pytest.raises(CloakBenchError, match=r"references\.json: not a references file"):
+        References.read(tmp_path / "references.json")
+
+
+@pytest.mark.parametrize("metric", list(metrics), ids=lambda metric: metric.name)
+def test_every_metric_declares_itself_and_keeps_its_bounds(metric: type[Metric]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    references = references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0])
+    sample = Sample(Image.fromarray(noise), Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0])))
+
+    value = metric().score(sample, references, "anna")
+
+    low, high = metric.bounds
+    assert low <= value <= high
+    assert metric.protects in ("higher", "lower")
+    assert metric.needs <= {"faces", "reference", "pixels"}
+    assert metric.title
+
+
+def test_brisque_rises_with_noise_and_has_no_value_for_one_colour() -> None:
+    rows, columns = np.mgrid[0:128, 0:128]
+    smooth = (127 + 60 * np.sin(rows / 9) + 50 * np.cos(columns / 7)).astype(np.int16)
+    noise = np.random.default_rng(0).normal(0, 40, smooth.shape)
+    natural, noisy, flat = (
+        Sample(Image.fromarray(np.clip(x, 0, 255).astype(np.uint8)).convert("RGB"), None)
+        for x in (smooth + noise / 20, smooth + noise, np.full_like(smooth, 90))
+    )
+    [brisque] = build_metrics(["brisque"])
+    references = references_of(Colours())
+
+    assert brisque.score(noisy, references, "") > brisque.score(natural, references, "")
+    assert math.isnan(brisque.score(flat, references, ""))
+
+
+def test_a_metric_named_twice_is_an_error() -> None:
+    with pytest.raises(CloakBenchError, match="'ism' is named twice"):
+        build_metrics(["ism", {"method": "ism"}])
+
+
+def test_cosine_agrees_with_the_angle() -> None:
+    a, b = np.array([1.0, 0.0]), np.array([np.cos(0.7), np.sin(0.7)]) * 5
+
+    assert cosine(a, b) == pytest.approx(np.cos(0.7))
+
+
+def test_distances_agree_with_independent_formulas() -> None:
+    rng = np.random.default_rng(0)
+    original = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    changed = np.clip(original.astype(int) + rng.integers(-9, 10, original.shape), 0, 255)
+
+    found = measure(Image.fromarray(changed.astype(np.uint8)), Image.fromarray(original))
+
+    assert found.linf == np.abs(changed - original).max()
+    assert found.psnr == pytest.approx(
+        peak_signal_noise_ratio(original, changed.astype(np.uint8), data_range=255)
+    )
+    assert 0 < found.ssim < 1
+
+
+def test_equal_images_have_infinite_psnr_and_ssim_one() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+    assert measure(image, image) == (0, math.inf, pytest.approx(1))
+
+
+def test_photos_are_matched_by_stem_whatever_their_format(tmp_path: Path) -> None:
+    changed = paint(tmp_path / "protected", (10, 10, 10), (20, 20, 20))
+    original = tmp_path / "set_B"
+    original.mkdir()
+    Image.new("RGB", (32, 32), (23, 20, 20)).save(original / "01.bmp")
+    Image.new("RGB", (32, 32), (10, 10, 10)).save(original / "00.bmp")
+
+    table = distances(changed, original, CELL)
+
+    assert table["photo"].tolist() == ["00", "01"]
+    assert table["linf"].tolist() == [0, 3]
+    assert "trainer" not in table
+
+
+def test_photos_without_their_original_are_named(tmp_path: Path) -> None:
+    changed, original = paint(tmp_path / "a", BLACK, BLACK), paint(tmp_path / "b", BLACK)
+
+    with pytest.raises(CloakBenchError, match="01 in only one"):
+        distances(changed, original, CELL)
+
+
+def test_a_photo_of_another_size_is_named(tmp_path: Path) -> None:
+    original = paint(tmp_path / "a", BLACK)
+    (tmp_path / "b").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "b" / "00.png")
+
+    with pytest.raises(CloakBenchError, match="is 64x64 px but .* is 32x32 px"):
+        distances(tmp_path / "b", original, CELL)
+
+
+def test_a_table_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "scores.csv"
+    files.write_csv(pd.DataFrame({"ism": [0.5]}), path)
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_csv(pd.DataFrame({"ism": [0.9]}), path)
+
+    assert path.read_text() == "ism\n0.5\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):
+    from cloakbench.score.faces import backends
+
+    monkeypatch.setitem(backends._methods, "colours", Colours)
+    app = typer.Typer()
+    for command in (commands.references, commands.score, commands.distances):
+        app.command()(command)
+
+    def invoke(*words: object) -> None:
+        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+    return invoke
+
+
+def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path) -> None:
+    anna = identity(tmp_path, "anna", [(200, 0, 0)], [(200, 10, 0)])
+    bert = identity(tmp_path, "bert", [(0, 200, 0)], [(0, 200, 10)])
+    generated = paint(tmp_path / "generated" / "photo", (200, 0, 0), BLACK).parent
+    faces = json.dumps({"method": "colours"})
+    reference = tmp_path / "references.json"
+
+    run("references", anna, bert, "--faces", "colours", "-o", reference)
+    run(
+        *("score", generated, "--references", reference, "--identity", "anna", "--faces", faces),
+        *("--metric", "fdfr", "--metric", "identified", "-o", tmp_path / "scores.csv"),
+    )
+    run("distances", anna / "set_A", anna / "set_B", "-o", tmp_path / "distances.csv")
+
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert table[["fdfr", "identified"]].to_numpy().tolist() == [[0, 1], [1, 0]]
+    assert pd.read_csv(tmp_path / "distances.csv")["linf"].tolist() == [0]

@@ -1,0 +1,77 @@
+# From the config to labels, specs and targets; rules below read as tables.
+import dataclasses
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from cloakbench.config import Experiment
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import WILDCARDS as W
+from cloakbench.layout import Cell
+from cloakbench.outputs import MANIFEST
+from cloakbench.personalise import trainers
+from cloakbench.protect import protections
+from cloakbench.purify import purifiers
+from cloakbench.registry import code_digest
+
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+try:
+    EXPERIMENT = Experiment.parse(config)
+    EXPERIMENT.check()
+except CloakBenchError as error:
+    sys.exit(f"error: {error}")
+
+LAYOUT = EXPERIMENT.layout
+TABLES = LAYOUT.tables(EXPERIMENT.experiment)
+CELLS = EXPERIMENT.cells()
+SCRATCH = LAYOUT.root / ".scratch"
+LOGS = LAYOUT.root / "logs"
+BENCHMARKS = LAYOUT.root / "benchmarks"
+CLASS_IMAGES = LAYOUT.class_images(EXPERIMENT.model, EXPERIMENT.prompts.class_noun)
+GPU = int(Path("/dev/nvidia0").exists())  # asked of the executor by every rule that runs a model
+
+PROTECTIONS = EXPERIMENT.all_protections
+PURIFIERS = EXPERIMENT.all_purifiers
+TRAINERS = EXPERIMENT.all_trainers
+MODEL_JSON = EXPERIMENT.model_spec.model_dump_json()
+PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json()
+SAMPLING_JSON = EXPERIMENT.sampling.model_dump_json()
+FACES_JSON = json.dumps(EXPERIMENT.face_backend.spec())
+CONFIG_JSON = json.dumps(config, default=str)
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names))
+
+
+wildcard_constraints:
+    model=one_of([EXPERIMENT.model]),
+    dataset=one_of([EXPERIMENT.dataset]),
+    identity=one_of(EXPERIMENT.dataset_spec.identities()),
+    protection=one_of(PROTECTIONS),
+    purification=one_of(PURIFIERS),
+    trainer=one_of(TRAINERS),
+
+
+def cell(wildcards):
+    """The cell of a job; wildcards that a rule lacks stay empty."""
+    return Cell(*(getattr(wildcards, f.name, "") for f in dataclasses.fields(Cell)))
+
+
+def manifest(folder):
+    return folder / MANIFEST
+
+
+def spec(methods, key):
+    """A function from wildcards to the method's spec as JSON, for `params`."""
+    specs = {label: json.dumps(method.spec()) for label, method in methods.items()}
+    return lambda wildcards: specs[wildcards[key]]
+
+
+def code(methods, registry, key):
+    """A function from wildcards to the digest of the method's code: an edit reruns its cells."""
+    digests = {label: registry.digest(method.name) for label, method in methods.items()}
+    return lambda wildcards: digests[wildcards[key]]

@@ -1,0 +1,48 @@
+def photos(wildcards):
+    sets = EXPERIMENT.dataset_spec.sets(wildcards.identity)
+    return [path for files in sets.values() for path in files]
+
+
+rule data:
+    localrule: True
+    input:
+        photos,
+    output:
+        manifest(LAYOUT.data(W)),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/data.log",
+    params:
+        dataset=EXPERIMENT.dataset_spec.path,
+        out=subpath(output[0], parent=True),
+        resolution=EXPERIMENT.model_spec.resolution,
+        code=code_digest("cloakbench.data", "cloakbench.images"),
+    priority: 100
+    shell:
+        "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
+        "--resolution {params.resolution} 2> {log:q}"
+
+
+rule class_images:
+    output:
+        manifest(CLASS_IMAGES),
+    log:
+        LOGS / EXPERIMENT.model / "class_images.log",
+    benchmark:
+        BENCHMARKS / EXPERIMENT.model / "class_images.tsv"
+    params:
+        count=EXPERIMENT.class_images,
+        sampling=SAMPLING_JSON,
+        model=MODEL_JSON,
+        prompts=PROMPTS_JSON,
+        seed=EXPERIMENT.seed,
+        scratch=SCRATCH,
+        out=subpath(output[0], parent=True),
+        code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
+    priority: 90
+    resources:
+        gpu=GPU,
+    threads: 1
+    shell:
+        "cloakbench class-images --model {params.model:q} --out {params.out:q} "
+        "--count {params.count} --sampling {params.sampling:q} --prompts {params.prompts:q} "
+        "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} 2> {log:q}"

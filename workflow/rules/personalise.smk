@@ -1,0 +1,31 @@
+WEIGHTS = LAYOUT.personalised(W)
+
+
+rule personalise:
+    input:
+        photos=manifest(LAYOUT.purified(W)),
+        class_images=manifest(CLASS_IMAGES),
+    output:
+        directory(WEIGHTS) if EXPERIMENT.keep_weights else temp(directory(WEIGHTS)),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.log",
+    benchmark:
+        BENCHMARKS
+        / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.tsv"
+    params:
+        spec=lambda wildcards: json.dumps(TRAINERS[wildcards.trainer].training_spec()),
+        code=code(TRAINERS, trainers, "trainer"),
+        photos=subpath(input.photos, parent=True),
+        class_images=CLASS_IMAGES / "class",
+        model=MODEL_JSON,
+        prompts=PROMPTS_JSON,
+        seed=EXPERIMENT.seed,
+        scratch=SCRATCH,
+    resources:
+        gpu=GPU,
+    threads: 1
+    shell:
+        "cloakbench personalise {params.spec:q} --model {params.model:q} "
+        "--instance {params.photos:q} --class-images {params.class_images:q} --out {output:q} "
+        "--prompts {params.prompts:q} --identity {wildcards.identity:q} --seed {params.seed} "
+        "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"

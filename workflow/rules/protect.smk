@@ -1,0 +1,35 @@
+def protect_inputs(wildcards):
+    """The identity's photos, and class images for the protections that train a surrogate."""
+    needs = PROTECTIONS[wildcards.protection].needs
+    wanted = [manifest(LAYOUT.data(cell(wildcards)))]
+    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in needs else [])
+
+
+rule protect:
+    input:
+        protect_inputs,
+    output:
+        manifest(LAYOUT.protected(W)),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/protect/{protection}.log",
+    benchmark:
+        BENCHMARKS / "{model}/{dataset}/{identity}/protect/{protection}.tsv"
+    params:
+        spec=spec(PROTECTIONS, "protection"),
+        code=code(PROTECTIONS, protections, "protection"),
+        data=lambda wildcards: LAYOUT.data(cell(wildcards)),
+        class_images=CLASS_IMAGES / "class",
+        model=MODEL_JSON,
+        prompts=PROMPTS_JSON,
+        seed=EXPERIMENT.seed,
+        scratch=SCRATCH,
+        out=subpath(output[0], parent=True),
+    resources:
+        gpu=GPU,
+    threads: 1
+    shell:
+        "cloakbench protect {params.spec:q} --model {params.model:q} "
+        "--instance {params.data:q}/set_B --surrogate {params.data:q}/set_A "
+        "--class-images {params.class_images:q} --out {params.out:q} "
+        "--prompts {params.prompts:q} --identity {wildcards.identity:q} --seed {params.seed} "
+        "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"

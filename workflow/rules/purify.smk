@@ -1,0 +1,21 @@
+rule purify:
+    input:
+        manifest(LAYOUT.protected(W)),
+    output:
+        manifest(LAYOUT.purified(W)),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.log",
+    benchmark:
+        BENCHMARKS / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.tsv"
+    params:
+        spec=spec(PURIFIERS, "purification"),
+        code=code(PURIFIERS, purifiers, "purification"),
+        photos=subpath(input[0], parent=True),
+        seed=EXPERIMENT.seed,
+        scratch=SCRATCH,
+        out=subpath(output[0], parent=True),
+    threads: 1
+    shell:
+        "cloakbench purify {params.spec:q} --photos {params.photos:q} --out {params.out:q} "
+        "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
+        "--scratch {params.scratch:q} 2> {log:q}"

@@ -1,0 +1,67 @@
+METRIC_OPTIONS = [f"--metric={json.dumps(spec)}" for spec in EXPERIMENT.all_metrics]
+LABELS = " ".join(f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5])
+
+
+def data_of_all(wildcards):
+    """Every identity of the dataset is a possible answer to "who is this?"."""
+    everyone = EXPERIMENT.dataset_spec.identities()
+    return [manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i))) for i in everyone]
+
+
+rule references:
+    input:
+        data_of_all,
+    output:
+        LAYOUT.references(W),
+    log:
+        LOGS / "{model}/{dataset}/references.log",
+    params:
+        faces=FACES_JSON,
+        folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
+        code=code_digest("cloakbench.score.references"),
+    threads: 1
+    shell:
+        "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
+        "2> {log:q}"
+
+
+rule distances:
+    input:
+        photos=manifest(LAYOUT.purified(W)),
+        originals=manifest(LAYOUT.data(W)),
+    output:
+        LAYOUT.distances(W),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/distances/{protection}/{purification}.log",
+    params:
+        photos=subpath(input.photos, parent=True),
+        originals=subpath(input.originals, parent=True),
+        code=code_digest("cloakbench.score.distances"),
+    threads: 1
+    shell:
+        f"cloakbench distances {{params.photos:q}} {{params.originals:q}}/set_B {LABELS} "
+        "--output {output:q} 2> {log:q}"
+
+
+rule score:
+    input:
+        samples=manifest(LAYOUT.generated(W)),
+        references=LAYOUT.references(W),
+    output:
+        LAYOUT.scores(W),
+    log:
+        LOGS / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.log",
+    benchmark:
+        BENCHMARKS
+        / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.tsv"
+    params:
+        samples=subpath(input.samples, parent=True),
+        faces=FACES_JSON,
+        metrics=METRIC_OPTIONS,
+        code=code_digest("cloakbench.score.samples", "cloakbench.score.metric"),
+    threads: 1
+    shell:
+        "cloakbench score {params.samples:q} --references {input.references:q} "
+        "--faces {params.faces:q} {params.metrics:q} "
+        f"{LABELS} --trainer {{wildcards.trainer:q}} "
+        "--output {output:q} 2> {log:q}"
