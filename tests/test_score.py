@@ -171,7 +171,7 @@ def test_a_folder_without_samples_is_an_error(tmp_path: Path) -> None:
 def test_references_of_other_settings_are_refused(tmp_path: Path) -> None:
     references = references_of(Colours(smallest_side=64), anna=[1, 0, 0])
 
-    with pytest.raises(CloakBenchError, match="were made with .*smallest_side"):
+    with pytest.raises(CloakBenchError, match=r"were made with .*smallest_side"):
         score_samples(tmp_path, references, Colours(), build_metrics(["ism"]), CELL)
 
 
@@ -342,7 +342,7 @@ def test_a_photo_of_another_size_is_named(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "b" / "00.png")
 
-    with pytest.raises(CloakBenchError, match="is 64x64 px but .* is 32x32 px"):
+    with pytest.raises(CloakBenchError, match=r"is 64x64 px but .* is 32x32 px"):
         distances(tmp_path / "b", original, CELL)
 
 
@@ -352,10 +352,10 @@ def test_a_table_appears_whole_or_not_at_all(
     path = tmp_path / "scores.csv"
     files.write_csv(pd.DataFrame({"ism": [0.5]}), path)
 
-    def fail(self: Path, target: Path) -> None:
+    def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         files.write_csv(pd.DataFrame({"ism": [0.9]}), path)
 

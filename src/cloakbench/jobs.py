@@ -67,7 +67,7 @@ class Job:
                 yield step
                 bar.update()
                 due = time.monotonic() - saved >= max(self.save_every, 20 * cost)
-                if step + 1 < total and (due or termination):
+                if termination or (due and step + 1 < total):
                     begun = time.monotonic()
                     self._save(name, step + 1, state)
                     saved = time.monotonic()

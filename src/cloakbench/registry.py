@@ -66,7 +66,7 @@ class Registry(Generic[M]):
 
         def add(method: type[M]) -> type[M]:
             known = self._methods.get(name)
-            if known is not None and known.__qualname__ != method.__qualname__:
+            if known is not None and _place(known) != _place(method):
                 raise TypeError(f"{self.kind} '{name}' is registered twice: {known}, {method}")
             if not method.__dict__.get("__doc__") or not method.source:
                 raise TypeError(f"{self.kind} '{name}' needs a docstring and a `source`")
@@ -132,6 +132,10 @@ class Registry(Generic[M]):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
         self._scanned = True
+
+
+def _place(method: type) -> tuple[str, str]:
+    return method.__module__, method.__qualname__
 
 
 def code_digest(*modules: str) -> str:

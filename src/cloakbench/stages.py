@@ -99,7 +99,7 @@ def protect(
         _wanted(class_images, "class_images" in protection.needs, protection.name, "--class-images"),
     )
     settings = protection.spec()
-    job = run.job("protect", settings, instance, surrogate, class_images)
+    job = run.job("protect", [settings, model, prompts], instance, surrogate, class_images)
     photos = protection.protect(identity, lambda: _load(model, run), job)
     with new_folder(run.out, run.manifest("protect", settings)) as folder:
         save_photos(photos, folder)
@@ -146,7 +146,7 @@ def personalise(
         class_images=_wanted(class_images, wants_prior, trainer.name, "--class-images"),
     )
     settings = trainer.training_spec()
-    job = run.job("personalise", settings, instance, class_images)
+    job = run.job("personalise", [settings, model, prompts], instance, class_images)
     diffusion = _load(model, run)
     trainer.fit(diffusion, identity, job)
     with new_folder(run.out, run.manifest("personalise", settings)) as folder:
@@ -172,7 +172,7 @@ def sample(
     texts = {key: text + suffix for key, text in prompts.items()}
     settings = sampling.model_dump(mode="json")
     settings |= {"prompts": texts, "negative_prompt": negative_prompt}
-    job = run.job("sample", settings, weights)
+    job = run.job("sample", [settings, model], weights)
     diffusion = _load(model, run)
     if weights is not None:
         diffusion.adopt(weights)
@@ -192,7 +192,7 @@ def sample(
             save_photos(Photos(pixels, names), kept / key)
         for key in texts:
             if kept != folder:
-                shutil.move(kept / key, folder / key)
+                shutil.copytree(kept / key, folder / key)  # a kill here must lose nothing
     close_job(job)
 
 

@@ -65,6 +65,11 @@ def manifest(folder):
     return folder / MANIFEST
 
 
+def literal(value):
+    """A `params` value whose braces are not wildcards."""
+    return lambda wildcards: value
+
+
 def spec(methods, key):
     """A function from wildcards to the method's spec as JSON, for `params`."""
     specs = {label: json.dumps(method.spec()) for label, method in methods.items()}

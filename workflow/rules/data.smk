@@ -30,10 +30,10 @@ rule class_images:
     benchmark:
         BENCHMARKS / EXPERIMENT.model / "class_images.tsv"
     params:
-        count=EXPERIMENT.class_images,
-        sampling=SAMPLING_JSON,
-        model=MODEL_JSON,
-        prompts=PROMPTS_JSON,
+        number=EXPERIMENT.class_images,
+        sampling=literal(SAMPLING_JSON),
+        model=literal(MODEL_JSON),
+        prompts=literal(PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
@@ -44,5 +44,5 @@ rule class_images:
     threads: 1
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
-        "--count {params.count} --sampling {params.sampling:q} --prompts {params.prompts:q} "
+        "--count {params.number} --sampling {params.sampling:q} --prompts {params.prompts:q} "
         "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} 2> {log:q}"

@@ -17,8 +17,8 @@ rule personalise:
         code=code(TRAINERS, trainers, "trainer"),
         photos=subpath(input.photos, parent=True),
         class_images=CLASS_IMAGES / "class",
-        model=MODEL_JSON,
-        prompts=PROMPTS_JSON,
+        model=literal(MODEL_JSON),
+        prompts=literal(PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
     resources:

@@ -17,7 +17,7 @@ rule tables:
     log:
         LOGS / "tables.log",
     params:
-        config=CONFIG_JSON,
+        config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.tables.experiment", "cloakbench.tables.summary"),
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
@@ -32,7 +32,7 @@ rule report:
     log:
         LOGS / "report.log",
     params:
-        config=CONFIG_JSON,
+        config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.report"),
     shell:
         "cloakbench report {params.config:q} > {log:q} 2>&1"

@@ -12,11 +12,11 @@ rule sample:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.tsv"
     params:
-        prompts=PROMPT_OPTIONS,
+        prompts=literal(PROMPT_OPTIONS),
         suffix=lambda wildcards: TRAINERS[wildcards.trainer].sampling()["suffix"],
         negative=lambda wildcards: TRAINERS[wildcards.trainer].sampling()["negative_prompt"],
-        sampling=SAMPLING_JSON,
-        model=MODEL_JSON,
+        sampling=literal(SAMPLING_JSON),
+        model=literal(MODEL_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),

@@ -16,7 +16,7 @@ rule references:
     log:
         LOGS / "{model}/{dataset}/references.log",
     params:
-        faces=FACES_JSON,
+        faces=literal(FACES_JSON),
         folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
         code=code_digest("cloakbench.score.references"),
     threads: 1
@@ -56,8 +56,8 @@ rule score:
         / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.tsv"
     params:
         samples=subpath(input.samples, parent=True),
-        faces=FACES_JSON,
-        metrics=METRIC_OPTIONS,
+        faces=literal(FACES_JSON),
+        metrics=literal(METRIC_OPTIONS),
         code=code_digest("cloakbench.score.samples", "cloakbench.score.metric"),
     threads: 1
     shell:

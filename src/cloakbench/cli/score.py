@@ -1,4 +1,4 @@
-"""Commands that score and show: references, score, distances, tables, report."""
+"""Commands that score images: references, score, distances."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ Faces = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
-Results = Annotated[Path, typer.Option(help="Folder of the results.")]
-PlanFile = Annotated[
-    Path, typer.Argument(help='JSON: {"experiment": ..., "cells": [...], "prompts": {...}}.')
-]
 
 
 def _spec(text: str) -> Spec | str:
@@ -56,7 +52,7 @@ def references(
 
     backend = backends.build(_spec(faces))
     backend.check()
-    folders = {folder.resolve().parent.name: folder for folder in data}
+    folders = {folder.absolute().parent.name: folder for folder in data}
     if len(folders) < len(data):
         raise CloakBenchError("two data folders belong to one identity. Name each identity once.")
     make_references(folders, backend).write(output)
@@ -122,32 +118,3 @@ def distances(
 
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
     write_csv(measure_folder(photos, originals, cell), output)
-
-
-def tables(plan: PlanFile, results: Results = Path("results")) -> None:
-    """Gather the scores of an experiment's cells into tables, and print the summary.
-
-    Writes CSV and Markdown to results/tables/<experiment>: images, identities, summary (with
-    95 % bootstrap intervals over identities), contrasts (differences to clean and noise) and
-    distances.
-    """
-    from cloakbench.layout import Layout
-    from cloakbench.tables import Plan, make_tables, print_summary, write_tables
-
-    read, layout = Plan.read(plan), Layout(results)
-    made = make_tables(read, layout)
-    write_tables(read.experiment, made, layout.tables(read.experiment))
-    print_summary(read.experiment, made.summary)
-
-
-def report(plan: PlanFile, results: Results = Path("results")) -> None:
-    """Write an experiment's report: one HTML file with its scores and pictures, for any browser.
-
-    The pictures are inside the file, so it can be moved, but share it only as you would the
-    photos in it.
-    """
-    from cloakbench.layout import Layout
-    from cloakbench.report import make_report
-    from cloakbench.tables import Plan
-
-    typer.echo(make_report(Plan.read(plan), Layout(results)))

@@ -69,9 +69,11 @@ class ASPL(SurrogateProtection):
 
     def tuner(self, model: LatentDiffusion, identity: Identity) -> FineTuner:
         tuner = super().tuner(model, identity)
-        if self.faithful and tuner.prior is not None:
+        if self.faithful:
             tuner.shuffled = False
-            tuner.prior = replace(tuner.prior, latents=tuner.prior.latents[: self.training_steps])
+            if tuner.prior is not None:
+                first = tuner.prior.latents[: self.training_steps]
+                tuner.prior = replace(tuner.prior, latents=first)
         return tuner
 
     def _train(

@@ -1,8 +1,8 @@
-"""The pictures of a report, identity by identity, in the order of the plan."""
+"""The pictures of a report, identity by identity, in the order of the cells."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +11,8 @@ from PIL import Image
 from cloakbench.layout import Cell, Layout
 from cloakbench.report.pictures import embed, first, perturbations
 from cloakbench.score.labels import PHOTO_LABELS, label
-from cloakbench.tables import Plan, Tables
+from cloakbench.score.samples import prompt_folders
+from cloakbench.tables import Tables
 from cloakbench.tables.display import DISTANCES, Value, heading, number, score_value
 from cloakbench.tables.summary import metric_columns
 
@@ -58,15 +59,17 @@ class Gallery:
     protections: list[Protected]
 
 
-def galleries(plan: Plan, layout: Layout, tables: Tables) -> list[Gallery]:
-    """Pictures and scores of the first `IDENTITIES` identities of a plan.
+def galleries(
+    cells: Sequence[Cell], layout: Layout, tables: Tables, prompts: Mapping[str, str]
+) -> list[Gallery]:
+    """Pictures and scores of the first `IDENTITIES` identities of an experiment.
 
     Raises:
         CloakBenchError: a folder of photos or samples is missing; the message names it.
     """
-    maker = _Maker(plan, layout, tables)
-    identities = _grouped(plan.cells, ("model", "dataset", "identity"))
-    return [maker.gallery(cells) for cells in identities[:IDENTITIES]]
+    maker = _Maker(layout, tables, prompts)
+    identities = _grouped(cells, ("model", "dataset", "identity"))
+    return [maker.gallery(own) for own in identities[:IDENTITIES]]
 
 
 def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
@@ -79,9 +82,9 @@ def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
 
 @dataclass(frozen=True)
 class _Maker:
-    plan: Plan
     layout: Layout
     tables: Tables
+    prompts: Mapping[str, str]
 
     def gallery(self, cells: list[Cell]) -> Gallery:
         cell = cells[0]
@@ -124,16 +127,15 @@ class _Maker:
     def _samples(self, cell: Cell) -> Samples:
         row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
         names = metric_columns(self.tables.identities)
-        folders = sorted(p for p in self.layout.generated(cell).glob("[!.]*") if p.is_dir())
         return Samples(
             trainer=cell.trainer,
             scores=[(heading(name), score_value(row, name)) for name in names],
             prompts=[
                 (
-                    self.plan.prompts.get(folder.name, folder.name),
+                    self.prompts.get(folder.name, folder.name),
                     [embed(image) for image in first(folder, SAMPLES).values()],
                 )
-                for folder in folders
+                for folder in prompt_folders(self.layout.generated(cell))
             ],
         )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloakbench import __version__
-from cloakbench.layout import Layout
-from cloakbench.report.gallery import IDENTITIES, galleries
+from cloakbench.layout import Cell, Layout
+from cloakbench.report.gallery import Gallery, galleries
 from cloakbench.report.pictures import GAIN
 from cloakbench.report.plot import score_plot
 from cloakbench.score.files import write_text
 from cloakbench.score.metric import metrics
-from cloakbench.tables import Plan, make_tables
+from cloakbench.tables import make_tables
 from cloakbench.tables.display import distance_grid, note, score_grid
 from cloakbench.tables.summary import distance_summary, metric_columns
 
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
     from cloakbench.tables import Tables
 
 
-def make_report(plan: Plan, layout: Layout) -> Path:
+def make_report(
+    experiment: str, cells: Sequence[Cell], layout: Layout, prompts: Mapping[str, str]
+) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it.
+
+    Args:
+        experiment: names the folder and the page.
+        cells: what was run, in the order of the page.
+        layout: where the results are.
+        prompts: the words of each prompt key; a key without words is shown as it is.
 
     Returns:
         The file, `report/<experiment>/index.html` under the layout's root.
@@ -29,13 +38,14 @@ def make_report(plan: Plan, layout: Layout) -> Path:
     Raises:
         CloakBenchError: scores, photos or samples of a cell are missing; the message names them.
     """
-    tables = make_tables(plan, layout)
-    path = layout.report(plan.experiment)
-    write_text(path, _render(plan, layout, tables))
+    tables = make_tables(cells, layout)
+    pictures = galleries(cells, layout, tables, prompts)
+    path = layout.report(experiment)
+    write_text(path, _render(experiment, cells, tables, pictures))
     return path
 
 
-def _render(plan: Plan, layout: Layout, tables: Tables) -> str:
+def _render(experiment: str, cells: Sequence[Cell], tables: Tables, pictures: list[Gallery]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -46,23 +56,23 @@ def _render(plan: Plan, layout: Layout, tables: Tables) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    identities = {(cell.model, cell.dataset, cell.identity) for cell in plan.cells}
+    identities = {(cell.model, cell.dataset, cell.identity) for cell in cells}
     return environment.get_template("template.html").render(
-        experiment=plan.experiment,
+        experiment=experiment,
         version=__version__,
-        counts=_counts(plan, tables, len(identities)),
-        hidden=max(0, len(identities) - IDENTITIES),
+        counts=_counts(len(cells), len(tables.images), len(identities)),
+        hidden=len(identities) - len(pictures),
         summary=score_grid(tables.summary),
         contrasts=score_grid(tables.contrasts),
         distances=distance_grid(distance_summary(tables.distances)),
         note=note(tables.summary),
         plot=Markup(score_plot(tables.summary)),
         metrics=[metrics[name] for name in metric_columns(tables.images)],
-        galleries=galleries(plan, layout, tables),
+        galleries=pictures,
         gain=GAIN,
     )
 
 
-def _counts(plan: Plan, tables: Tables, identities: int) -> str:
+def _counts(cells: int, samples: int, identities: int) -> str:
     people = "1 identity" if identities == 1 else f"{identities} identities"
-    return f"{people}, {len(plan.cells)} cells, {len(tables.images)} samples"
+    return f"{people}, {cells} cells, {samples} samples"

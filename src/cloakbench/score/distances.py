@@ -74,7 +74,7 @@ def measure(changed: Image.Image, original: Image.Image) -> Distances:
     a, b = np.asarray(changed, np.float64), np.asarray(original, np.float64)
     error = float(np.mean((a - b) ** 2))
     psnr = 10 * math.log10(255**2 / error) if error else math.inf
-    ssim = structural_similarity(  # type: ignore[no-untyped-call]
+    ssim = structural_similarity(
         *(a, b),
         channel_axis=2,
         data_range=255,

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cloakbench.outputs import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 beside the file, then rename: a killed job leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as opened:
-            opened.write(text)
-        Path(beside).chmod(0o644)  # mkstemp's 0600 would lock out the rest of a lab
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    """Write UTF-8 text; a killed job leaves no half file."""
+    with new_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

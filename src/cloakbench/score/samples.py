@@ -69,11 +69,16 @@ def _check_references(references: References, backend: FaceBackend, cell: Cell) 
         )
 
 
-def _samples(generated: Path) -> list[tuple[str, Path]]:
+def prompt_folders(generated: Path) -> list[Path]:
+    """The folders of a cell's samples, one per prompt, sorted by prompt key."""
     if not generated.is_dir():
         raise CloakBenchError(f"{generated}: no such folder of samples. Run `cloakbench sample`.")
-    prompts = sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(folder.name, path) for folder in prompts for path in photo_files(folder)]
+    return sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _samples(generated: Path) -> list[tuple[str, Path]]:
+    folders = prompt_folders(generated)
+    found = [(folder.name, path) for folder in folders for path in photo_files(folder)]
     if not found:
         raise CloakBenchError(
             f"{generated}: no samples; one folder of images per prompt is expected. "

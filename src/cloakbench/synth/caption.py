@@ -28,7 +28,9 @@ def caption(person: Person, shot: Shot, rng: np.random.Generator) -> str:
     if rng.random() < 0.33:
         return str(rng.choice(_BARE)).format(a="a", noun=noun)
     opening = str(rng.choice(_OPENINGS))
-    words = [w for w, chance in ((person.age_group, 0.4), (_skin(person), 0.2)) if rng.random() < chance]
+    words = [
+        w for w, chance in ((person.age_group, 0.4), (_skin(person), 0.2)) if rng.random() < chance
+    ]
     subject = " ".join([*words, noun])
     article = "an" if subject[0] in "aeiou" else "a"
     with_ = f" with {_hair(person)}" if rng.random() < 0.6 else ""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloakbench.synth import glasses, hair, head, rays
+from cloakbench.synth import glasses, hair, head, rays, teeth
+from cloakbench.synth.arrays import Floats, Ints
 from cloakbench.synth.people import Person, Shot
-from cloakbench.synth.template import F32, I32
 
 
 @dataclass(frozen=True)
@@ -20,30 +20,32 @@ class Neutral:
     span: height of the chin's and the crown's vertex.
     """
 
-    points: F32
+    points: Floats
     strands: hair.Strands | None
-    paint: F32
+    paint: Floats
     span: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One shot's triangles in camera space: skin first, then hair, then glasses.
+    """One shot's triangles in camera space: skin first, then hair, teeth, glasses.
 
-    points: (p, 3). faces: (f, 3). skin, hair: number of faces of these parts.
+    points: (p, 3). faces: (f, 3). skin, hair, teeth: how many faces
+    these parts have.
     normals, hair_normals, tangents: unit vectors of skin (n, 3) and of hair vertices (h, 3).
     eyes: centres of both eyeballs. knots: (k, 3) strand points, each owning two hair vertices.
     """
 
-    points: F32
-    faces: I32
+    points: Floats
+    faces: Ints
     skin: int
     hair: int
-    normals: F32
-    hair_normals: F32
-    tangents: F32
-    eyes: tuple[F32, F32]
-    knots: F32
+    teeth: int
+    normals: Floats
+    hair_normals: Floats
+    tangents: Floats
+    eyes: tuple[Floats, Floats]
+    knots: Floats
 
 
 @functools.lru_cache(maxsize=2)
@@ -57,18 +59,22 @@ def neutral(person: Person) -> Neutral:
     noise = [_noise(b.rest, rng, scale) for scale in (2.5, 7.0)]
     light = _ambient(points, normals, strands)
     paint = np.column_stack([hair.scalp_mask(person), hair.beard_mask(person), *noise, light])
-    chin = points[(np.abs(b.rest[:, 0]) < 0.4) & (b.rest[:, 1] < 0.3) & (b.rest[:, 2] > -2.1), 2].min()
-    return Neutral(points, strands, paint.astype(np.float32), (float(chin), float(points[:, 2].max())))
+    chin = points[
+        (np.abs(b.rest[:, 0]) < 0.4) & (b.rest[:, 1] < 0.3) & (b.rest[:, 2] > -2.1), 2
+    ].min()
+    return Neutral(
+        points, strands, paint.astype(np.float32), (float(chin), float(points[:, 2].max()))
+    )
 
 
-def _noise(at: F32, rng: np.random.Generator, scale: float) -> F32:
+def _noise(at: Floats, rng: np.random.Generator, scale: float) -> Floats:
     waves, phase = rng.normal(0, scale, (3, 16)), rng.uniform(0, 2 * np.pi, 16)
     return np.cos(at @ waves + phase).mean(1) * 2.8
 
 
-def _ambient(points: F32, normals: F32, strands: hair.Strands | None) -> F32:
+def _ambient(points: Floats, normals: Floats, strands: hair.Strands | None) -> Floats:
     """Share of the sky that each vertex sees, cosine weighted, (n,) in [0,1]."""
-    b, count = head.base(), 16
+    b, count = head.base(), 12
     mesh, faces = points, b.faces
     if strands is not None:
         ribbon, ribbon_faces = _ribbon_mesh(strands.points, strands)
@@ -78,7 +84,9 @@ def _ambient(points: F32, normals: F32, strands: hair.Strands | None) -> F32:
     i = np.arange(count) + 0.5
     ring, turn = np.sqrt(i / count), i * np.pi * (3 - np.sqrt(5))
     local = np.stack([ring * np.cos(turn), ring * np.sin(turn), np.sqrt(1 - i / count)], 1)
-    side = head.unit(np.cross(normals, np.where(np.abs(normals[:, 2:]) < 0.8, [[0, 0, 1]], [[1, 0, 0]])))
+    side = head.unit(
+        np.cross(normals, np.where(np.abs(normals[:, 2:]) < 0.8, [[0, 0, 1]], [[1, 0, 0]]))
+    )
     frame = np.stack([side, np.cross(normals, side), normals], 1)
     out = np.einsum("kc,ncd->nkd", local, frame).astype(np.float32)
     start = np.repeat(points + 0.015 * normals, count, 0)
@@ -87,7 +95,7 @@ def _ambient(points: F32, normals: F32, strands: hair.Strands | None) -> F32:
     return b.average @ (b.average @ seen.astype(np.float32))
 
 
-def _ribbon_mesh(points: F32, strands: hair.Strands) -> tuple[F32, I32]:
+def _ribbon_mesh(points: Floats, strands: hair.Strands) -> tuple[Floats, Ints]:
     """Two vertices per knot (2sk, 3) and the quads between knots, as triangles."""
     count, knots = points.shape[:2]
     tangent = np.gradient(points, axis=1)
@@ -103,7 +111,9 @@ def build(person: Person, shot: Shot) -> Figure:
     b, n = head.base(), neutral(person)
     moved = (b.smooth @ head.expression_offset(shot)).astype(np.float32)
     plain = n.points + moved
-    dressed = plain + head.vertex_normals(plain, b.faces) * (0.07 * cloth_mask(shot, b.rest))[:, None]
+    dressed = (
+        plain + head.vertex_normals(plain, b.faces) * (0.07 * cloth_mask(shot, b.rest))[:, None]
+    )
     skin = head.pose(dressed, b.turn, shot)
     meshes, faces = [skin], [b.faces]
     strand_faces, knots = 0, np.zeros((0, 3), np.float32)
@@ -117,29 +127,38 @@ def build(person: Person, shot: Shot) -> Figure:
         strand_faces, knots = len(quads), path.reshape(-1, 3)
         tangent = np.repeat(head.unit(np.gradient(path, axis=1)).reshape(-1, 3), 2, 0)
         normal = np.repeat((n.strands.normal @ turned.T).reshape(-1, 3), 2, 0)
-    if shot.glasses:
-        wire, wire_faces = glasses.mesh(person, plain)
-        faces.append(wire_faces + sum(map(len, meshes)))
-        meshes.append(head.pose(wire, np.ones(len(wire), np.float32), shot))
+    stiff = [teeth.mesh(n.points), *([glasses.mesh(person, plain)] if shot.glasses else [])]
+    for part, part_faces in stiff:
+        faces.append(part_faces + sum(map(len, meshes)))
+        meshes.append(head.pose(part, np.ones(len(part), np.float32), shot))
     left, right = (skin[i].mean(0) for i in b.eyes)
-    return Figure(np.concatenate(meshes), np.concatenate(faces), len(b.faces), strand_faces,
-                  head.vertex_normals(skin, b.faces), normal, tangent, (left, right),
-                  knots)  # fmt: skip
+    return Figure(
+        points=np.concatenate(meshes),
+        faces=np.concatenate(faces),
+        skin=len(b.faces),
+        hair=strand_faces,
+        teeth=len(stiff[0][1]),
+        normals=head.vertex_normals(skin, b.faces),
+        hair_normals=normal,
+        tangents=tangent,
+        eyes=(left, right),
+        knots=knots,
+    )
 
 
-def _turned(strands: hair.Strands, turn: F32) -> hair.Strands:
+def _turned(strands: hair.Strands, turn: Floats) -> hair.Strands:
     fields = dict(vars(strands)) | {"normal": strands.normal @ turn.T}
     return hair.Strands(**fields)
 
 
-def _follow(strands: hair.Strands, moved: F32, shot: Shot) -> F32:
+def _follow(strands: hair.Strands, moved: Floats, shot: Shot) -> Floats:
     """Strand points (s, k, 3) carried along by their roots and by the head's turn."""
     shift = np.einsum("sk,skc->sc", strands.share, moved[strands.root])
     points = (strands.points + shift[:, None]).reshape(-1, 3)
     return head.pose(points, head.turn_weight(points), shot).reshape(strands.points.shape)
 
 
-def cloth_depth(shot: Shot, rest: F32) -> F32:
+def cloth_depth(shot: Shot, rest: Floats) -> Floats:
     """How far inside the garment a place lies, (m,) in eye distances, negative on bare skin."""
     x, y, z = np.abs(rest[:, 0]), rest[:, 1], rest[:, 2]
     around = np.hypot(x / 1.15, (y - 1.35) / 1.05) - 1.12
@@ -149,6 +168,6 @@ def cloth_depth(shot: Shot, rest: F32) -> F32:
     return np.minimum(depth, -2.3 - z)
 
 
-def cloth_mask(shot: Shot, rest: F32) -> F32:
+def cloth_mask(shot: Shot, rest: Floats) -> Floats:
     """Share of garment at rest places, (m,) in [0,1], with a narrow hem."""
     return np.clip(cloth_depth(shot, rest) / 0.06 + 0.5, 0, 1).astype(np.float32)

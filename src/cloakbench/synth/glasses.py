@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from cloakbench.synth import head
+from cloakbench.synth.arrays import Floats, Ints
 from cloakbench.synth.people import Person
-from cloakbench.synth.template import F32, I32
 
 # half width, half height, exponent of the superellipse, tube radius
 _RIMS = {"round": (0.40, 0.36, 2.0, 0.028), "square": (0.42, 0.29, 4.0, 0.042),
          "wide": (0.45, 0.33, 2.7, 0.035)}  # fmt: skip
 
 
-def mesh(person: Person, points: F32) -> tuple[F32, I32]:
+def mesh(person: Person, points: Floats) -> tuple[Floats, Ints]:
     """Vertices and faces of the frame that sits on the unposed head `points` (n, 3)."""
     b = head.base()
     half_width, half_height, power, thick = _RIMS[person.glasses]
@@ -37,7 +37,7 @@ def mesh(person: Person, points: F32) -> tuple[F32, I32]:
     return _merge(tubes)
 
 
-def _rim(x: float, half_width: float, half_height: float, power: float, front: float) -> F32:
+def _rim(x: float, half_width: float, half_height: float, power: float, front: float) -> Floats:
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     cos, sin = np.cos(angle), np.sin(angle)
     dx = np.sign(cos) * np.abs(cos) ** (2 / power) * half_width
@@ -46,7 +46,7 @@ def _rim(x: float, half_width: float, half_height: float, power: float, front: f
     return np.stack([x + dx, front + bend, dz], 1).astype(np.float32)
 
 
-def _tube(path: F32, radius: float, closed: bool, sides: int = 6) -> tuple[F32, I32]:
+def _tube(path: Floats, radius: float, closed: bool, sides: int = 6) -> tuple[Floats, Ints]:
     """A tube around a polyline (m, 3)."""
     count = len(path)
     tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
@@ -64,7 +64,7 @@ def _tube(path: F32, radius: float, closed: bool, sides: int = 6) -> tuple[F32, 
     return points.astype(np.float32), faces.astype(np.int32)
 
 
-def _merge(tubes: list[tuple[F32, I32]]) -> tuple[F32, I32]:
+def _merge(tubes: list[tuple[Floats, Ints]]) -> tuple[Floats, Ints]:
     offsets = np.cumsum([0] + [len(points) for points, _ in tubes[:-1]])
     faces = [faces + offset for (_, faces), offset in zip(tubes, offsets, strict=True)]
     return np.concatenate([points for points, _ in tubes]), np.concatenate(faces).astype(np.int32)

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cloakbench.synth import head, rays
+from cloakbench.synth.arrays import Floats, Ints, vector
 from cloakbench.synth.people import Person
-from cloakbench.synth.template import F32, I32
 
 CENTRE = np.array([0.0, 1.25, 0.3], np.float32)
 CROWN = np.array([0.0, 2.1, 1.9], np.float32)
@@ -70,16 +70,16 @@ class Strands:
     root: (s, 3) vertex indices and share: (s, 3) their weights, to follow the skin.
     """
 
-    points: F32
-    normal: F32
-    width: F32
-    tone: F32
-    depth: F32
-    root: I32
-    share: F32
+    points: Floats
+    normal: Floats
+    width: Floats
+    tone: Floats
+    depth: Floats
+    root: Ints
+    share: Floats
 
 
-def scalp_mask(person: Person) -> F32:
+def scalp_mask(person: Person) -> Floats:
     """Where head hair grows, (n,) in [0,1], on the smoothed mesh."""
     b = head.base()
     x, y, z = np.abs(b.rest[:, 0]), b.rest[:, 1], b.rest[:, 2]
@@ -96,7 +96,7 @@ def scalp_mask(person: Person) -> F32:
     return (mask * (b.lid > 0.5)).astype(np.float32)
 
 
-def beard_mask(person: Person) -> F32:
+def beard_mask(person: Person) -> Floats:
     """Where the beard grows, (n,) in [0,1], on the smoothed mesh."""
     b = head.base()
     x, y, z = np.abs(b.rest[:, 0]), b.rest[:, 1], b.rest[:, 2]
@@ -105,18 +105,22 @@ def beard_mask(person: Person) -> F32:
     line = np.interp(x, [0.3, 0.55, 0.95, 1.1], [-1.2, -1.05, -0.85, 0.0])
     jaw = _soft(line - z, 0.12)
     ring = _soft(0.62 - x, 0.08) * _soft(x - 0.36, 0.08) * _soft(-0.85 - z, 0.1)
-    part = {"none": 0 * x, "moustache": moustache, "goatee": np.maximum(np.maximum(moustache, chin), ring)}
+    part = {
+        "none": 0 * x,
+        "moustache": moustache,
+        "goatee": np.maximum(np.maximum(moustache, chin), ring),
+    }
     mask = part.get(person.beard, np.maximum(jaw, moustache))
     neck = _soft(z + 2.0 - 0.25 * np.maximum(y, 0), 0.15) * (y < 1.15)
     return (mask * neck * (1 - np.clip(2 * b.lips, 0, 1)) * (1 - b.ears)).astype(np.float32)
 
 
-def _soft(value: F32, width: float) -> F32:
+def _soft(value: Floats, width: float) -> Floats:
     t = np.clip(value / width + 0.5, 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def grow(person: Person, points: F32, normals: F32) -> Strands | None:
+def grow(person: Person, points: Floats, normals: Floats) -> Strands | None:
     """All strands of a person on the neutral head `points` (n, 3); `None` without any."""
     rng = np.random.default_rng([person.seed, 3])
     radius = _radius_map(points)
@@ -133,21 +137,27 @@ def grow(person: Person, points: F32, normals: F32) -> Strands | None:
     return Strands(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in fields})
 
 
-def _radius_map(points: F32) -> F32:
+def _radius_map(points: Floats) -> Floats:
     """Radius (48, 96) of the head over polar angle and azimuth around `CENTRE`."""
     polar, azimuth = np.meshgrid(
         np.linspace(0.02, np.pi, 48), np.linspace(-np.pi, np.pi, 96), indexing="ij"
-    )  # straight up, a ray could slip between two triangles
-    out = np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], -1)
+    )
+    out = np.stack(
+        [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], -1
+    )
     out = out.reshape(-1, 3).astype(np.float32)
     b = head.base()
     scene = rays.make_scene(points, b.faces[b.label == 0])
     radius = rays.distance(scene, np.broadcast_to(CENTRE, out.shape).copy(), out)
-    radius = np.where(radius < 6, radius, 3.3)  # open where the neck enters the body
-    return gaussian_filter(radius.reshape(48, 96), 0.7, mode="nearest")
+    # Rays that leave through the neck find nothing to stay outside of; the odd one that slips
+    # between two triangles takes its row's usual radius.
+    radius = np.where(radius < 6, radius, np.nan).reshape(48, 96)
+    usual = np.nanmedian(radius[:32], axis=1, keepdims=True)
+    radius[:32] = np.where(np.isnan(radius[:32]), usual, radius[:32])
+    return gaussian_filter(np.nan_to_num(radius, nan=0.5), 0.7, mode="nearest")
 
 
-def _radius(radius: F32, offset: F32) -> F32:
+def _radius(radius: Floats, offset: Floats) -> Floats:
     """The map's radius in the direction of `offset` (m, 3)."""
     length = np.maximum(np.linalg.norm(offset, axis=1), 1e-6)
     polar = np.arccos(np.clip(offset[:, 2] / length, -1, 1)) * (47 / np.pi)
@@ -155,7 +165,9 @@ def _radius(radius: F32, offset: F32) -> F32:
     return map_coordinates(radius, [polar, azimuth], order=1, mode="nearest")
 
 
-def _roots(mask: F32, count: int, rng: np.random.Generator, points: F32) -> tuple[I32, F32]:
+def _roots(
+    mask: Floats, count: int, rng: np.random.Generator, points: Floats
+) -> tuple[Ints, Floats]:
     """`count` random places on the masked skin, evenly over its area."""
     b = head.base()
     faces = b.faces[b.label == 0]
@@ -168,11 +180,11 @@ def _roots(mask: F32, count: int, rng: np.random.Generator, points: F32) -> tupl
     return chosen, np.column_stack([1 - uv.sum(1), uv]).astype(np.float32)
 
 
-def _at(values: F32, root: I32, share: F32) -> F32:
+def _at(values: Floats, root: Ints, share: Floats) -> Floats:
     return np.einsum("sk,skc->sc", share, values[root])
 
 
-def _comb(style: Style, person: Person, at: F32, normal: F32) -> F32:
+def _comb(style: Style, person: Person, at: Floats, normal: Floats) -> Floats:
     """Unit directions (s, 3) along the skin in which strands leave it."""
     x, y = at[:, 0], at[:, 1]
     if style.comb == "knot":
@@ -191,7 +203,7 @@ def _comb(style: Style, person: Person, at: F32, normal: F32) -> F32:
     return head.unit(aim.astype(np.float32))
 
 
-def _wander(at: F32, rng: np.random.Generator) -> F32:
+def _wander(at: Floats, rng: np.random.Generator) -> Floats:
     """A smooth random vector field (s, 3) over root positions, of unit size."""
     waves = rng.normal(0, 4, (3, 3, 5))
     phase = rng.uniform(0, 2 * np.pi, (3, 5))
@@ -199,7 +211,7 @@ def _wander(at: F32, rng: np.random.Generator) -> F32:
 
 
 def _grow_hair(
-    person: Person, points: F32, normals: F32, radius: F32, rng: np.random.Generator
+    person: Person, points: Floats, normals: Floats, radius: Floats, rng: np.random.Generator
 ) -> Strands:
     style, b = STYLES[person.hair_style], head.base()
     root, share = _roots(scalp_mask(person), style.count, rng, points)
@@ -218,7 +230,7 @@ def _grow_hair(
     return _ribbons(style, path, layer, root, share, rng)
 
 
-def _lengths(style: Style, rest: F32) -> F32:
+def _lengths(style: Style, rest: Floats) -> Floats:
     """Strand length by region: top, sides, back of the head."""
     top = np.clip((rest[:, 2] - 0.75) / 0.5, 0, 1)
     back = np.clip((rest[:, 1] - 1.6) / 0.6, 0, 1)
@@ -227,9 +239,9 @@ def _lengths(style: Style, rest: F32) -> F32:
 
 
 def _march(
-    style: Style, start: F32, direction: F32, length: F32, layer: F32, radius: F32,
+    style: Style, start: Floats, direction: Floats, length: Floats, layer: Floats, radius: Floats,
     avoids: np.ndarray, person: Person,
-) -> F32:  # fmt: skip
+) -> Floats:  # fmt: skip
     """Follow strands outward, in short steps first, (s, KNOTS, 3)."""
     knot = np.array(BUN.get(person.hair_style, (0, 0, 0)), np.float32)
     if style.comb == "knot":
@@ -239,7 +251,8 @@ def _march(
     for i, step in enumerate(steps, start=1):
         if style.comb == "knot":
             direction = direction + 0.8 * head.unit(knot - point)
-        fall = np.float32([0, 0, -style.gravity * (0.2 + 0.2 * i)])
+        weight = np.where(style.hug & (point[:, 2] < 0.5), 3, 1) * style.gravity
+        fall = weight[:, None] * vector(0, 0, -0.2 - 0.2 * i)
         moved = point + head.unit(direction + fall) * (step * length)[:, None]
         if style.comb in ("part", "back"):
             moved = _off_face(moved, avoids, person.hairline)
@@ -249,7 +262,7 @@ def _march(
     return np.stack(path, 1)
 
 
-def _float(style: Style, point: F32, radius: F32, layer: F32) -> F32:
+def _float(style: Style, point: Floats, radius: Floats, layer: Floats) -> Floats:
     """Keep points outside the head, and close to it where the style hugs the skull."""
     offset = point - CENTRE
     reach = np.maximum(np.linalg.norm(offset, axis=1), 1e-6)
@@ -258,10 +271,12 @@ def _float(style: Style, point: F32, radius: F32, layer: F32) -> F32:
     return (CENTRE + offset * (np.clip(reach, least, most) / reach)[:, None]).astype(np.float32)
 
 
-def _off_face(point: F32, avoids: np.ndarray, hairline: float) -> F32:
+def _off_face(point: Floats, avoids: np.ndarray, hairline: float) -> Floats:
     """Push strands sideways and back out of the oval of the face."""
     x, y, z = point.T
-    edge = np.interp(z, [-3.0, -1.8, 0.0, hairline - 0.1, hairline + 0.05], [1.1, 1.0, 1.05, 0.85, 0])
+    edge = np.interp(
+        z, [-3.0, -1.8, 0.0, hairline - 0.1, hairline + 0.05], [1.1, 1.0, 1.05, 0.85, 0]
+    )
     inside = avoids & (y < 0.95) & (np.abs(x) < edge)
     push = np.where(inside, np.minimum(0.30, edge - np.abs(x)), 0)
     side = np.where(x >= 0, 1, -1)
@@ -269,7 +284,7 @@ def _off_face(point: F32, avoids: np.ndarray, hairline: float) -> F32:
 
 
 def _ribbons(
-    style: Style, path: F32, layer: F32, root: I32, share: F32, rng: np.random.Generator
+    style: Style, path: Floats, layer: Floats, root: Ints, share: Floats, rng: np.random.Generator
 ) -> Strands:
     """Add curls, widths and shading attributes to bare paths (s, k, 3)."""
     count, knots = path.shape[:2]
@@ -303,7 +318,9 @@ def _knot(person: Person, rng: np.random.Generator) -> Strands:
         other = head.unit(np.cross(axis, rng.normal(size=(count, 3))))
         angle = (t * 2.6)[None, :, None]
         size = 0.62 * np.exp(rng.normal(0, 0.05, (count, 1, 1)))
-        path = centre + size * (other[:, None] * np.cos(angle) + np.cross(axis, other)[:, None] * np.sin(angle))
+        path = centre + size * (
+            other[:, None] * np.cos(angle) + np.cross(axis, other)[:, None] * np.sin(angle)
+        )
     else:
         spread = rng.normal(0, 0.16, (count, 1, 3))
         fall = np.stack([0 * t, 0.9 * np.sqrt(t) - 0.3 * t, 0.35 * np.sin(4 * t) - 3.4 * t**1.3], 1)
@@ -314,7 +331,9 @@ def _knot(person: Person, rng: np.random.Generator) -> Strands:
     return _ribbons(STYLES["bun"], path.astype(np.float32), layer, root, share, rng)
 
 
-def _grow_beard(person: Person, points: F32, normals: F32, rng: np.random.Generator) -> Strands:
+def _grow_beard(
+    person: Person, points: Floats, normals: Floats, rng: np.random.Generator
+) -> Strands:
     length = BEARD_LENGTH[person.beard] * np.exp(rng.normal(0, 0.15))
     root, share = _roots(beard_mask(person), 1100 if "beard" in person.beard else 380, rng, points)
     start, normal = _at(points, root, share), head.unit(_at(normals, root, share))

@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
 from cloakbench.synth import template as tp
+from cloakbench.synth.arrays import Floats, Ints
 from cloakbench.synth.people import Person, Shot
-from cloakbench.synth.template import F32, I32
 
 UNIT = 0.0625  # [m]
 PIVOT = np.array([0.0, 1.25, -1.7], np.float32)  # the head turns about this point of the neck
@@ -33,15 +33,15 @@ class Base:
 
     smooth: sp.csr_matrix
     average: sp.csr_matrix
-    rest: F32
-    faces: I32
-    label: I32
-    lips: F32
-    ears: F32
-    lid: F32
-    upper: F32
-    turn: F32
-    eyes: tuple[I32, I32]  # vertices of the left and right eyeball
+    rest: Floats
+    faces: Ints
+    label: Ints
+    lips: Floats
+    ears: Floats
+    lid: Floats
+    upper: Floats
+    turn: Floats
+    eyes: tuple[Ints, Ints]  # vertices of the left and right eyeball
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def base() -> Base:
     )  # fmt: skip
 
 
-def loop_subdivision(faces: I32, count: int) -> tuple[sp.csr_matrix, I32]:
+def loop_subdivision(faces: Ints, count: int) -> tuple[sp.csr_matrix, Ints]:
     """One Loop step as a (count + edges, count) matrix, and the four times finer faces."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1)
     unique, inverse, uses = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
@@ -85,20 +85,20 @@ def loop_subdivision(faces: I32, count: int) -> tuple[sp.csr_matrix, I32]:
     return sp.vstack([even, odd]).tocsr().astype(np.float32), finer
 
 
-def _even_rule(edges: I32, inner: np.ndarray, count: int) -> sp.csr_matrix:
+def _even_rule(edges: Ints, inner: np.ndarray, count: int) -> sp.csr_matrix:
     """Old vertices move towards their neighbours; those on an open border stay."""
     both = np.concatenate([edges, edges[:, ::-1]])
     graph = sp.csr_matrix((np.ones(len(both)), (both[:, 0], both[:, 1])), (count, count))
     valence = np.asarray(graph.sum(1)).ravel()
     border = np.zeros(count, bool)
     border[edges[~inner].ravel()] = True
-    beta = (5 / 8 - (3 / 8 + np.cos(2 * np.pi / np.maximum(valence, 1)) / 4) ** 2)
+    beta = 5 / 8 - (3 / 8 + np.cos(2 * np.pi / np.maximum(valence, 1)) / 4) ** 2
     beta = np.where(border | (valence == 0), 0, beta)
     pull = sp.diags(beta / np.maximum(valence, 1)) @ graph
     return (sp.diags(1 - beta) + pull).tocsr()
 
 
-def _average(faces: I32, count: int) -> sp.csr_matrix:
+def _average(faces: Ints, count: int) -> sp.csr_matrix:
     """(n, n) mean over a vertex and its neighbours."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     both = np.concatenate([edges, edges[:, ::-1], np.arange(count)[:, None].repeat(2, 1)])
@@ -107,12 +107,12 @@ def _average(faces: I32, count: int) -> sp.csr_matrix:
     return (sp.diags(1 / np.asarray(graph.sum(1)).ravel()) @ graph).tocsr().astype(np.float32)
 
 
-def _lid_distance(rest: F32, rim: I32) -> F32:
+def _lid_distance(rest: Floats, rim: Ints) -> Floats:
     """Distance to the rim where the outer skin meets the eye's cavity, (n,)."""
     return cKDTree(rest[rim]).query(rest)[0].astype(np.float32)
 
 
-def _above_corners(rest: F32, rim: I32) -> F32:
+def _above_corners(rest: Floats, rim: Ints) -> Floats:
     """1 above the line between an eye's corners, 0 below, (n,)."""
     above = np.zeros(len(rest), np.float32)
     for side in (-1, 1):
@@ -125,20 +125,20 @@ def _above_corners(rest: F32, rim: I32) -> F32:
     return above
 
 
-def turn_weight(points: F32) -> F32:
+def turn_weight(points: Floats) -> Floats:
     """Share of the head's rotation at `points` (m, 3): 0 on the shoulders, 1 above the jaw."""
     height = points[:, 2] - 0.35 * (points[:, 1] - 1)
     t = np.clip((height + 3.1) / 1.5, 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def _centred(points: F32, t: tp.Template) -> F32:
+def _centred(points: Floats, t: tp.Template) -> Floats:
     """Metres to units about the middle between the eyeballs."""
     eyes = np.unique(t.faces[(t.label == tp.EYE_L) | (t.label == tp.EYE_R)])
     return (points - points[eyes].mean(0)) / np.float32(UNIT)
 
 
-def coarse_shape(person: Person) -> F32:
+def coarse_shape(person: Person) -> Floats:
     """The person's neutral head before smoothing, (coarse, 3)."""
     t = tp.load_template()
     age = np.array([1 - person.age, person.age])
@@ -152,7 +152,7 @@ def coarse_shape(person: Person) -> F32:
     return _centred(points + np.einsum("ms,msnc->nc", both, t.local), t)
 
 
-def expression_offset(shot: Shot) -> F32:
+def expression_offset(shot: Shot) -> Floats:
     """Displacement of the coarse vertices by the shot's facial actions, (coarse, 3)."""
     t = tp.load_template()
     value = np.zeros(len(t.action_names), np.float32)
@@ -164,7 +164,7 @@ def expression_offset(shot: Shot) -> F32:
     return np.einsum("a,anc->nc", value[used], t.action[used]) / np.float32(UNIT)
 
 
-def vertex_normals(points: F32, faces: I32) -> F32:
+def vertex_normals(points: Floats, faces: Ints) -> Floats:
     """Area-weighted unit normals, (n, 3)."""
     a, b, c = (points[faces[:, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
@@ -174,13 +174,13 @@ def vertex_normals(points: F32, faces: I32) -> F32:
     return unit(total.astype(np.float32))
 
 
-def unit(vectors: F32) -> F32:
+def unit(vectors: Floats) -> Floats:
     """Vectors (..., 3) scaled to length 1."""
     length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
     return vectors / np.maximum(length, 1e-9)[..., None]
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> F32:
+def rotation(yaw: float, pitch: float, roll: float) -> Floats:
     """Matrix that rolls (about y), then pitches (about x), then yaws (about z)."""
     (cy, sy), (cp, sp_), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
     z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
@@ -189,7 +189,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> F32:
     return (z @ x @ y).astype(np.float32)
 
 
-def pose(points: F32, turn: F32, shot: Shot) -> F32:
+def pose(points: Floats, turn: Floats, shot: Shot) -> Floats:
     """Turn points (n, 3) about the neck: wholly where `turn` is 1, with the body where it is 0."""
     head = rotation(shot.yaw, shot.pitch, shot.roll)
     body = rotation(shot.body_yaw, 0, 0)

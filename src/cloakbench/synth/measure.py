@@ -54,7 +54,7 @@ def detect(image: Pixels) -> Any | None:
 
 
 def embed(image: Pixels, box: Any) -> NDArray[np.float64]:
-    """dlib's 128 numbers for the face in `box`."""
+    """Dlib's 128 numbers for the face in `box`."""
     models = _dlib()
     shape = models["landmarks"](image, box)
     return np.array(models["embedder"].compute_face_descriptor(image, shape))

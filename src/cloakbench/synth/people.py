@@ -46,17 +46,18 @@ SKIN_LINE = np.array([[0.70, 0.49, 0.39], [0.59, 0.38, 0.28], [0.43, 0.26, 0.175
 SKIN_WORDS = ("pale", "fair", "olive", "brown", "dark")
 WOMEN_HAIR = {"long": 0.26, "bob": 0.18, "bun": 0.12, "wavy": 0.16, "short": 0.07, "curly": 0.08,
               "afro": 0.05, "ponytail": 0.08}  # fmt: skip
-MEN_HAIR = {"short": 0.25, "side-parted": 0.18, "buzz cut": 0.13, "bald": 0.09, "slicked-back": 0.10,
+MEN_HAIR = {"short": 0.25, "side-parted": 0.18, "buzz cut": 0.13, "bald": 0.09, "slicked-back": 0.1,
             "curly": 0.10, "afro": 0.04, "long": 0.05, "spiky": 0.06}  # fmt: skip
 BEARDS = {"none": 0.42, "stubble": 0.22, "moustache": 0.08, "goatee": 0.10, "short beard": 0.11,
           "full beard": 0.07}  # fmt: skip
 BACKDROPS = {"studio": 0.26, "wall": 0.24, "indoors": 0.18, "outdoors": 0.18, "bokeh": 0.07,
              "sky": 0.07}  # fmt: skip
+PATTERNS = {"plain": 0.50, "heather": 0.22, "stripes": 0.16, "checks": 0.12}
 EXPRESSIONS = {"neutral": 0.38, "smiling": 0.34, "laughing": 0.09, "serious": 0.09,
                "surprised": 0.10}  # fmt: skip
 # How far each family of shape offsets may vary, in units of MakeHuman's full slider.
-_SPREAD = {"l-ear": 0.35, "nose": 0.32, "mouth": 0.28, "chin": 0.34, "head-": 0.30, "l-eye": 0.33,
-           "l-cheek": 0.34, "forehead": 0.25, "eyebrows-trans-f": 0.15, "eyebrows": 0.35,
+_SPREAD = {"l-ear": 0.35, "nose": 0.36, "mouth": 0.29, "chin": 0.38, "head-": 0.34, "l-eye": 0.36,
+           "l-cheek": 0.38, "forehead": 0.28, "eyebrows-trans-f": 0.15, "eyebrows": 0.35,
            "neck": 0.25}  # fmt: skip
 _KEPT_ZERO = ("mouth-trans-out", "nose-trans-out", "head-trans", "head-age-incr", "head-angle",
               "l-eye-scale", "l-eye-height2", "mouth-laugh", "l-eye-push")  # fmt: skip
@@ -119,7 +120,7 @@ class Shot:
     body_yaw: float
     gaze: tuple[float, float]  # horizontal, vertical, relative to the head
     expression: str
-    actions: dict[str, float]  # facial actions, 0 to 1
+    actions: dict[str, float]  # facial actions, mostly 0 to 1
     light_word: str
     light_angle: tuple[float, float]  # azimuth, elevation of the key light from the camera
     key: Rgb
@@ -201,7 +202,7 @@ def sample_shot(person: Person, seed: int) -> Shot:
         cloth_word=cloth_word, cloth=_jitter(rng, CLOTH_COLOURS[cloth_word], 0.2),
         cloth2=_jitter(rng, CLOTH_COLOURS[str(rng.choice(list(CLOTH_COLOURS)))], 0.2),
         garment=str(rng.choice(["crew", "v-neck", "collar"], p=[0.5, 0.25, 0.25])),
-        pattern=str(rng.choice(["plain", "heather", "stripes", "checks"], p=[0.5, 0.22, 0.16, 0.12])),
+        pattern=_pick(rng, PATTERNS),
         backdrop=_pick(rng, BACKDROPS), backdrop_seed=int(rng.integers(1 << 30)),
         glasses=person.glasses != "none" and bool(rng.random() < person.glasses_habit),
         fill_fraction=float(rng.uniform(0.62, 0.74)),
@@ -260,7 +261,7 @@ def _hair_colour(rng: np.random.Generator, age: float, tone: float) -> tuple[str
     word = _pick(rng, chances)
     if age > 0.6 and rng.random() < 0.25 + 1.4 * (age - 0.6):
         word = "white" if rng.random() < age - 0.5 else "grey"
-    return word, _jitter(rng, HAIR_COLOURS[word], 0.22)
+    return word, _jitter(rng, HAIR_COLOURS[word], 0.1 if word in ("grey", "white") else 0.22)
 
 
 def _skin(rng: np.random.Generator, tone: float) -> Rgb:
@@ -300,12 +301,16 @@ def _lips(rng: np.random.Generator, gender: str, skin: Rgb) -> Rgb:
 def _actions(rng: np.random.Generator, expression: str) -> dict[str, float]:
     """Facial actions of an expression, with small involuntary ones on top."""
     a = float(rng.uniform(0.5, 1))
-    actions = {"eyeBlink": float(rng.uniform(-0.12, 0.06)), "browInnerUp": float(rng.uniform(0, 0.15))}
+    actions = {
+        "eyeBlink": float(rng.uniform(-0.12, 0.06)),
+        "browInnerUp": float(rng.uniform(0, 0.15)),
+    }
     if expression == "smiling":
-        actions |= {"mouthSmile": 0.75 * a, "cheekSquint": 0.4 * a, "eyeSquint": 0.2 * a}
+        actions |= {"mouthSmile": 0.45 + 0.75 * a, "cheekSquint": 0.4 * a, "eyeSquint": 0.2 * a,
+                    "mouthUpperUp": 0.3 * a * (rng.random() < 0.5)}  # fmt: skip
     elif expression == "laughing":
-        actions |= {"mouthSmile": 0.85 * a, "jawOpen": 0.30 * a, "cheekSquint": 0.6 * a,
-                    "mouthUpperUp": 0.35 * a, "eyeSquint": 0.25 * a}  # fmt: skip
+        actions |= {"mouthSmile": 0.45 + 0.8 * a, "jawOpen": 0.30 * a, "cheekSquint": 0.6 * a,
+                    "mouthUpperUp": 0.45 * a, "eyeSquint": 0.25 * a}  # fmt: skip
     elif expression == "serious":
         actions |= {"browDown": 0.6 * a, "mouthPress": 0.4 * a, "mouthFrown": 0.25 * a}
     elif expression == "surprised":

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.synth.template import F32, I32
+from cloakbench.synth.arrays import Floats, Ints
 
 try:
     from embreex.mesh_construction import TriangleMesh
@@ -17,7 +17,7 @@ except ImportError as _error:
     EmbreeScene, _MISSING = None, _error
 
 
-def make_scene(points: F32, faces: I32) -> Any:
+def make_scene(points: Floats, faces: Ints) -> Any:
     """An Embree scene of one mesh: points (n, 3), faces (f, 3)."""
     if EmbreeScene is None:
         raise CloakBenchError(
@@ -28,20 +28,20 @@ def make_scene(points: F32, faces: I32) -> Any:
     return scene
 
 
-def first_hit(scene: Any, origins: F32, directions: F32) -> tuple[I32, F32]:
+def first_hit(scene: Any, origins: Floats, directions: Floats) -> tuple[Ints, Floats]:
     """Face index (m,), -1 where nothing is hit, and barycentric weights (m, 3)."""
     hit = scene.run(origins, directions, output=True)
     u, v = hit["u"], hit["v"]
     return hit["primID"], np.stack([1 - u - v, u, v], 1)
 
 
-def distance(scene: Any, origins: F32, directions: F32) -> F32:
+def distance(scene: Any, origins: Floats, directions: Floats) -> Floats:
     """Distance to the first hit in units of the direction's length, huge where none, (m,)."""
-    out: F32 = scene.run(origins, directions, query="DISTANCE")
+    out: Floats = scene.run(origins, directions, query="DISTANCE")
     return out
 
 
-def blocked(scene: Any, origins: F32, directions: F32) -> NDArray[np.bool_]:
+def blocked(scene: Any, origins: Floats, directions: Floats) -> NDArray[np.bool_]:
     """Whether anything lies along each ray, (m,)."""
-    hit: I32 = scene.run(origins, directions, query="OCCLUDED")
+    hit: Ints = scene.run(origins, directions, query="OCCLUDED")
     return hit >= 0

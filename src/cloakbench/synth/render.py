@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from cloakbench.synth import figure as fg
 from cloakbench.synth import head, rays, shade
+from cloakbench.synth.arrays import Floats, vector
 from cloakbench.synth.backdrop import backdrop
 from cloakbench.synth.people import Person, Shot
-from cloakbench.synth.template import F32
 
 ROOMY = {"afro": 0.86, "bun": 0.92, "spiky": 0.95, "curly": 0.95}  # hair that needs space above
 
@@ -26,18 +26,12 @@ def render(person: Person, shot: Shot, size: int = 128) -> NDArray[np.uint8]:
     face, weights = rays.first_hit(scene, origins, directions)
     picture = backdrop(shot, size * factor).reshape(-1, 3)
     view = -directions
-    parts = (
-        (face >= 0) & (face < figure.skin),
-        (face >= figure.skin) & (face < figure.skin + figure.hair),
-        face >= figure.skin + figure.hair,
-    )
-    skin, strands, frame = (shade.Hits(face[p], weights[p], view[p]) for p in parts)
-    picture[parts[0]] = shade.skin_mesh(person, shot, figure, neutral, scene, skin)
-    if len(strands.face):
-        inner = shade.Hits(strands.face - figure.skin, strands.weights, strands.view)
-        picture[parts[1]] = shade.strands(person, shot, figure, neutral, scene, inner)
-    if len(frame.face):
-        picture[parts[2]] = shade.frame(person, shot, figure, frame)
+    ends = np.cumsum([figure.skin, figure.hair, figure.teeth])
+    part = np.where(face < 0, -1, np.searchsorted(ends, face, side="right"))
+    for index in np.unique(part[part >= 0]):
+        own = part == index
+        hits = shade.Hits(face[own], weights[own], view[own])
+        picture[own] = shade.colour(index, person, shot, figure, neutral, scene, hits)
     lit = picture * np.where(face >= 0, _exposure(person, shot), np.float32(1))[:, None]
     return _develop(lit.reshape(size * factor, size * factor, 3), factor)
 
@@ -47,20 +41,20 @@ def _exposure(person: Person, shot: Shot) -> np.float32:
     return np.float32(shot.exposure * (0.34 / np.mean(person.skin)) ** 0.35 * 0.62)
 
 
-def _camera(person: Person, shot: Shot, neutral: fg.Neutral, pixels: int) -> tuple[F32, F32]:
+def _camera(person: Person, shot: Shot, neutral: fg.Neutral, pixels: int) -> tuple[Floats, Floats]:
     """Position (3,) and unit directions (pixels², 3) of the primary rays, row by row."""
     chin, crown = neutral.span
     height = (crown - chin) / (shot.fill_fraction * ROOMY.get(person.hair_style, 1.0))
     middle = np.array([[0, 0.5, chin + 0.52 * (crown - chin)]], np.float32)
     target = head.pose(middle, np.ones(1, np.float32), shot)[0]
-    target = target + height * np.float32([-shot.shift[0], 0, shot.shift[1]])
+    target = target + height * vector(-shot.shift[0], 0, shot.shift[1])
     line = ((np.arange(pixels, dtype=np.float32) + 0.5) / pixels - 0.5) * np.float32(height)
     up, right = np.meshgrid(-line, line, indexing="ij")
     towards = np.stack([right, np.full_like(up, shot.distance), up], -1).reshape(-1, 3)
-    return target - np.float32([0, shot.distance, 0]), head.unit(towards)
+    return target - vector(0, shot.distance, 0), head.unit(towards)
 
 
-def _develop(linear: F32, factor: int) -> NDArray[np.uint8]:
+def _develop(linear: Floats, factor: int) -> NDArray[np.uint8]:
     """Soften highlights, average `factor`² samples per pixel, encode as sRGB."""
     knee = np.float32(0.7)
     over = np.maximum(linear - knee, 0)

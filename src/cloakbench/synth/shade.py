@@ -5,36 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloakbench.synth import head, rays, skin
 from cloakbench.synth import template as tp
+from cloakbench.synth.arrays import Floats, Ints, vector
 from cloakbench.synth.figure import Figure, Neutral, cloth_depth
 from cloakbench.synth.people import Person, Shot
-from cloakbench.synth.template import F32, I32
 
-_WRAP = np.float32([0.34, 0.16, 0.10])  # light that skin carries round the terminator
+_WRAP = vector(0.34, 0.16, 0.10)  # light that skin carries round the terminator
 
 
 @dataclass(frozen=True)
 class Lamps:
     """Directions towards the lights (3,), and what they add."""
 
-    key: F32
-    fill: F32
-    eye: F32  # towards the camera
-    key_colour: F32
-    fill_colour: F32
-    ambient: F32
+    key: Floats
+    fill: Floats
+    eye: Floats  # towards the camera
+    key_colour: Floats
+    fill_colour: Floats
+    ambient: Floats
 
 
 @dataclass(frozen=True)
 class Hits:
     """m samples: face (m,) index, weights (m, 3), view direction towards the camera (m, 3)."""
 
-    face: I32
-    weights: F32
-    view: F32
+    face: Ints
+    weights: Floats
+    view: Floats
 
 
 def lamps(shot: Shot) -> Lamps:
@@ -44,47 +43,65 @@ def lamps(shot: Shot) -> Lamps:
     fill = _direction(-0.8 * np.sign(azimuth), 0.15)
     strength = np.float32(2.1)
     colour = np.asarray(shot.key, np.float32) * strength
-    return Lamps(key, fill, np.float32([0, -1, 0]), colour, colour * np.float32(shot.fill),
+    return Lamps(key, fill, vector(0, -1, 0), colour, colour * np.float32(shot.fill),
                  np.asarray(shot.ambient, np.float32))  # fmt: skip
 
 
-def _direction(azimuth: float, elevation: float) -> F32:
+def _direction(azimuth: float, elevation: float) -> Floats:
     flat = np.cos(elevation)
-    return np.float32([np.sin(azimuth) * flat, -np.cos(azimuth) * flat, np.sin(elevation)])
+    return vector(np.sin(azimuth) * flat, -np.cos(azimuth) * flat, np.sin(elevation))
 
 
-def key_visibility(scene: object, points: F32, normals: F32 | None, key: F32, count: int) -> F32:
-    """Share (n,) of a round area light that each point sees."""
+def key_visibility(
+    scene: object, points: Floats, offset: Floats, key: Floats, count: int
+) -> Floats:
+    """Share (n,) of a round area light that each point, moved by its `offset`, sees."""
     i = np.arange(count) + 0.5
     ring, turn = 0.22 * np.sqrt(i / count), i * np.pi * (3 - np.sqrt(5))
-    side = head.unit(np.cross(key, np.float32([0, 0, 1])))
+    side = head.unit(np.cross(key, vector(0, 0, 1)))
     up = np.cross(side, key)
-    aims = head.unit(key + (ring * np.cos(turn))[:, None] * side + (ring * np.sin(turn))[:, None] * up)
-    lit = np.ones(len(points), bool) if normals is None else _matters(normals, key)
-    start = points[lit] + (0.05 * key if normals is None else 0.025 * normals[lit])
-    origins = np.repeat(start.astype(np.float32), count, 0)
-    directions = np.tile(aims.astype(np.float32), (len(start), 1))
-    seen = np.zeros(len(points), np.float32)
-    seen[lit] = 1 - rays.blocked(scene, origins, directions).reshape(-1, count).mean(1)
-    return seen
+    aims = head.unit(
+        key + (ring * np.cos(turn))[:, None] * side + (ring * np.sin(turn))[:, None] * up
+    )
+    origins = np.repeat((points + offset).astype(np.float32), count, 0)
+    directions = np.tile(aims.astype(np.float32), (len(points), 1))
+    return 1 - rays.blocked(scene, origins, directions).reshape(-1, count).mean(1)
 
 
-def _matters(normals: F32, key: F32) -> NDArray[np.bool_]:
-    """Vertices that face both the light and the camera, or nearly so."""
-    return (normals @ key > -0.25) & (normals[:, 1] < 0.35)
+def _skin_shadow(figure: Figure, scene: object, key: Floats, hits: Hits) -> Floats:
+    """Smoothed visibility of the key light, (n,), right at the vertices of hit faces."""
+    b = head.base()
+    count = len(b.rest)
+    used = np.zeros(count, np.float32)
+    used[b.faces[hits.face]] = 1
+    needed = (b.average @ used > 0) & (figure.normals @ key > -0.25)
+    normal, place = figure.normals[needed], figure.points[:count][needed]
+    seen = np.zeros(count, np.float32)
+    seen[needed] = key_visibility(scene, place, 0.025 * normal, key, 10)
+    return b.average @ seen
+
+
+def colour(
+    part: int, person: Person, shot: Shot, figure: Figure, n: Neutral, scene: object, hits: Hits
+) -> Floats:
+    """Colour (m, 3) of samples on one part: 0 skin, 1 hair, 2 teeth, 3 glasses."""
+    if part == 0:
+        return skin_mesh(person, shot, figure, n, scene, hits)
+    if part == 1:
+        return strands(person, shot, figure, n, scene, hits)
+    return row_of_teeth(shot, figure, hits) if part == 2 else frame(person, shot, figure, hits)
 
 
 def skin_mesh(
     person: Person, shot: Shot, figure: Figure, n: Neutral, scene: object, hits: Hits
-) -> F32:
+) -> Floats:
     """Colour (m, 3) of samples on the head and the clothes."""
     b, light = head.base(), lamps(shot)
-    count = len(n.points)
-    shadow = key_visibility(scene, figure.points[:count], figure.normals, light.key, 10)
-    shadow = b.average @ shadow
-    table = np.column_stack([figure.normals, b.rest, b.lips, b.ears, b.lid, b.upper, n.paint, shadow,
-                             figure.points[:count]]).astype(np.float32)  # fmt: skip
-    at = _interpolate(table, b.faces[hits.face], hits.weights)
+    shadow = _skin_shadow(figure, scene, light.key, hits)
+    masks = [b.lips, b.ears, b.lid, b.upper]
+    places = figure.points[: len(n.points)]
+    table = np.column_stack([figure.normals, b.rest, *masks, n.paint, shadow, places])
+    at = _interpolate(table.astype(np.float32), b.faces[hits.face], hits.weights)
     normal, rest, place = head.unit(at[:, :3]), at[:, 3:6], at[:, 16:19]
     spots = skin.Spots(rest, at[:, 6], at[:, 7], at[:, 8], at[:, 9], *at[:, 10:14].T)
     ambient, shadow, label = at[:, 14], at[:, 15], b.label[hits.face]
@@ -98,7 +115,9 @@ def skin_mesh(
         gloss = gloss * (1 - covered)
     _inner_parts(colour, gloss, label, rest)
     light_in = _diffuse(light, normal, ambient, shadow, wrap)
-    out = colour * light_in + _gloss(light, normal, hits.view, gloss * (0.3 + 0.7 * shadow), 18, 0.05)
+    out = colour * light_in + _gloss(
+        light, normal, hits.view, gloss * (0.3 + 0.7 * shadow), 18, 0.05
+    )
     for index, code in enumerate((tp.EYE_L, tp.EYE_R)):
         ball = label == code
         if ball.any():
@@ -107,7 +126,7 @@ def skin_mesh(
     return out
 
 
-def _interpolate(table: F32, corners: I32, weights: F32) -> F32:
+def _interpolate(table: Floats, corners: Ints, weights: Floats) -> Floats:
     """Vertex attributes (n, a) at m samples, (m, a)."""
     out = table[corners[:, 0]] * weights[:, :1]
     out += table[corners[:, 1]] * weights[:, 1:2]
@@ -115,14 +134,14 @@ def _interpolate(table: F32, corners: I32, weights: F32) -> F32:
     return out
 
 
-def _inner_parts(colour: F32, gloss: F32, label: I32, rest: F32) -> None:
+def _inner_parts(colour: Floats, gloss: Floats, label: Ints, rest: Floats) -> None:
     """Colour the eye sockets, mouth and tongue in place."""
-    colour[label == tp.MOUTH] = np.float32([0.10, 0.028, 0.026])
-    colour[label == tp.TONGUE] = np.float32([0.34, 0.10, 0.10])
+    colour[label == tp.MOUTH] = vector(0.10, 0.028, 0.026)
+    colour[label == tp.TONGUE] = vector(0.34, 0.10, 0.10)
     gloss[np.isin(label, (tp.MOUTH, tp.CAVITY))] *= 0.3
 
 
-def _diffuse(light: Lamps, normal: F32, ambient: F32, shadow: F32, wrap: F32) -> F32:
+def _diffuse(light: Lamps, normal: Floats, ambient: Floats, shadow: Floats, wrap: Floats) -> Floats:
     """Incoming light (m, 3) with wrap-around at the terminator and red-edged shadows."""
     facing = (normal @ light.key)[:, None]
     key = np.clip((facing + wrap) / (1 + wrap), 0, None) * shadow[:, None] ** (1 - 0.6 * wrap)
@@ -131,7 +150,9 @@ def _diffuse(light: Lamps, normal: F32, ambient: F32, shadow: F32, wrap: F32) ->
     return key * light.key_colour + fill[:, None] * light.fill_colour + sky[:, None] * light.ambient
 
 
-def _gloss(light: Lamps, normal: F32, view: F32, amount: F32, power: float, base: float) -> F32:
+def _gloss(
+    light: Lamps, normal: Floats, view: Floats, amount: Floats, power: float, base: float
+) -> Floats:
     """Blinn highlights of both lamps, (m, 3)."""
     edge = base + (1 - base) * (1 - np.clip(np.einsum("mc,mc->m", normal, view), 0, 1)) ** 5
     total = np.zeros_like(normal)
@@ -144,14 +165,14 @@ def _gloss(light: Lamps, normal: F32, view: F32, amount: F32, power: float, base
 
 
 def _eyeball(
-    person: Person, shot: Shot, light: Lamps, place: F32, centre: F32, ambient: F32, shadow: F32,
-    view: F32,
-) -> F32:  # fmt: skip
+    person: Person, shot: Shot, light: Lamps, place: Floats, centre: Floats, ambient: Floats,
+    shadow: Floats, view: Floats,
+) -> Floats:  # fmt: skip
     """A wet sphere with an iris; the cornea's steeper curve carries the highlight."""
     local = head.unit(place - centre)
     turn = head.rotation(shot.yaw, shot.pitch, shot.roll)
     across, up = shot.gaze
-    gaze = turn @ head.unit(np.float32([np.sin(across), -np.cos(across), np.tan(up)]))
+    gaze = turn @ head.unit(vector(np.sin(across), -np.cos(across), np.tan(up)))
     side = np.clip((local @ turn[:, 0] - gaze @ turn[:, 0]) * 1.2, -1, 1)
     colour = skin.eye(person, local, gaze, side)
     sky = np.clip(0.15 + 1.1 * ambient, 0, 1)
@@ -162,16 +183,21 @@ def _eyeball(
     return colour * light_in * np.float32(0.9) + _gloss(light, cornea, view, spark, 260, 0.04)
 
 
-def strands(person: Person, shot: Shot, figure: Figure, n: Neutral, scene: object, hits: Hits) -> F32:
-    """Colour (m, 3) of samples on hair; `hits.face` counts within the hair."""
+def strands(
+    person: Person, shot: Shot, figure: Figure, n: Neutral, scene: object, hits: Hits
+) -> Floats:
+    """Colour (m, 3) of samples on hair."""
     assert n.strands is not None
     light = lamps(shot)
-    shadow = np.repeat(key_visibility(scene, figure.knots, None, light.key, 3), 2)
     depth = np.repeat(n.strands.depth.ravel(), 2)
     tone = np.repeat(n.strands.tone, 2 * n.strands.points.shape[1])
-    edge = np.tile(np.float32([-1, 1]), len(figure.knots))
+    edge = np.tile(vector(-1, 1), len(figure.knots))
+    corners = figure.faces[hits.face] - len(n.points)
+    shadow = np.zeros(len(figure.knots), np.float32)
+    used = np.unique(corners // 2)
+    shadow[used] = key_visibility(scene, figure.knots[used], 0.05 * light.key, light.key, 3)
+    shadow = np.repeat(shadow, 2)
     table = np.column_stack([figure.hair_normals, figure.tangents, shadow, depth, tone, edge])
-    corners = figure.faces[figure.skin + hits.face] - len(n.points)
     at = _interpolate(table.astype(np.float32), corners, hits.weights)
     normal, tangent = head.unit(at[:, :3]), head.unit(at[:, 3:6])
     shadow, depth, tone, edge = at[:, 6:].T
@@ -183,8 +209,14 @@ def strands(person: Person, shot: Shot, figure: Figure, n: Neutral, scene: objec
 
 
 def _fibre(
-    light: Lamps, normal: F32, tangent: F32, view: F32, colour: F32, shadow: F32, depth: F32
-) -> F32:
+    light: Lamps,
+    normal: Floats,
+    tangent: Floats,
+    view: Floats,
+    colour: Floats,
+    shadow: Floats,
+    depth: Floats,
+) -> Floats:
     """Kajiya-Kay: light scatters off cylinders, with a white and a coloured highlight."""
     along = tangent @ light.key
     scatter = 0.45 * np.sqrt(np.clip(1 - along**2, 0, 1)) + 0.55 * np.clip(normal @ light.key, 0, 1)
@@ -196,11 +228,13 @@ def _fibre(
     lit = shadow * depth * np.clip(normal @ light.key + 0.2, 0, 1)
     white = 0.022 * sine**70 * lit
     tinted = 0.35 * sine**14 * lit
-    return colour * (key + fill + sky) + (white[:, None] + tinted[:, None] * colour) * light.key_colour
+    return (
+        colour * (key + fill + sky) + (white[:, None] + tinted[:, None] * colour) * light.key_colour
+    )
 
 
-def frame(person: Person, shot: Shot, figure: Figure, hits: Hits) -> F32:
-    """Colour (m, 3) of samples on glasses; `hits.face` counts within all faces."""
+def frame(person: Person, shot: Shot, figure: Figure, hits: Hits) -> Floats:
+    """Colour (m, 3) of samples on glasses."""
     light = lamps(shot)
     a, b, c = (figure.points[figure.faces[hits.face, i]] for i in range(3))
     normal = head.unit(np.cross(b - a, c - a))
@@ -208,4 +242,19 @@ def frame(person: Person, shot: Shot, figure: Figure, hits: Hits) -> F32:
     normal = np.where(facing[:, None] < 0, -normal, normal)
     ones = np.ones(len(normal), np.float32)
     light_in = _diffuse(light, normal, 0.8 * ones, ones, np.zeros_like(normal))
-    return np.asarray(person.frame, np.float32) * light_in + _gloss(light, normal, hits.view, ones, 40, 0.04)
+    return np.asarray(person.frame, np.float32) * light_in + _gloss(
+        light, normal, hits.view, ones, 40, 0.04
+    )
+
+
+def row_of_teeth(shot: Shot, figure: Figure, hits: Hits) -> Floats:
+    """Colour (m, 3) of samples on the teeth, darker towards the sides."""
+    light = lamps(shot)
+    turn = head.rotation(shot.yaw, shot.pitch, shot.roll)
+    start = figure.skin + figure.hair
+    middle = figure.points[figure.faces[start : start + figure.teeth]].mean((0, 1))
+    side = (figure.points[figure.faces[hits.face, 0]] - middle) @ turn[:, 0] / 0.4
+    level = (0.75 - 0.45 * np.clip(side**2, 0, 1)).astype(np.float32)
+    front = np.tile(-turn[:, 1], (len(level), 1))
+    light_in = _diffuse(light, front, 0.7 * level, 0.5 * level, np.zeros_like(front))
+    return vector(0.80, 0.72, 0.58) * light_in

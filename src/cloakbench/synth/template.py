@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
+from cloakbench.synth.arrays import Floats, Ints
 
 VERSION = 3  # of the cached arrays
 CUT = 0.38  # [m] lowest z that is kept: the shoulders
@@ -48,14 +46,14 @@ class Template:
     lips, ears: (h, w) masks in [0,1] over the texture, row 0 at v = 1.
     """
 
-    grid: F32
-    local: F32
-    action: F32
-    faces: I32
-    label: I32
-    uv: F32
-    lips: F32
-    ears: F32
+    grid: Floats
+    local: Floats
+    action: Floats
+    faces: Ints
+    label: Ints
+    uv: Floats
+    lips: Floats
+    ears: Floats
     local_names: tuple[str, ...]
     action_names: tuple[str, ...]
 
@@ -120,7 +118,7 @@ def _extract() -> dict[str, Any]:
     }
 
 
-def _macro_grid(model: Any, torch: Any) -> F32:
+def _macro_grid(model: Any, torch: Any) -> Floats:
     pose = torch.eye(4)[None, None].repeat(1, model.bone_count, 1, 1)
     shapes = []
     for race, gender, age, weight in itertools.product(RACES, GENDERS, AGES, WEIGHTS):
@@ -147,7 +145,7 @@ def _offsets(model: Any, kept: NDArray[np.int64]) -> tuple[dict[str, Any], dict[
     )
 
 
-def _labels(data: Path, uv: F32) -> I32:
+def _labels(data: Path, uv: Floats) -> Ints:
     import yaml
 
     folder = data / "segmentation"
@@ -165,7 +163,7 @@ def _mask(path: Path) -> NDArray[np.float16]:
     return (np.asarray(image) / 255).astype(np.float16)
 
 
-def lookup(image: NDArray[Any], uv: F32) -> NDArray[Any]:
+def lookup(image: NDArray[Any], uv: Floats) -> NDArray[Any]:
     """Nearest pixel of `image` (h, w, ...) at texture coordinates (n, 2) in [0,1]."""
     height, width = image.shape[:2]
     x = np.clip((uv[:, 0] * (width - 1)).round().astype(int), 0, width - 1)

@@ -3,11 +3,9 @@
 from cloakbench.tables.bootstrap import Interval, mean_interval
 from cloakbench.tables.experiment import Tables, make_tables, write_tables
 from cloakbench.tables.markdown import print_summary
-from cloakbench.tables.plan import Plan
 
 __all__ = [
     "Interval",
-    "Plan",
     "Tables",
     "make_tables",
     "mean_interval",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,6 +17,7 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}."
 DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
 LABELS = (*CELL_LABELS, "baseline")
+COUNTS = ("identities", "images", "faces")
 
 
 class Value(NamedTuple):
@@ -46,11 +47,11 @@ def number(value: float, spec: str) -> str:
     return format(value, spec).replace("-", MINUS)
 
 
-def score_grid(frame: pd.DataFrame) -> Grid:
-    """Scores per identity or cell, or differences; intervals are shown where the table has them."""
+def score_grid(frame: pd.DataFrame, counts: Sequence[str] = COUNTS) -> Grid:
+    """Scores per identity or cell, or differences, with intervals where the table has them."""
     names = metric_columns(frame)
     shared, labels = _labels(frame)
-    counts = [name for name in ("identities", "images", "faces") if name in frame]
+    counts = [name for name in counts if name in frame]
     headings = [*labels, *counts, *(heading(name) for name in names)]
     rows = [
         [

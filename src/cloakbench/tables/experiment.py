@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from cloakbench.layout import Layout
+from cloakbench.layout import Cell, Layout
 from cloakbench.score.files import write_csv, write_text
 from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.display import distance_grid, note, score_grid
 from cloakbench.tables.markdown import markdown
-from cloakbench.tables.plan import Plan
 from cloakbench.tables.summary import by_cell, by_identity, contrasts, distance_summary
 
 
@@ -30,19 +30,19 @@ class Tables(NamedTuple):
     distances: pd.DataFrame
 
 
-def make_tables(plan: Plan, layout: Layout) -> Tables:
-    """Read the score files of a plan's cells and summarise them.
+def make_tables(cells: Sequence[Cell], layout: Layout) -> Tables:
+    """Read the score files of an experiment's cells and summarise them, in the cells' order.
 
     Raises:
         CloakBenchError: a file of scores or distances is missing; the message names it.
     """
-    images = read_scores(plan.cells, layout)
+    images = read_scores(cells, layout)
     return Tables(
         images=images,
         identities=by_identity(images),
         summary=by_cell(images),
         contrasts=contrasts(images),
-        distances=read_distances(plan.cells, layout),
+        distances=read_distances(cells, layout),
     )
 
 

@@ -31,8 +31,9 @@ class FaceXLib(FaceBackend):
     )
 
     detector: Path = Field(
-        description="RetinaFace weights: detection_Resnet50_Final.pth or "
-        "detection_mobilenet0.25_Final.pth"
+        description="facexlib's RetinaFace weights: detection_Resnet50_Final.pth or "
+        "detection_mobilenet0.25_Final.pth (retrainings with other anchor sizes load as well, "
+        "and misplace the boxes)"
     )
     recogniser: Path = Field(description="ArcFace weights: recognition_arcface_ir_se50.pth")
     network: Literal["resnet50", "mobile0.25"] = Field(

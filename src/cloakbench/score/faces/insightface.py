@@ -90,7 +90,7 @@ def _analysis(backend: InsightFace) -> Any:
 
 
 def _session_options() -> Any:
-    """onnxruntime starts a thread per core unless told; a job's share is in OMP_NUM_THREADS."""
+    """Onnxruntime starts a thread per core unless told; a job's share is in OMP_NUM_THREADS."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

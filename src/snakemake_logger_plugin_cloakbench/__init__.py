@@ -1,0 +1,90 @@
+"""A logger plugin for Snakemake: one line per job, and how much time is left.
+
+`logger: cloakbench` in a profile (or `--logger cloakbench`) turns it on. Failures, warnings and
+dry-runs are shown as Snakemake shows them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from snakemake_logger_plugin_cloakbench.estimate import Estimate
+
+_HIDDEN = {
+    LogEvent.WORKFLOW_STARTED,
+    LogEvent.SHELLCMD,
+    LogEvent.GROUP_INFO,
+    LogEvent.JOB_STARTED,
+    LogEvent.RESOURCES_INFO,
+    LogEvent.RULEGRAPH,
+}
+
+
+class LogHandler(LogHandlerBase):
+    """Shows running jobs as lines and the whole run as a bar (plain lines off a terminal)."""
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = False
+    has_formatter = False
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._estimate = Estimate()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("jobs, {task.fields[left]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, left="")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if self.common_settings.dryrun or record.levelno >= logging.WARNING:
+            self._pass_on(record)
+        elif event == LogEvent.RUN_INFO:
+            self._estimate.plan(record.stats)
+            self._bar.update(self._task, total=self._estimate.total, left="")
+            if sys.stderr.isatty():
+                self._bar.start()
+        elif event == LogEvent.JOB_INFO:
+            self._started(record)
+        elif event == LogEvent.JOB_FINISHED:
+            self._estimate.finish(record.job_id, time.monotonic())
+        elif event == LogEvent.PROGRESS:
+            self._progressed(record.done)
+        elif event not in _HIDDEN and record.getMessage() not in {"None", ""}:
+            self._pass_on(record)
+
+    def close(self) -> None:
+        self._bar.stop()
+        super().close()
+
+    def _started(self, record: logging.LogRecord) -> None:
+        self._estimate.start(record.jobid, record.rule_name, time.monotonic())
+        if record.rule_name == "all":
+            return
+        wildcards = " ".join(map(str, (record.wildcards or {}).values()))
+        clock = time.strftime("%H:%M:%S")
+        self._console.print(f"{clock}  {record.rule_name:<12} {wildcards}", markup=False)
+
+    def _progressed(self, done: int) -> None:
+        left = self._estimate.left(time.monotonic())
+        self._bar.update(self._task, completed=done, left=left)
+        if not sys.stderr.isatty():
+            self._console.print(f"          {done} of {self._estimate.total} jobs done, {left}")
+
+    def _pass_on(self, record: logging.LogRecord) -> None:
+        if text := self.format(record):
+            self._console.print(text, markup=False)

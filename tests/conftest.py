@@ -1,0 +1,128 @@
+"""Shared by all tests: tiny models, smooth random photos, identities, and jobs that die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tiny import RESOLUTION, make_tiny_model
+
+from cloakbench.jobs import Job
+from cloakbench.models import ModelSpec
+
+if TYPE_CHECKING:
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.images import Photos
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Killed(BaseException):
+    """Ends a loop as SIGKILL would: nothing may catch it."""
+
+
+@dataclass(frozen=True)
+class MortalJob(Job):
+    """A job that saves after every step and is killed before step number `lives`, over all loops.
+
+    `seen` collects the steps that ran.
+    """
+
+    save_every: float = 0.0
+    lives: float = float("inf")
+    seen: list[tuple[str, int]] = field(default_factory=list)
+
+    def steps(self, name: str, total: int, state: Any) -> Iterator[int]:
+        for step in super().steps(name, total, state):
+            if len(self.seen) >= self.lives:
+                raise Killed
+            self.seen.append((name, step))
+            yield step
+
+
+def smooth_photos(count: int, seed: int, resolution: int = RESOLUTION) -> Photos:
+    """Smooth random pictures on whole grey levels; some values touch 0 and 255."""
+    import torch
+
+    from cloakbench.images import Photos
+
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.nn.functional.interpolate(1.4 * coarse - 0.2, resolution, mode="bilinear")
+    levels = (pixels.clamp(0, 1) * 255).round()
+    return Photos(levels / 255, tuple(f"{number:02d}" for number in range(1, count + 1)))
+
+
+def tiny_spec(registry: Any, name: str, **settings: Any) -> dict[str, Any]:
+    """A method's cheapest spec: its preset `tiny`, where it has one."""
+    preset = {"preset": "tiny"} if "tiny" in registry[name].presets else {}
+    return {"method": name, **preset, **settings}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    folder = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return ModelSpec(path=str(folder), resolution=RESOLUTION)
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    folder = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny_v", "v_prediction")
+    return ModelSpec(path=str(folder), resolution=RESOLUTION)
+
+
+@pytest.fixture
+def diffusion(tiny_model: ModelSpec) -> LatentDiffusion:
+    """A freshly loaded tiny model, for tests that may change it."""
+    from cloakbench.diffusion import LatentDiffusion
+
+    return LatentDiffusion.load(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def identity() -> Identity:
+    """Two instance, two surrogate and three class images with the default prompts."""
+    from cloakbench.identity import Identity
+    from cloakbench.prompts import Prompts
+
+    return Identity(smooth_photos(2, 0), Prompts(), smooth_photos(2, 1), smooth_photos(3, 2))
+
+
+@dataclass(frozen=True)
+class Folders:
+    """An identity's images as the stages read them."""
+
+    instance: Path
+    surrogate: Path
+    class_images: Path
+
+
+@pytest.fixture(scope="session")
+def folders(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    from cloakbench.images import save_photos
+
+    root = tmp_path_factory.mktemp("photos")
+    made = Folders(root / "set_B", root / "set_A", root / "class")
+    photos = (identity.instance_images, identity.surrogate_images, identity.class_images)
+    for folder, images in zip(vars(made).values(), photos, strict=True):
+        folder.mkdir()
+        save_photos(images, folder)
+    return made
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of two identities with two photos in each of the three sets."""
+    from cloakbench.images import save_photos
+    from cloakbench.layout import SETS
+
+    root = tmp_path_factory.mktemp("dataset")
+    for number, name in enumerate(("anna", "bert")):
+        for offset, photo_set in enumerate(SETS):
+            folder = root / name / photo_set
+            folder.mkdir(parents=True)
+            save_photos(smooth_photos(2, 10 * number + offset), folder)
+    return root

@@ -1,0 +1,390 @@
+"""What every protection promises, on a tiny model; new files are tested unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Folders, Killed, MortalJob, tiny_spec
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from cloakbench import stages
+from cloakbench.diffusion import LatentDiffusion
+from cloakbench.errors import CloakBenchError
+from cloakbench.finetune import FineTuner, frozen, thaw, trainable
+from cloakbench.identity import Identity
+from cloakbench.images import Photos, load_photos
+from cloakbench.jobs import Job
+from cloakbench.models import ModelSpec
+from cloakbench.pgd import pgd
+from cloakbench.protect import Protection, protections
+from cloakbench.protect.aspl import Lookahead
+from cloakbench.protect.base import round_to_levels
+from cloakbench.protect.surrogate import SurrogateProtection
+
+ALL = protections.names()
+WITH_MODEL = [method.name for method in protections if "model" in method.needs]
+ASCENDING = [method.name for method in protections if issubclass(method, SurrogateProtection)]
+
+
+def build(name: str, **settings: Any) -> Protection:
+    return protections.build(tiny_spec(protections, name, **settings))
+
+
+def run(name: str, identity: Identity, model: ModelSpec, job: Job, **settings: Any) -> Photos:
+    load = lambda: LatentDiffusion.load(model)  # noqa: E731
+    return build(name, **settings).protect(identity, load, job)
+
+
+def levels(folder: Path) -> dict[str, np.ndarray]:
+    """The files of a folder as another program reads them."""
+    return {p.name: np.asarray(Image.open(p), np.int16) for p in sorted(folder.glob("*.png"))}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_shape_and_range_are_kept_on_whole_grey_levels(name, identity, tiny_model):
+    photos = run(name, identity, tiny_model, Job(0))
+
+    original = identity.instance_images
+    assert photos.names == original.names
+    assert photos.pixels.shape == original.pixels.shape
+    assert photos.pixels.dtype == torch.float32
+    assert photos.pixels.min() >= 0
+    assert photos.pixels.max() <= 1
+    whole = (photos.pixels * 255).round() / 255
+    torch.testing.assert_close(photos.pixels, whole, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 11, 255])
+@pytest.mark.parametrize("name", ALL)
+def test_saved_files_stay_within_the_budget(
+    name: str, budget: int, tiny_model: ModelSpec, folders: Folders, tmp_path: Path, identity
+):
+    stages.protect(
+        tiny_spec(protections, name, budget=budget),
+        model=tiny_model,
+        prompts=identity.prompts,
+        instance=folders.instance,
+        surrogate=folders.surrogate,
+        class_images=folders.class_images,
+        run=stages.Run(tmp_path / "out", "anna"),
+    )
+
+    originals, saved = levels(folders.instance), levels(tmp_path / "out")
+    assert saved.keys() == originals.keys()
+    largest = max(np.abs(saved[key] - originals[key]).max() for key in originals)
+    assert largest <= budget
+    assert largest > 0 or budget < 11 or name == "clean"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_seed_gives_the_same_bytes(name, identity, tiny_model):
+    first = run(name, identity, tiny_model, Job(3))
+    again = run(name, identity, tiny_model, Job(3))
+
+    assert torch.equal(first.pixels, again.pixels)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "clean"])
+def test_another_seed_gives_other_bytes(name, identity, tiny_model):
+    first = run(name, identity, tiny_model, Job(3))
+    other = run(name, identity, tiny_model, Job(4))
+
+    assert not torch.equal(first.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_global_random_state_is_neither_used_nor_changed(name, identity, tiny_model):
+    torch.manual_seed(1)
+    first = run(name, identity, tiny_model, Job(3))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = run(name, identity, tiny_model, Job(3))
+
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_killed_protection_resumes_bit_for_bit(name, identity, tiny_model, tmp_path):
+    whole = MortalJob(5)
+    expected = run(name, identity, tiny_model, whole)
+    if len(whole.seen) < 2:
+        pytest.skip(f"'{name}' has no loop to resume")
+
+    for lives in range(1, len(whole.seen)):
+        scratch = tmp_path / str(lives)
+        with pytest.raises(Killed):
+            run(name, identity, tiny_model, MortalJob(5, scratch=scratch, lives=lives))
+        rest = MortalJob(5, scratch=scratch)
+        resumed = run(name, identity, tiny_model, rest)
+        assert torch.equal(resumed.pixels, expected.pixels)
+        assert whole.seen[-1] in rest.seen
+        if list(scratch.glob("*.pt")):
+            assert len(rest.seen) < len(whole.seen)
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_nan_in_the_model_is_one_clear_error(name, identity, tiny_model):
+    def broken() -> LatentDiffusion:
+        model = LatentDiffusion.load(tiny_model)
+        with torch.no_grad():
+            model.unet.conv_in.weight.fill_(float("nan"))
+            model.vae.encoder.conv_in.weight.fill_(float("nan"))
+        return model
+
+    with pytest.raises(CloakBenchError, match=r"(?i)nan.*lower .*learning_? ?rate"):
+        build(name).protect(identity, broken, Job(0))
+
+
+@pytest.mark.parametrize("name", ASCENDING)
+def test_the_denoising_loss_rises_and_more_than_noise_changes_it(name, identity, tiny_model):
+    model = LatentDiffusion.load(tiny_model)
+
+    def loss(pixels: torch.Tensor) -> float:
+        draws = [torch.Generator().manual_seed(seed) for seed in range(30)]
+        with torch.no_grad():
+            text = model.embed([identity.prompts.instance_prompt] * len(pixels))
+            latents = model.posterior(pixels)
+            values = [model.denoising_loss(model.draw(latents, rng), text, rng) for rng in draws]
+        return float(torch.stack(values).double().mean())
+
+    many = {"rounds": 4, "pgd_steps": 5, "steps": 20}  # random weights: a step says little
+    settings = {key: many[key] for key in protections[name].model_fields if key in many}
+    clean = loss(identity.instance_images.pixels)
+    noise = loss(run("noise", identity, tiny_model, Job(1), budget=32).pixels)
+    protected = loss(run(name, identity, tiny_model, Job(1), budget=32, **settings).pixels)
+
+    assert protected - clean > 3 * abs(noise - clean)
+
+
+@pytest.mark.parametrize("budget", [1, 11, 32])
+def test_sign_noise_uses_the_whole_budget_but_at_the_borders(budget, identity, tiny_model):
+    photos = run("noise", identity, tiny_model, Job(0), budget=budget)
+
+    before = (identity.instance_images.pixels * 255).round().int()
+    after = (photos.pixels * 255).round().int()
+    inside = (before >= budget) & (before <= 255 - budget)
+    assert ((after - before).abs()[inside] == budget).all()
+    clipped = (after == 0) | (after == 255) | ((after - before).abs() == budget)
+    assert clipped.all()
+    assert 0.45 < (after > before)[inside].float().mean() < 0.55
+
+
+def test_uniform_noise_fills_the_budget_evenly(identity, tiny_model):
+    settings = {"budget": 20, "distribution": "uniform"}
+    photos = run("noise", identity, tiny_model, Job(0), **settings)
+
+    before = (identity.instance_images.pixels * 255).round()
+    inside = (before >= 20) & (before <= 235)
+    change = (photos.pixels * 255).round()[inside] - before[inside]
+    assert change.abs().mean() == pytest.approx(10, abs=0.3)
+    assert change.mean() == pytest.approx(0, abs=0.3)
+
+
+def test_the_faithful_variant_runs_in_bfloat16_and_differs(identity, tiny_model):
+    loaded = []
+
+    def load() -> LatentDiffusion:
+        loaded.append(LatentDiffusion.load(tiny_model))
+        return loaded[-1]
+
+    plain = build("aspl").protect(identity, load, Job(0))
+    faithful = build("aspl", faithful=True).protect(identity, load, Job(0))
+
+    assert [model.unet.dtype for model in loaded] == [torch.float32, torch.bfloat16]
+    assert not torch.equal(plain.pixels, faithful.pixels)
+
+
+@pytest.mark.parametrize("prior_weight", [0.0, 1.0])
+def test_the_faithful_variant_trains_on_the_first_images_in_order(
+    prior_weight, identity, tiny_model
+):
+    protection = build("aspl", faithful=True, training_steps=3, prior_weight=prior_weight)
+
+    tuner = protection.tuner(LatentDiffusion.load(tiny_model), identity)
+
+    draws = Job(0).rng
+    picked = [tuner._pick(3, step, draws)[0] for step in range(6)]
+    assert picked == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_lookahead_leaves_weights_as_they_were_and_keeps_its_own_moments(identity, diffusion):
+    thaw(diffusion)
+    tuner = FineTuner(diffusion, "a photo of sks person", None, learning_rate=1e-2)
+    lookahead = Lookahead(tuner)
+    images = diffusion.posterior_once(identity.instance_images.pixels)
+    before = [p.detach().clone() for p in tuner.parameters]
+
+    with lookahead:
+        tuner.step(images, 0, Job(0).rng)
+        inside = [p.detach().clone() for p in tuner.parameters]
+
+    assert not all(map(torch.equal, inside, before))
+    assert all(map(torch.equal, tuner.parameters, before))
+    assert not tuner.optimiser.state_dict()["state"]
+    assert lookahead.state_dict()["state"]
+
+
+def test_frozen_takes_and_returns_exactly_what_was_thawed(diffusion):
+    thaw(diffusion, text_encoder=False)
+    thawed = trainable(diffusion)
+
+    with pytest.raises(Killed), frozen(diffusion):
+        assert not trainable(diffusion)
+        raise Killed
+
+    assert list(map(id, trainable(diffusion))) == list(map(id, thawed))
+    assert not any(p.requires_grad for p in diffusion.text_encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ASCENDING)
+def test_ascending_changes_no_weight_of_the_surrogate(name, identity, diffusion):
+    protection = build(name, training_steps=0)
+    before = {k: v.clone() for k, v in diffusion.unet.state_dict().items()}
+
+    protection.perturb(identity, diffusion, Job(0))
+
+    after = diffusion.unet.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert all(p.grad is None for p in diffusion.unet.parameters())
+    assert all(p.grad is None for p in diffusion.vae.parameters())
+
+
+def test_pgd_equals_a_loop_written_by_hand_on_a_quadratic_loss():
+    rng = np.random.default_rng(0)
+    original, start, target = rng.random((3, 2, 3, 5, 5))
+    start = np.clip(start, original - 0.1, original + 0.1).clip(0, 1)
+
+    expected = start.copy()
+    for _ in range(7):
+        gradient = 2 * (expected - target)
+        moved = expected + 0.03 * np.sign(gradient)
+        expected = np.minimum(np.maximum(moved, original - 0.1), original + 0.1).clip(0, 1)
+
+    goal = torch.tensor(target)
+    result = pgd(
+        torch.tensor(start),
+        torch.tensor(original),
+        lambda x, _: (x - goal).square().flatten(1).sum(1),
+        radius=0.1,
+        step_size=0.03,
+        steps=range(7),
+    )
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
+
+
+def test_pgd_tells_the_loss_which_step_it_is_and_keeps_images_apart():
+    pixels = torch.full((2, 3, 4, 4), 0.5)
+    seen = []
+
+    def loss(x: torch.Tensor, step: int) -> torch.Tensor:
+        seen.append(step)
+        return torch.stack([1e6 * x[0].sum(), -1e-6 * x[1].sum()])
+
+    result = pgd(pixels, pixels, loss, radius=1.0, step_size=0.1, steps=range(3, 5))
+
+    assert seen == [3, 4]
+    torch.testing.assert_close(result[0], torch.full((3, 4, 4), 0.7))
+    torch.testing.assert_close(result[1], torch.full((3, 4, 4), 0.3))
+
+
+GREY = arrays.arrays(np.uint8, (1, 3, 4, 4))
+WILD = arrays.arrays(np.float32, (1, 3, 4, 4), elements=st.floats(-3, 3, width=32))
+
+
+@given(original=GREY, wild=WILD, budget=st.integers(0, 255))
+def test_projecting_and_rounding_never_leave_the_budget(original, wild, budget):
+    photos = torch.from_numpy(original).float() / 255
+    protection = protections.build({"method": "noise", "budget": budget})
+
+    projected = protection.project(torch.from_numpy(wild), photos)
+    saved = (round_to_levels(projected) * 255).round().int()
+
+    assert (saved - torch.from_numpy(original).int()).abs().max() <= budget
+    assert saved.min() >= 0
+    assert saved.max() <= 255
+
+
+@given(original=GREY, change=st.integers(-255, 255), budget=st.integers(0, 255))
+def test_projecting_keeps_what_is_already_inside(original, change, budget):
+    change = max(-budget, min(budget, change))
+    photos = torch.from_numpy(original).float() / 255
+    wanted = (torch.from_numpy(original).float() + change).clamp(0, 255) / 255
+    protection = protections.build({"method": "noise", "budget": budget})
+
+    projected = round_to_levels(protection.project(wanted, photos))
+
+    assert torch.equal((projected * 255).round(), (wanted * 255).round())
+
+
+def test_a_protection_that_breaks_its_budget_is_stopped_before_its_files_appear(
+    monkeypatch, tiny_model, folders, identity, tmp_path
+):
+    clean = protections["clean"]
+    monkeypatch.setattr(clean, "project", lambda self, pixels, original: 1 - original)
+
+    with pytest.raises(CloakBenchError, match=r"255 from the originals, the budget is 0/255"):
+        stages.protect(
+            {"method": "clean"},
+            model=tiny_model,
+            prompts=identity.prompts,
+            instance=folders.instance,
+            surrogate=None,
+            class_images=None,
+            run=stages.Run(tmp_path / "out", "anna"),
+        )
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["surrogate", "class_images"])
+def test_a_missing_folder_is_asked_for_by_its_option(
+    option, tiny_model, folders, identity, tmp_path
+):
+    given_folders = {"surrogate": folders.surrogate, "class_images": folders.class_images}
+    given_folders[option] = None
+
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(CloakBenchError, match=rf"'aspl' needs {flag} FOLDER"):
+        stages.protect(
+            tiny_spec(protections, "aspl"),
+            model=tiny_model,
+            prompts=identity.prompts,
+            instance=folders.instance,
+            **given_folders,
+            run=stages.Run(tmp_path / "out", "anna"),
+        )
+
+
+def test_unfinished_work_of_other_settings_is_not_resumed(
+    monkeypatch, tiny_model, folders, identity, tmp_path
+):
+    def protect(out: str, prompts, **settings: Any) -> torch.Tensor:
+        stages.protect(
+            tiny_spec(protections, "aspl", **settings),
+            model=tiny_model,
+            prompts=prompts,
+            instance=folders.instance,
+            surrogate=folders.surrogate,
+            class_images=folders.class_images,
+            run=stages.Run(tmp_path / out, "anna", scratch=tmp_path / "scratch"),
+        )
+        return load_photos(tmp_path / out).pixels
+
+    other = identity.prompts.model_copy(update={"class_noun": "dog"})
+    expected = protect("expected", other, budget=40)
+
+    monkeypatch.setattr(stages, "Job", lambda *args: MortalJob(*args, lives=1))
+    with pytest.raises(Killed):
+        protect("out", identity.prompts, budget=40)
+    monkeypatch.undo()
+
+    assert torch.equal(protect("out", other, budget=40), expected)
+    assert not list((tmp_path / "scratch").rglob("*.pt"))

@@ -1,0 +1,131 @@
+"""The report: one file with scores and pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_tables import study
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell, Layout
+from cloakbench.report import make_report
+from cloakbench.report.gallery import SAMPLES
+from cloakbench.report.pictures import embed, magnify
+from cloakbench.report.plot import score_plot
+from cloakbench.tables import make_tables
+
+PROMPTS = {"photo": "a photo of <sks> person"}
+
+
+def pictures(folder: Path, count: int, shift: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(20, 230, (48, 48, 3)) + shift
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index:02d}.png")
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    layout, made = Layout(tmp_path), study(tmp_path)
+    for cell in made:
+        pictures(layout.data(cell) / "set_B", 2)
+        pictures(layout.protected(cell), 2, shift=0 if cell.protection == "clean" else 5)
+        for prompt in ("photo", "portrait"):
+            pictures(layout.generated(cell) / prompt, SAMPLES + 1)
+    return made
+
+
+@pytest.fixture
+def page(cells: list[Cell], tmp_path: Path) -> str:
+    return make_report("demo", cells, Layout(tmp_path), PROMPTS).read_text(encoding="utf-8")
+
+
+def images(page: str) -> list[Image.Image]:
+    found = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
+def test_the_page_holds_every_picture_it_promises(page: str) -> None:
+    originals, protected_and_perturbation, samples = 2, 2 * 2 * 2, 3 * 2 * 2 * SAMPLES
+    found = images(page)
+
+    assert len(found) == 2 * (originals + protected_and_perturbation + samples)
+    assert {image.size for image in found} == {(48, 48)}
+
+
+def test_the_page_shows_scores_with_intervals_and_prompts_as_text(page: str) -> None:
+    assert "0.255 <small>[0.205, 0.305]</small>" in page
+    assert "a photo of &lt;sks&gt; person" in page
+    assert "<svg" in page
+    assert "perturbation × 10" in page
+
+
+def test_the_page_needs_nothing_beside_it(page: str) -> None:
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_the_page_is_well_formed(page: str) -> None:
+    class Checker(HTMLParser):
+        void = frozenset({"meta", "img", "br", "link"})
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: list) -> None:
+            if tag not in self.void:
+                self.open.append(tag)
+            assert tag != "img" or dict(attrs)["alt"]
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+
+
+def test_a_missing_folder_of_samples_is_named(cells: list[Cell], tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.generated(cells[0]).rename(tmp_path / "gone")
+
+    with pytest.raises(CloakBenchError, match="generated/clean/none/dreambooth: no such folder"):
+        make_report("demo", cells, layout, PROMPTS)
+
+
+def test_a_perturbation_is_magnified_around_middle_grey() -> None:
+    original = Image.new("RGB", (4, 4), (100, 100, 100))
+    changed = Image.new("RGB", (4, 4), (101, 95, 200))
+
+    assert magnify(changed, original).getpixel((0, 0)) == (137, 77, 255)
+
+
+def test_large_pictures_are_shrunk_and_stay_small_files() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 300, 3), dtype=np.uint8)
+    uri = embed(Image.fromarray(noise))
+
+    assert len(uri) < 60_000
+    [image] = images(f'src="{uri}"')
+    assert image.size == (128, 256)
+
+
+def test_the_figure_takes_the_colour_of_the_page(cells: list[Cell], tmp_path: Path) -> None:
+    summary = make_tables(cells, Layout(tmp_path)).summary
+
+    svg = score_plot(summary)
+
+    assert "currentColor" in svg
+    assert "aspl / cdl" in svg
+    assert score_plot(summary) == svg
+    assert score_plot(summary.drop(columns=["relative_ism", "fdfr"])) == ""

@@ -1,0 +1,144 @@
+"""Synthetic portraits: determinism, attributes, captions, resume, and the bundled identities."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cloakbench.errors import CloakBenchError
+
+pytest.importorskip("anny", reason='portraits need anny: pip install "cloakbench[synth]"')
+pytest.importorskip("embreex", reason='portraits need embreex: pip install "cloakbench[synth]"')
+
+from cloakbench import synth
+from cloakbench.synth import people
+
+RESOURCES = Path(__file__).parents[1] / "resources" / "identities"
+SETS = ("set_A", "set_B", "set_C")
+
+
+def _rendered(seed: int, identity: int, index: int, size: int = 48) -> np.ndarray:
+    return synth.render(*synth.portrait(seed, identity, index), size)
+
+
+def test_same_seed_gives_the_same_bytes() -> None:
+    first = _rendered(3, 0, 1)
+    _rendered(3, 1, 0)  # another person in between must leave no trace
+    assert first.shape == (48, 48, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, _rendered(3, 0, 1))
+
+
+def test_other_portraits_and_other_people_look_different() -> None:
+    first = _rendered(3, 0, 0).astype(int)
+    for other in (_rendered(3, 0, 1), _rendered(3, 1, 0), _rendered(4, 0, 0)):
+        assert np.abs(first - other).mean() > 5
+
+
+def test_the_scene_does_not_depend_on_the_resolution() -> None:
+    small, large = (_rendered(3, 2, 0, size).astype(float) for size in (48, 192))
+    shrunk = large.reshape(48, 4, 48, 4, 3).mean((1, 3))
+    assert np.abs(shrunk - small).mean() < 6
+
+
+@pytest.mark.parametrize("size", [16, 513])
+def test_sizes_out_of_range_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=r"32\.\.512 pixels"):
+        _rendered(3, 0, 0, size)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_attributes_lie_in_their_ranges_and_survive_json(seed: int) -> None:
+    person = people.sample_person(seed)
+    shot = people.sample_shot(person, seed)
+    record = json.loads(json.dumps([person.attributes(), shot.attributes()]))
+    assert record[0]["skin_word"] in people.SKIN_WORDS
+    assert person == people.sample_person(seed)
+    assert sum(person.ancestry) == pytest.approx(1)
+    assert all(-1 <= value <= 1 for _, value in person.shape)
+    assert all(0 < c < 1 for c in (*person.skin, *person.hair, *person.iris, *shot.cloth))
+    assert person.gender == "man" or person.beard == "none"
+    assert abs(shot.yaw) <= 0.6
+    assert not shot.glasses or person.glasses != "none"
+
+
+def test_a_person_keeps_its_attributes_over_its_portraits() -> None:
+    people_of = {synth.portrait(5, 7, i)[0] for i in range(4)}
+    shots = {synth.portrait(5, 7, i)[1].yaw for i in range(4)}
+    assert len(people_of) == 1
+    assert len(shots) == 4
+
+
+def test_captions_name_only_what_is_there() -> None:
+    rng = np.random.default_rng(0)
+    texts = []
+    for i in range(300):
+        person, shot = synth.portrait(6, i, 0)
+        text = synth.caption(person, shot, rng)
+        texts.append(text)
+        other = "man" if person.gender == "woman" else "woman"
+        assert other not in text.replace(",", "").split()
+        assert "glasses" not in text or shot.glasses
+        assert "noisy" not in text
+        assert not any(mark in text for mark in "{}[]_")
+    assert len(set(texts)) > 150
+    assert {"a photo of a person", "a photo of person"} <= set(texts)
+
+
+def test_captions_are_deterministic() -> None:
+    person, shot = synth.portrait(6, 0, 0)
+    one, two = (synth.caption(person, shot, np.random.default_rng(1)) for _ in range(2))
+    assert one == two
+
+
+def test_a_stopped_run_resumes_with_equal_bytes(tmp_path: Path) -> None:
+    def run(workers: int = 1) -> None:
+        synth.generate(tmp_path, 2, 3, size=32, seed=9, sets=SETS, workers=workers)
+
+    run()
+    files = sorted(tmp_path.rglob("*.png"))
+    assert [str(f.relative_to(tmp_path / "person_000001")) for f in files[3:]] == [
+        "set_A/00.png", "set_B/01.png", "set_C/02.png"]  # fmt: skip
+    before = {f: f.read_bytes() for f in files}
+    for f in files:
+        os.utime(f, (0, 0))
+    files[0].unlink()
+    files[4].write_bytes(before[files[4]][:100])  # a torn file counts as missing
+    run(workers=2)
+    assert {f: f.read_bytes() for f in sorted(tmp_path.rglob("*.png"))} == before
+    assert [f.stat().st_mtime > 0 for f in files] == [i in (0, 4) for i in range(6)]
+    record = json.loads((tmp_path / "person_000000" / "attributes.json").read_text())
+    assert sorted(record["portraits"]) == ["set_A/00.png", "set_B/01.png", "set_C/02.png"]
+
+
+def test_portraits_must_split_evenly_into_sets(tmp_path: Path) -> None:
+    with pytest.raises(CloakBenchError, match="multiple of the 3 sets"):
+        synth.generate(tmp_path, 1, 4, sets=SETS)
+
+
+@pytest.mark.skipif(not RESOURCES.exists(), reason="no bundled identities in this checkout")
+def test_bundled_identities_are_complete() -> None:
+    folders = sorted(p for p in RESOURCES.iterdir() if p.is_dir())
+    assert len(folders) >= 10
+    for folder in folders:
+        assert json.loads((folder / "attributes.json").read_text())["person"]["gender"]
+        for name in SETS:
+            images = [Image.open(p) for p in sorted((folder / name).glob("*.png"))]
+            assert [(i.size, i.mode) for i in images] == [((128, 128), "RGB")] * 4
+    assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) <= 5_000_000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dlib") is None, reason="dlib is not installed")
+def test_verification_separates_two_clear_clusters() -> None:
+    from cloakbench.synth.measure import verification
+
+    vectors = np.array([[0.0, 0], [0.1, 0], [1, 0], [1.1, 0]])
+    result = verification(["a", "a", "b", "b"], vectors)
+    assert result["accuracy"] == 1
+    assert result["same"] == pytest.approx(0.1)

@@ -1,0 +1,243 @@
+"""Tables: the bootstrap, the way from images to cells, and what the files say."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell, Layout
+from cloakbench.score.files import write_csv
+from cloakbench.score.labels import PHOTO_LABELS, label
+from cloakbench.tables import make_tables, mean_interval, print_summary, write_tables
+from cloakbench.tables.display import number
+
+PROTECTIONS = ("clean", "noise", "aspl")
+BASE = {"clean": 0.8, "noise": 0.75, "aspl": 0.3}
+
+
+def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Cell]:
+    """Score files of a small study: scores fall with the protection and the second identity."""
+    cells = [
+        Cell("mini", "synthetic", identity, protection, "none", trainer)
+        for identity, protection, trainer in itertools.product(
+            identities, PROTECTIONS, ("dreambooth", "cdl")
+        )
+    ]
+    for cell in cells:
+        write_csv(_scores(cell), Layout(root).scores(cell))
+        write_csv(_distances(cell), Layout(root).distances(cell))
+    return cells
+
+
+def _scores(cell: Cell) -> pd.DataFrame:
+    rows = []
+    for prompt, image in itertools.product(("photo", "portrait"), range(3)):
+        seen = not (cell.protection == "aspl" and image == 2)
+        value = BASE[cell.protection] - 0.1 * (cell.identity == "bert") + 0.01 * image
+        rows.append(
+            {
+                **label(cell),
+                "prompt": prompt,
+                "image": f"{image:02d}",
+                "face": int(seen),
+                "faces": int(seen),
+                "fdfr": float(not seen),
+                "relative_ism": value if seen else math.nan,
+                "identified": float(seen),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _distances(cell: Cell) -> pd.DataFrame:
+    far = 0 if cell.protection == "clean" else 11
+    psnr = math.inf if far == 0 else 30.0
+    rows = [
+        {**label(cell, PHOTO_LABELS), "photo": f"{i:02d}", "linf": far - i * (far > 0)}
+        | {"psnr": psnr, "ssim": 1 - far / 100}
+        for i in range(2)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def made(tmp_path: Path):
+    return make_tables(study(tmp_path), Layout(tmp_path))
+
+
+def row(frame: pd.DataFrame, **labels: str) -> dict:
+    [found] = frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)].to_dict("records")
+    return found
+
+
+values = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
+
+
+@given(values)
+def test_the_interval_holds_the_mean_and_stays_among_the_values(given_values: list[float]) -> None:
+    mean, low, high, n = mean_interval(np.array(given_values))
+
+    assert n == len(given_values)
+    assert min(given_values) - 1e-9 <= low <= mean + 1e-9
+    assert mean - 1e-9 <= high <= max(given_values) + 1e-9
+
+
+@given(values, st.integers(0, 5))
+def test_equal_seeds_give_equal_intervals(given_values: list[float], seed: int) -> None:
+    array = np.array(given_values)
+
+    assert mean_interval(array, seed) == mean_interval(array, seed)
+
+
+def test_the_interval_agrees_with_the_normal_one_for_many_values() -> None:
+    sample = np.random.default_rng(3).normal(size=400)
+    half = 1.96 * sample.std() / math.sqrt(sample.size)
+
+    mean, low, high, _ = mean_interval(sample)
+
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.06)
+
+
+def test_missing_values_are_left_out_and_one_value_has_no_interval() -> None:
+    assert mean_interval(np.array([np.nan, 1.0, 1.0])) == (1, 1, 1, 2)
+    assert mean_interval(np.array([np.nan, 0.5]))[::3] == (0.5, 1)
+    assert np.isnan(mean_interval(np.array([0.5]))[1:3]).all()
+    assert mean_interval(np.array([np.nan])).n == 0
+
+
+def test_identities_average_the_images_that_have_a_value(made) -> None:
+    found = row(made.identities, identity="bert", protection="aspl", trainer="cdl")
+
+    assert (found["images"], found["faces"]) == (6, 4)
+    assert found["relative_ism"] == pytest.approx(0.2 + 0.005)
+    assert found["fdfr"] == pytest.approx(1 / 3)
+
+
+def test_the_summary_averages_identities_and_resamples_them(made) -> None:
+    found = row(made.summary, protection="aspl", trainer="cdl")
+
+    assert (found["over"], found["identities"], found["images"]) == ("identities", 2, 12)
+    assert found["relative_ism"] == pytest.approx((0.305 + 0.205) / 2)
+    assert found["relative_ism_low"] == pytest.approx(0.205)
+    assert found["relative_ism_high"] == pytest.approx(0.305)
+    assert found["relative_ism_n"] == 2
+
+
+def test_rows_keep_the_order_of_the_cells(made) -> None:
+    assert made.summary["protection"].unique().tolist() == list(PROTECTIONS)
+
+
+def test_with_one_identity_images_are_resampled_and_the_table_says_so(tmp_path: Path) -> None:
+    cells = study(tmp_path, identities=("anna",))
+
+    found = row(make_tables(cells, Layout(tmp_path)).summary, protection="aspl", trainer="cdl")
+
+    assert (found["over"], found["relative_ism_n"]) == ("images", 4)
+    assert 0.3 <= found["relative_ism_low"] < found["relative_ism"] < found["relative_ism_high"]
+
+
+def test_contrasts_are_paired_so_that_identities_do_not_blur_them(made) -> None:
+    assert set(made.contrasts["protection"]) == {"aspl"}
+    found = row(made.contrasts, baseline="clean", trainer="dreambooth")
+
+    assert found["relative_ism"] == pytest.approx(0.305 - 0.81)
+    assert found["relative_ism_low"] == pytest.approx(found["relative_ism_high"])
+    assert found["fdfr"] == pytest.approx(1 / 3)
+
+
+def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    Layout(tmp_path).scores(cells[3]).unlink()
+
+    with pytest.raises(CloakBenchError, match=r"dreambooth.csv|cdl.csv: no such file.*score"):
+        make_tables(cells, Layout(tmp_path))
+
+
+def test_scores_of_another_cell_are_refused(tmp_path: Path) -> None:
+    cells, layout = study(tmp_path), Layout(tmp_path)
+    layout.scores(cells[0]).write_bytes(layout.scores(cells[1]).read_bytes())
+
+    with pytest.raises(CloakBenchError, match=r"trainer should be 'dreambooth' .* found cdl"):
+        make_tables(cells, layout)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
+def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
+    cells, layout = study(tmp_path), Layout(tmp_path)
+    layout.scores(cells[0]).write_text(content)
+
+    with pytest.raises(CloakBenchError, match=r"dreambooth\.csv: "):
+        make_tables(cells, layout)
+
+
+def test_an_experiment_without_cells_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CloakBenchError, match="no cells"):
+        make_tables([], Layout(tmp_path))
+
+
+def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path: Path) -> None:
+    [cell, *_] = study(tmp_path, identities=("NA",))
+
+    images = make_tables([cell], Layout(tmp_path)).images
+
+    assert images["identity"].unique().tolist() == ["NA"]
+    assert images["image"].tolist()[:2] == ["00", "01"]
+
+
+def test_the_files_hold_what_was_made(made, tmp_path: Path) -> None:
+    write_tables("demo", made, tmp_path / "tables")
+
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {
+        *("images.csv", "identities.csv", "summary.csv", "contrasts.csv", "distances.csv"),
+        *("summary.md", "identities.md", "contrasts.md", "distances.md"),
+    }
+    read = pd.read_csv(tmp_path / "tables" / "summary.csv")
+    assert read["relative_ism"].tolist() == pytest.approx(made.summary["relative_ism"].tolist())
+
+
+def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
+    made, tmp_path: Path
+) -> None:
+    write_tables("demo", made, tmp_path)
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+    assert "For model mini, dataset synthetic, purification none." in summary
+    assert "FDFR ↑" in summary
+    assert "33% [33%, 33%]" in summary
+    assert "0.255 [0.205, 0.305]" in summary
+    assert "| clean | 0 | ∞ | 1.000 |" in (tmp_path / "distances.md").read_text(encoding="utf-8")
+
+
+def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:
+    write_tables("demo", made, tmp_path)
+
+    assert "| aspl | 11 | 30.0 | 0.890 |" in (tmp_path / "distances.md").read_text("utf-8")
+
+
+def test_the_terminal_shows_the_summary(made) -> None:
+    console = Console(file=io.StringIO(), width=120)
+
+    print_summary("demo", made.summary, console)
+
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "demo (model mini" in printed
+    assert "[0.205, 0.305]" in printed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.5, "\N{MINUS SIGN}0.5"), (math.nan, "\N{EN DASH}"), (math.inf, "∞")]
+)
+def test_numbers_are_typeset(value: float, text: str) -> None:
+    assert number(value, ".1f") == text
