@@ -20,10 +20,10 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         TABLES / "summary.csv",
         LAYOUT.report(EXPERIMENT.experiment),
+    localrule: True
 
 
 onsuccess:

@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloakbench.errors import CloakBenchError
-
-pytest.importorskip("anny", reason='portraits need anny: pip install "cloakbench[synth]"')
-pytest.importorskip("embreex", reason='portraits need embreex: pip install "cloakbench[synth]"')
-
 from cloakbench import synth
-from cloakbench.synth import people
+from cloakbench.errors import CloakBenchError
+from cloakbench.synth import palette, people, rays
 
 RESOURCES = Path(__file__).parents[1] / "resources" / "identities"
 SETS = ("set_A", "set_B", "set_C")
+MISSING = [name for name in ("anny", "embreex") if importlib.util.find_spec(name) is None]
+needs_synth = pytest.mark.skipif(
+    bool(MISSING), reason=f'{MISSING} not installed: pip install "cloakbench[synth]"'
+)
 
 
 def _rendered(seed: int, identity: int, index: int, size: int = 48) -> np.ndarray:
     return synth.render(*synth.portrait(seed, identity, index), size)
 
 
+@needs_synth
 def test_same_seed_gives_the_same_bytes() -> None:
     first = _rendered(3, 0, 1)
     _rendered(3, 1, 0)  # another person in between must leave no trace
@@ -35,30 +36,34 @@ def test_same_seed_gives_the_same_bytes() -> None:
     assert np.array_equal(first, _rendered(3, 0, 1))
 
 
+@needs_synth
 def test_other_portraits_and_other_people_look_different() -> None:
     first = _rendered(3, 0, 0).astype(int)
     for other in (_rendered(3, 0, 1), _rendered(3, 1, 0), _rendered(4, 0, 0)):
         assert np.abs(first - other).mean() > 5
 
 
+@needs_synth
 def test_the_scene_does_not_depend_on_the_resolution() -> None:
     small, large = (_rendered(3, 2, 0, size).astype(float) for size in (48, 192))
     shrunk = large.reshape(48, 4, 48, 4, 3).mean((1, 3))
     assert np.abs(shrunk - small).mean() < 6
 
 
+@needs_synth
 @pytest.mark.parametrize("size", [16, 513])
 def test_sizes_out_of_range_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=r"32\.\.512 pixels"):
         _rendered(3, 0, 0, size)
 
 
+@needs_synth
 @pytest.mark.parametrize("seed", range(40))
 def test_attributes_lie_in_their_ranges_and_survive_json(seed: int) -> None:
     person = people.sample_person(seed)
     shot = people.sample_shot(person, seed)
     record = json.loads(json.dumps([person.attributes(), shot.attributes()]))
-    assert record[0]["skin_word"] in people.SKIN_WORDS
+    assert record[0]["skin_word"] in palette.SKIN_WORDS
     assert person == people.sample_person(seed)
     assert sum(person.ancestry) == pytest.approx(1)
     assert all(-1 <= value <= 1 for _, value in person.shape)
@@ -68,6 +73,7 @@ def test_attributes_lie_in_their_ranges_and_survive_json(seed: int) -> None:
     assert not shot.glasses or person.glasses != "none"
 
 
+@needs_synth
 def test_a_person_keeps_its_attributes_over_its_portraits() -> None:
     people_of = {synth.portrait(5, 7, i)[0] for i in range(4)}
     shots = {synth.portrait(5, 7, i)[1].yaw for i in range(4)}
@@ -75,6 +81,7 @@ def test_a_person_keeps_its_attributes_over_its_portraits() -> None:
     assert len(shots) == 4
 
 
+@needs_synth
 def test_captions_name_only_what_is_there() -> None:
     rng = np.random.default_rng(0)
     texts = []
@@ -91,12 +98,14 @@ def test_captions_name_only_what_is_there() -> None:
     assert {"a photo of a person", "a photo of person"} <= set(texts)
 
 
+@needs_synth
 def test_captions_are_deterministic() -> None:
     person, shot = synth.portrait(6, 0, 0)
     one, two = (synth.caption(person, shot, np.random.default_rng(1)) for _ in range(2))
     assert one == two
 
 
+@needs_synth
 def test_a_stopped_run_resumes_with_equal_bytes(tmp_path: Path) -> None:
     def run(workers: int = 1) -> None:
         synth.generate(tmp_path, 2, 3, size=32, seed=9, sets=SETS, workers=workers)
@@ -115,6 +124,13 @@ def test_a_stopped_run_resumes_with_equal_bytes(tmp_path: Path) -> None:
     assert [f.stat().st_mtime > 0 for f in files] == [i in (0, 4) for i in range(6)]
     record = json.loads((tmp_path / "person_000000" / "attributes.json").read_text())
     assert sorted(record["portraits"]) == ["set_A/00.png", "set_B/01.png", "set_C/02.png"]
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rays, "EmbreeScene", None)
+    monkeypatch.setattr(rays, "_MISSING", ImportError(name="embreex"), raising=False)
+    with pytest.raises(CloakBenchError, match=r'embreex: pip install "cloakbench\[synth\]"'):
+        rays.make_scene(np.zeros((3, 3), np.float32), np.arange(3, dtype=np.int32)[None])
 
 
 def test_portraits_must_split_evenly_into_sets(tmp_path: Path) -> None:

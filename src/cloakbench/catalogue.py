@@ -14,8 +14,8 @@ from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry
-from cloakbench.score.metric import metrics
 from cloakbench.score.faces import backends
+from cloakbench.score.metric import metrics
 
 REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
 CONFIG_KEYS = {

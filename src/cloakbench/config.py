@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ from cloakbench.protect import Protection, protections
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.registry import Method, Registry, Spec, explain
 from cloakbench.sampling import Sampling
-from cloakbench.score.metric import metrics
 from cloakbench.score.faces import backends
+from cloakbench.score.metric import metrics
 
 M = TypeVar("M", bound=Method)
 Entry = str | list[Any] | dict[str, Any]
@@ -45,7 +46,9 @@ class Experiment(BaseModel):
     models: dict[str, ModelSpec] = Field(description="models by name")
     dataset: str = Field(description="the dataset that is used, by its name in `datasets`")
     datasets: dict[str, Dataset] = Field(description="datasets by name")
-    identities: list[str] | None = Field(None, description="identities that are used; null: all")
+    identities: list[str] | None = Field(
+        None, description="identities that are used; null: all", min_length=1
+    )
     preset: str | None = Field(
         None, description="preset of every method that has it, unless its entry says otherwise"
     )
@@ -57,7 +60,8 @@ class Experiment(BaseModel):
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
     faces: Entry = Field("dlib", description="face backend of the identity metrics")
     metrics: list[Entry] = Field(
-        ["fdfr", "ism", "relative_ism", "identified", "brisque"], description="metrics"
+        ["fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque"],
+        description="metrics",
     )
     keep_weights: bool = Field(False, description="keep personalised weights after sampling")
 
@@ -77,6 +81,12 @@ class Experiment(BaseModel):
                 f"config: experiment '{experiment.experiment}' names a folder: use letters, "
                 "digits, and . _ + -"
             )
+        experiment._check_preset()
+        for identity, times in Counter(experiment.identities).items():
+            if times > 1:
+                raise CloakBenchError(
+                    f"config: identities: '{identity}' is there {times} times. Name it once."
+                )
         for key, known in (("model", experiment.models), ("dataset", experiment.datasets)):
             if (chosen := getattr(experiment, key)) not in known:
                 raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
@@ -93,7 +103,7 @@ class Experiment(BaseModel):
                 content = yaml.safe_load(path.read_text())
             except OSError as error:
                 raise CloakBenchError(f"{path}: cannot be read ({error.strerror}).") from None
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 reason = " ".join(str(error).split())
                 raise CloakBenchError(f"{path}: is not valid YAML ({reason}).") from None
             if not isinstance(content, dict):
@@ -105,7 +115,10 @@ class Experiment(BaseModel):
     def read(cls, sources: Sequence[str]) -> Experiment:
         """From a command line: YAML files to load in order, or one config as JSON."""
         if len(sources) == 1 and sources[0].startswith("{"):
-            return cls.parse(json.loads(sources[0]))
+            try:
+                return cls.parse(json.loads(sources[0]))
+            except json.JSONDecodeError as error:
+                raise CloakBenchError(f"the config is not valid JSON ({error}).") from None
         return cls.load(*map(Path, sources))
 
     @property
@@ -170,6 +183,14 @@ class Experiment(BaseModel):
         for identity in self.chosen_identities:
             self.dataset_spec.sets(identity)
 
+    def _check_preset(self) -> None:
+        stages: tuple[Registry, ...] = (protections, purifiers, trainers, metrics, backends)
+        known = {preset for stage in stages for method in stage for preset in method.presets}
+        if self.preset is not None and self.preset not in known:
+            raise CloakBenchError(
+                f"config: unknown preset '{self.preset}': {nearest(self.preset, known)}"
+            )
+
     def _build(self, registry: Registry[M], entries: list[Entry]) -> dict[str, M]:
         built: dict[str, M] = {}
         for entry in entries:
@@ -197,7 +218,7 @@ class Experiment(BaseModel):
         label = spec.pop("name", None) or spec.get("method")
         if label is None:
             raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
-        spec.setdefault("method", label)
+        spec["method"] = str(spec.get("method", label))
         if self.preset in registry[spec["method"]].presets:
             spec.setdefault("preset", self.preset)
         return str(label), spec

@@ -11,6 +11,7 @@ from cloakbench.images import centre_crop, photo_files, read_photo
 from cloakbench.layout import SETS
 from cloakbench.outputs import new_folder
 
+ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
 
 
@@ -62,7 +63,7 @@ class Dataset(BaseModel):
         sets = (
             {name: photo_files(folder / name) for name in SETS}
             if found
-            else split(photo_files_of_flat(folder))
+            else split(photo_files(folder, beside=(ATTRIBUTES,)))
         )
         for name, files in sets.items():
             if len(files) < FEWEST:
@@ -71,13 +72,6 @@ class Dataset(BaseModel):
                     f"{where}: {len(files)} photos, at least {FEWEST} are needed. Add photos."
                 )
         return sets
-
-
-def photo_files_of_flat(folder: Path) -> list[Path]:
-    """Photos beside the attribute files that a flat identity folder may hold."""
-    from cloakbench.images import SUFFIXES
-
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES]
 
 
 def split(files: list[Path]) -> dict[str, list[Path]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from cloakbench.models import ModelSpec
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOADING_ERRORS = (OSError, ValueError, LookupError, RuntimeError, SafetensorError)
 
 
 class Latents(NamedTuple):
@@ -54,32 +57,17 @@ class LatentDiffusion:
             CloakBenchError: a part is missing or is not what its folder's name says.
         """
         spec.check()
-
-        def part(loader: Any, name: str, **options: Any) -> Any:
-            try:
-                return loader.from_pretrained(
-                    spec.path, subfolder=name, revision=spec.revision, **options
-                )
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise CloakBenchError(
-                    f"model {spec.path}: '{name}' cannot be loaded ({reason}). "
-                    "Check the path, or download the model first."
-                ) from error
-
-        weights = {"use_safetensors": True, "torch_dtype": torch.float32}
-        model = cls(
-            vae=part(AutoencoderKL, "vae", **weights),
-            text_encoder=part(CLIPTextModel, "text_encoder", **weights),
-            tokenizer=part(CLIPTokenizer, "tokenizer"),
-            unet=part(UNet2DConditionModel, "unet", **weights),
-            scheduler=part(DDPMScheduler, "scheduler"),
-            spec=spec,
-            device=device,
-        )
-        for network in (model.vae, model.text_encoder, model.unet):
-            network.requires_grad_(False).eval().to(device)
-        return model
+        hub = {"revision": spec.revision}
+        with _one_line(f"model {spec.path}"):
+            return cls(
+                vae=_network(AutoencoderKL, spec.path, "vae", **hub).to(device),
+                text_encoder=_network(CLIPTextModel, spec.path, "text_encoder", **hub).to(device),
+                tokenizer=CLIPTokenizer.from_pretrained(spec.path, subfolder="tokenizer", **hub),
+                unet=_network(UNet2DConditionModel, spec.path, "unet", **hub).to(device),
+                scheduler=DDPMScheduler.from_pretrained(spec.path, subfolder="scheduler", **hub),
+                spec=spec,
+                device=device,
+            )
 
     # Pixels and latents
 
@@ -169,20 +157,26 @@ class LatentDiffusion:
             network.to(dtype)
 
     def adopt(self, folder: Path) -> None:
-        """Replace U-Net and text encoder by what a trainer saved in `folder` (see `save`)."""
+        """Replace U-Net and text encoder by what a trainer saved in `folder` (see `save`).
+
+        Raises:
+            CloakBenchError: there are no weights, or they are not of this model's kind.
+        """
         if (folder / "pytorch_lora_weights.safetensors").exists():
-            pipeline = self.pipeline()
-            pipeline.load_lora_weights(folder)
-            pipeline.fuse_lora()
+            with _one_line(f"weights {folder}"):
+                pipeline = self.pipeline()
+                pipeline.load_lora_weights(folder)
+                pipeline.fuse_lora()
             return
         if not (folder / "unet").is_dir():
-            raise CloakBenchError(f"{folder}: no personalised weights. Run `cloakbench personalise`.")
-        self.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").to(self.device)
-        if (folder / "text_encoder").is_dir():
-            encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
-            self.text_encoder = encoder.to(self.device)
-        for network in (self.unet, self.text_encoder):
-            network.requires_grad_(False).eval()
+            raise CloakBenchError(
+                f"{folder}: no personalised weights. Run `cloakbench personalise`."
+            )
+        with _one_line(f"weights {folder}"):
+            self.unet = _network(UNet2DConditionModel, folder, "unet").to(self.device)
+            if (folder / "text_encoder").is_dir():
+                encoder = _network(CLIPTextModel, folder, "text_encoder")
+                self.text_encoder = encoder.to(self.device)
 
     def pipeline(self, scheduler: Any = None) -> Any:
         """The model as a StableDiffusionPipeline, sharing its weights."""
@@ -209,3 +203,35 @@ class LatentDiffusion:
         dtype = _AUTOCAST[self.spec.precision]
         kind = torch.device(self.device).type
         return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _network(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
+    """A network with its weights, frozen; weights that leave some of it random are refused."""
+    try:
+        network, loading = kind.from_pretrained(
+            path,
+            subfolder=name,
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    except _LOADING_ERRORS as error:
+        raise ValueError(f"'{name}': {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"'{name}': its file lacks {len(missing)} weights, such as {missing[0]}")
+    return network.requires_grad_(False).eval()
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What the libraries raise for missing, broken or foreign files, as one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CloakBenchError(
+            f"{what}: cannot be loaded ({reason}). Check the path, or get the files again."
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 NOT_PHOTOS = frozenset({"job.json", "Thumbs.db"})  # a stage's manifest; a file manager's cache
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for broken files, depending on the format and the place of the damage."""
 SMALLEST_SIDE = 32  # px; enlarging less than this invents more of a face than it shows
 
 
@@ -31,18 +34,19 @@ class Photos(NamedTuple):
     names: tuple[str, ...]
 
 
-def photo_files(folder: Path) -> list[Path]:
-    """Every photo in a folder, sorted by name; hidden files are not photos.
+def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
+    """Every photo in a folder, sorted by name; hidden files and those named in `beside` are none.
 
     Raises:
         CloakBenchError: the folder is missing, or holds a file that is no photo.
     """
     if not folder.is_dir():
         raise CloakBenchError(f"{folder}: no such folder of photos. Check the path.")
+    others = NOT_PHOTOS.union(beside)
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and path.name not in NOT_PHOTOS
+        if path.is_file() and not path.name.startswith(".") and path.name not in others
     )
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
@@ -68,12 +72,16 @@ def read_photo(path: Path) -> Image.Image:
     except UnidentifiedImageError:
         state = "is empty" if path.stat().st_size == 0 else "is not an image"
         raise CloakBenchError(f"{path}: {state}. Replace or remove it.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         if not path.exists():
             raise CloakBenchError(f"{path}: no such photo. Check the path.") from None
         raise CloakBenchError(
             f"{path}: is corrupt or truncated ({error}). Replace or remove it."
         ) from None
+    if image.mode == "F":
+        raise CloakBenchError(
+            f"{path}: has floating-point values, whose range is unknown. Save it with 8 bits."
+        )
     if min(image.size) < SMALLEST_SIDE:
         raise CloakBenchError(
             f"{path}: is {image.width}x{image.height} px; at least {SMALLEST_SIDE} px on each "

@@ -99,7 +99,8 @@ class Job:
 @contextmanager
 def _termination() -> Iterator[list[int]]:
     """Collect SIGTERM into a list instead of dying inside a step; elsewhere than the main thread
-    Python forbids handlers, and the list stays empty."""
+    Python forbids handlers, and the list stays empty.
+    """
     received: list[int] = []
     try:
         previous = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))

@@ -7,10 +7,10 @@ import hashlib
 import importlib.util
 import json
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -101,7 +101,9 @@ class Registry(Generic[M]):
         """
         settings = {"method": spec} if isinstance(spec, str) else dict(spec)
         if "method" not in settings:
-            raise CloakBenchError(f"{self.kind} {json.dumps(settings)}: the key 'method' is missing.")
+            raise CloakBenchError(
+                f"{self.kind} {json.dumps(settings)}: the key 'method' is missing."
+            )
         method = self[str(settings.pop("method"))]
         preset = settings.pop("preset", None)
         if preset is not None and preset not in method.presets:
@@ -152,7 +154,9 @@ def _code(module: str) -> str:
         raise CloakBenchError(f"{module}: its source file cannot be found. Reinstall cloakbench.")
     tree = ast.parse(Path(spec.origin).read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
             node.body = node.body[1:]
     return ast.dump(tree)
 
@@ -162,8 +166,18 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown setting '{where}': {nearest(where, model.model_fields)}"
+        known = _settings_at(model, first["loc"][:-1])
+        return f"unknown setting '{where}': {nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"the key '{where}' is missing."
     message = first["msg"].removeprefix("Value error, ")
     return f"{where} = {first['input']!r}: {message}."
+
+
+def _settings_at(model: type[BaseModel], place: Iterable[int | str]) -> Iterable[str]:
+    """Names of the settings of the model at a place within another, perhaps in a mapping."""
+    kind: Any = model
+    for part in place:
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        kind = kind.model_fields[str(part)].annotation if nested else get_args(kind)[-1]
+    return cast(type[BaseModel], kind).model_fields

@@ -65,9 +65,7 @@ class Run:
 
     def manifest(self, stage: str, settings: Any) -> dict[str, Any]:
         """What `job.json` says of this run."""
-        return {
-            "stage": stage, "settings": settings, "identity": self.subject, "seed": self.seed
-        }
+        return {"stage": stage, "settings": settings, "identity": self.subject, "seed": self.seed}
 
 
 def close_job(job: Job) -> None:
@@ -96,7 +94,9 @@ def protect(
         load_photos(instance),
         prompts,
         _wanted(surrogate, "surrogate_images" in protection.needs, protection.name, "--surrogate"),
-        _wanted(class_images, "class_images" in protection.needs, protection.name, "--class-images"),
+        _wanted(
+            class_images, "class_images" in protection.needs, protection.name, "--class-images"
+        ),
     )
     settings = protection.spec()
     job = run.job("protect", [settings, model, prompts], instance, surrogate, class_images)
@@ -107,8 +107,8 @@ def protect(
         change = largest_change(saved, to_images(identity.instance_images.pixels))
         if change > protection.budget:
             raise CloakBenchError(
-                f"{run.out}: the saved photos differ by {change}/255 from the originals, the budget is "
-                f"{protection.budget}/255. This is a bug in protection '{protection.name}'."
+                f"{run.out}: the saved photos differ by {change}/255 from the originals, the "
+                f"budget is {protection.budget}/255. A bug in '{protection.name}'."
             )
     close_job(job)
 
@@ -215,7 +215,7 @@ def class_images(
 
 
 def choose_device(name: str) -> str:
-    """ "auto" becomes "cuda" where a GPU is usable; anything else is taken as it is."""
+    """The device of a name: `auto` is cuda where a GPU is usable and else cpu."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
@@ -237,7 +237,9 @@ def _wanted(folder: Path | None, wanted: bool, method: str, option: str) -> Phot
     if not wanted:
         return None
     if folder is None:
-        raise CloakBenchError(f"'{method}' needs {option} FOLDER. Give it, or choose another method.")
+        raise CloakBenchError(
+            f"'{method}' needs {option} FOLDER. Give it, or choose another method."
+        )
     return load_photos(folder)
 
 

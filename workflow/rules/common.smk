@@ -15,6 +15,8 @@ from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import code_digest
+from cloakbench.score.faces import backends
+from cloakbench.score.metric import metrics
 
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -31,7 +33,9 @@ SCRATCH = LAYOUT.root / ".scratch"
 LOGS = LAYOUT.root / "logs"
 BENCHMARKS = LAYOUT.root / "benchmarks"
 CLASS_IMAGES = LAYOUT.class_images(EXPERIMENT.model, EXPERIMENT.prompts.class_noun)
-GPU = int(Path("/dev/nvidia0").exists())  # asked of the executor by every rule that runs a model
+GPU = int(
+    Path("/dev/nvidia0").exists()
+)  # asked of the executor by every rule that runs a model
 
 PROTECTIONS = EXPERIMENT.all_protections
 PURIFIERS = EXPERIMENT.all_purifiers

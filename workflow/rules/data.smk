@@ -4,19 +4,19 @@ def photos(wildcards):
 
 
 rule data:
-    localrule: True
     input:
         photos,
     output:
         manifest(LAYOUT.data(W)),
     log:
         LOGS / "{model}/{dataset}/{identity}/data.log",
+    priority: 100
+    localrule: True
     params:
         dataset=EXPERIMENT.dataset_spec.path,
         out=subpath(output[0], parent=True),
         resolution=EXPERIMENT.model_spec.resolution,
         code=code_digest("cloakbench.data", "cloakbench.images"),
-    priority: 100
     shell:
         "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
         "--resolution {params.resolution} 2> {log:q}"
@@ -29,6 +29,10 @@ rule class_images:
         LOGS / EXPERIMENT.model / "class_images.log",
     benchmark:
         BENCHMARKS / EXPERIMENT.model / "class_images.tsv"
+    priority: 90
+    threads: 1
+    resources:
+        gpu=GPU,
     params:
         number=EXPERIMENT.class_images,
         sampling=literal(SAMPLING_JSON),
@@ -38,10 +42,6 @@ rule class_images:
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
         code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
-    priority: 90
-    resources:
-        gpu=GPU,
-    threads: 1
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
         "--count {params.number} --sampling {params.sampling:q} --prompts {params.prompts:q} "

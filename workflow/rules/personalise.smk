@@ -8,10 +8,14 @@ rule personalise:
     output:
         directory(WEIGHTS) if EXPERIMENT.keep_weights else temp(directory(WEIGHTS)),
     log:
-        LOGS / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.log",
+        LOGS
+        / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.log",
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
     params:
         spec=lambda wildcards: json.dumps(TRAINERS[wildcards.trainer].training_spec()),
         code=code(TRAINERS, trainers, "trainer"),
@@ -21,9 +25,6 @@ rule personalise:
         prompts=literal(PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
-    resources:
-        gpu=GPU,
-    threads: 1
     shell:
         "cloakbench personalise {params.spec:q} --model {params.model:q} "
         "--instance {params.photos:q} --class-images {params.class_images:q} --out {output:q} "

@@ -14,6 +14,9 @@ rule protect:
         LOGS / "{model}/{dataset}/{identity}/protect/{protection}.log",
     benchmark:
         BENCHMARKS / "{model}/{dataset}/{identity}/protect/{protection}.tsv"
+    threads: 1
+    resources:
+        gpu=GPU,
     params:
         spec=spec(PROTECTIONS, "protection"),
         code=code(PROTECTIONS, protections, "protection"),
@@ -24,9 +27,6 @@ rule protect:
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-    resources:
-        gpu=GPU,
-    threads: 1
     shell:
         "cloakbench protect {params.spec:q} --model {params.model:q} "
         "--instance {params.data:q}/set_B --surrogate {params.data:q}/set_A "

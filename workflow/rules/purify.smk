@@ -6,7 +6,9 @@ rule purify:
     log:
         LOGS / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.log",
     benchmark:
-        BENCHMARKS / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.tsv"
+        BENCHMARKS
+        / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.tsv"
+    threads: 1
     params:
         spec=spec(PURIFIERS, "purification"),
         code=code(PURIFIERS, purifiers, "purification"),
@@ -14,7 +16,6 @@ rule purify:
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-    threads: 1
     shell:
         "cloakbench purify {params.spec:q} --photos {params.photos:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "

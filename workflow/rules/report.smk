@@ -3,7 +3,6 @@ DISTANCES = sorted({LAYOUT.distances(cell) for cell in CELLS})
 
 
 rule tables:
-    localrule: True
     input:
         SCORES,
         DISTANCES,
@@ -16,6 +15,7 @@ rule tables:
         TABLES / "distances.csv",
     log:
         LOGS / "tables.log",
+    localrule: True
     params:
         config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.tables.experiment", "cloakbench.tables.summary"),
@@ -24,13 +24,13 @@ rule tables:
 
 
 rule report:
-    localrule: True
     input:
         TABLES / "summary.csv",
     output:
         LAYOUT.report(EXPERIMENT.experiment),
     log:
         LOGS / "report.log",
+    localrule: True
     params:
         config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.report"),

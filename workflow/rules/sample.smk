@@ -1,4 +1,6 @@
-PROMPT_OPTIONS = [f"--prompt={key}={text}" for key, text in EXPERIMENT.prompts.sample_prompts.items()]
+PROMPT_OPTIONS = [
+    f"--prompt={key}={text}" for key, text in EXPERIMENT.prompts.sample_prompts.items()
+]
 
 
 rule sample:
@@ -7,24 +9,27 @@ rule sample:
     output:
         manifest(LAYOUT.generated(W)),
     log:
-        LOGS / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.log",
+        LOGS
+        / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.log",
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.tsv"
+    priority: 10
+    threads: 1
+    resources:
+        gpu=GPU,
     params:
         prompts=literal(PROMPT_OPTIONS),
         suffix=lambda wildcards: TRAINERS[wildcards.trainer].sampling()["suffix"],
-        negative=lambda wildcards: TRAINERS[wildcards.trainer].sampling()["negative_prompt"],
+        negative=lambda wildcards: TRAINERS[wildcards.trainer].sampling()[
+            "negative_prompt"
+        ],
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
         code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
-    resources:
-        gpu=GPU,
-    threads: 1
-    priority: 10
     shell:
         "cloakbench sample --weights {input:q} {params.prompts:q} --suffix={params.suffix:q} "
         "--negative-prompt={params.negative:q} --sampling {params.sampling:q} "

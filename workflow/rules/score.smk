@@ -1,11 +1,18 @@
+METRIC_CODE = [metrics.digest(spec["method"]) for spec in EXPERIMENT.all_metrics]
+FACES_CODE = backends.digest(EXPERIMENT.face_backend.name)
 METRIC_OPTIONS = [f"--metric={json.dumps(spec)}" for spec in EXPERIMENT.all_metrics]
-LABELS = " ".join(f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5])
+LABELS = " ".join(
+    f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
+)
 
 
 def data_of_all(wildcards):
     """Every identity of the dataset is a possible answer to "who is this?"."""
     everyone = EXPERIMENT.dataset_spec.identities()
-    return [manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i))) for i in everyone]
+    return [
+        manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
+        for i in everyone
+    ]
 
 
 rule references:
@@ -15,11 +22,11 @@ rule references:
         LAYOUT.references(W),
     log:
         LOGS / "{model}/{dataset}/references.log",
+    threads: 1
     params:
         faces=literal(FACES_JSON),
         folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
-        code=code_digest("cloakbench.score.references"),
-    threads: 1
+        code=[FACES_CODE, code_digest("cloakbench.score.references")],
     shell:
         "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
         "2> {log:q}"
@@ -33,11 +40,11 @@ rule distances:
         LAYOUT.distances(W),
     log:
         LOGS / "{model}/{dataset}/{identity}/distances/{protection}/{purification}.log",
+    threads: 1
     params:
         photos=subpath(input.photos, parent=True),
         originals=subpath(input.originals, parent=True),
         code=code_digest("cloakbench.score.distances"),
-    threads: 1
     shell:
         f"cloakbench distances {{params.photos:q}} {{params.originals:q}}/set_B {LABELS} "
         "--output {output:q} 2> {log:q}"
@@ -50,16 +57,17 @@ rule score:
     output:
         LAYOUT.scores(W),
     log:
-        LOGS / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.log",
+        LOGS
+        / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.log",
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.tsv"
+    threads: 1
     params:
         samples=subpath(input.samples, parent=True),
         faces=literal(FACES_JSON),
         metrics=literal(METRIC_OPTIONS),
-        code=code_digest("cloakbench.score.samples", "cloakbench.score.metric"),
-    threads: 1
+        code=[FACES_CODE, METRIC_CODE, code_digest("cloakbench.score.samples")],
     shell:
         "cloakbench score {params.samples:q} --references {input.references:q} "
         "--faces {params.faces:q} {params.metrics:q} "

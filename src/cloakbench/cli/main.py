@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cloakbench.cli import catalogue, experiment, pretrain, score, stages, synth
+from cloakbench.cli import catalogue, experiment, faces, pretrain, score, stages, synth
 from cloakbench.errors import CloakBenchError, explain_os_error
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel, name=_command.__name__.replace("_", "-"))(_command)
 app.command(rich_help_panel="Miniature")(synth.synth)
+app.command(rich_help_panel="Miniature")(faces.faces)
 app.add_typer(pretrain.app, name="pretrain", rich_help_panel="Miniature")
 
 

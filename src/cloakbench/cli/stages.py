@@ -234,7 +234,8 @@ def sample(
 ) -> None:
     """Generate images from a personalised model; each image has a generator of its own.
 
-    Example: cloakbench sample --weights weights --prompt "photo=a photo of sks person" --out samples
+    Example: cloakbench sample --weights weights --prompt "photo=a photo of sks person"
+    --out samples
     """
     from cloakbench import stages
 

@@ -37,8 +37,9 @@ class Trainer(Method):
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
     noise_phrase: str = Field("bhj noisy pattern", description="what names the noise in prompts")
     phrase_in_training: bool = Field(
-        False, description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
-        "after the class prompt"
+        False,
+        description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
+        "after the class prompt",
     )
     suffix_in_sampling: bool = Field(
         False, description="CDL: ', without <phrase>' after every sampling prompt"

@@ -40,7 +40,8 @@ class LoRA(Trainer):
         from peft.utils import get_peft_model_state_dict
 
         def factors(network: object) -> dict:
-            return convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+            state = get_peft_model_state_dict(network, save_embedding_layers=False)
+            return convert_state_dict_to_diffusers(state)
 
         StableDiffusionPipeline.save_lora_weights(
             folder,

@@ -45,7 +45,8 @@ class ASPL(SurrogateProtection):
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
         from cloakbench.pgd import Pixels
 
-        assert model is not None and identity.surrogate_images is not None
+        assert model is not None
+        assert identity.surrogate_images is not None
         original = identity.instance_images.pixels.to(model.device)
         if self.faithful:
             model.cast_weights("bf16")
@@ -76,9 +77,7 @@ class ASPL(SurrogateProtection):
                 tuner.prior = replace(tuner.prior, latents=first)
         return tuner
 
-    def _train(
-        self, tuner: FineTuner, images: Latents, number: int, job: Job, side: str
-    ) -> None:
+    def _train(self, tuner: FineTuner, images: Latents, number: int, job: Job, side: str) -> None:
         if self.faithful:
             tuner.optimiser = tuner.fresh_optimiser()
             images = images[: self.training_steps]

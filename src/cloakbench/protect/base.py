@@ -31,9 +31,7 @@ class Protection(Method):
 
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
 
-    def protect(
-        self, identity: Identity, load: Callable[[], LatentDiffusion], job: Job
-    ) -> Photos:
+    def protect(self, identity: Identity, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
         """Perturb, project and round; the saved 8-bit images stay within the budget.
 
         Returns:
@@ -52,7 +50,9 @@ class Protection(Method):
                 f"protection '{self.name}': the perturbation became NaN. Lower its learning "
                 "rate or step size, or use precision bf16 or fp32."
             )
-        return Photos(round_to_levels(self.project(pixels, original)), identity.instance_images.names)
+        return Photos(
+            round_to_levels(self.project(pixels, original)), identity.instance_images.names
+        )
 
     @abstractmethod
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from cloakbench.protect.base import Protection, protections
 from cloakbench.units import Levels
 
@@ -21,7 +23,7 @@ class Clean(Protection):
 
     source = "control"
 
-    budget: Levels = 0
+    budget: Levels = Field(0, description="not used: nothing is changed")
 
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
         return identity.instance_images.pixels

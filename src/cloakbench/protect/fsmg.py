@@ -34,7 +34,8 @@ class FSMG(SurrogateProtection):
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
         from cloakbench.pgd import Pixels
 
-        assert model is not None and identity.surrogate_images is not None
+        assert model is not None
+        assert identity.surrogate_images is not None
         original = identity.instance_images.pixels.to(model.device)
         clean = model.posterior_once(identity.surrogate_images.pixels)
         tuner = self.tuner(model, identity)

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 @purifiers.register("gaussian")
 class Gaussian(Purifier):
-    """Blurs with a Gaussian kernel; the reference's "kernel size 5" is a sigma of 5 px at 512 px."""
+    """Blurs with a Gaussian kernel.
 
-    source = "DiffShortcut defenses/gau.py (recipes 2); sigma is ours where the reference is unclear"
+    The reference's "kernel size 5" is Pillow's radius, a sigma of 5 px at 512 px.
+    """
+
+    source = (
+        "DiffShortcut defenses/gau.py (recipes 2); sigma is ours where the reference is unclear"
+    )
     presets = {"paper": {"sigma": 5.0}, "mini": {"sigma": 1.25}, "tiny": {"sigma": 1.0}}
 
     sigma: float = Field(5.0, gt=0, le=64, description="standard deviation [px]")

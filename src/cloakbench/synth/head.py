@@ -182,9 +182,9 @@ def unit(vectors: Floats) -> Floats:
 
 def rotation(yaw: float, pitch: float, roll: float) -> Floats:
     """Matrix that rolls (about y), then pitches (about x), then yaws (about z)."""
-    (cy, sy), (cp, sp_), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
+    (cy, sy), (cx, sx), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
     z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    x = np.array([[1, 0, 0], [0, cp, -sp_], [0, sp_, cp]])
+    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     y = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
     return (z @ x @ y).astype(np.float32)
 

@@ -21,7 +21,6 @@ class Lamps:
 
     key: Floats
     fill: Floats
-    eye: Floats  # towards the camera
     key_colour: Floats
     fill_colour: Floats
     ambient: Floats
@@ -43,8 +42,8 @@ def lamps(shot: Shot) -> Lamps:
     fill = _direction(-0.8 * np.sign(azimuth), 0.15)
     strength = np.float32(2.1)
     colour = np.asarray(shot.key, np.float32) * strength
-    return Lamps(key, fill, vector(0, -1, 0), colour, colour * np.float32(shot.fill),
-                 np.asarray(shot.ambient, np.float32))  # fmt: skip
+    ambient = np.asarray(shot.ambient, np.float32)
+    return Lamps(key, fill, colour, colour * np.float32(shot.fill), ambient)
 
 
 def _direction(azimuth: float, elevation: float) -> Floats:

@@ -1,0 +1,31 @@
+"""Do face backends see people in portraits?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def faces(
+    folder: Annotated[Path, typer.Argument(help="Folder with a folder of PNG files per identity.")],
+    backend: Annotated[
+        str, typer.Option("--faces", help="A face backend's name, or its spec as JSON.")
+    ] = "dlib",
+) -> None:
+    """Measure detection and same/different-identity verification on portraits.
+
+    Example: cloakbench faces resources/identities --faces '{"method": "insightface", "weights":
+    "weights"}'
+    """
+    from cloakbench.cli.stages import parse_spec
+    from cloakbench.score.faces import backends
+    from cloakbench.score.verification import measure_faces
+
+    chosen = backends.build(parse_spec(backend))
+    chosen.check()
+    for name, value in measure_faces(folder, chosen).items():
+        typer.echo(
+            f"{name:>10}: {value:.4f}" if isinstance(value, float) else f"{name:>10}: {value}"
+        )

@@ -1,0 +1,124 @@
+"""Train the miniature model: `cloakbench pretrain --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cloakbench.pretrain.stages import Pretraining
+
+app = typer.Typer(
+    help="Train the miniature model from rendered portraits. In order: tokenizer, clip, vae, "
+    "latents, unet, export, measure. A killed stage resumes when it is run again; a finished one "
+    "goes on from its weights.",
+    no_args_is_help=True,
+)
+
+Portraits = Annotated[
+    Path, typer.Argument(help="Portraits: cloakbench synth FOLDER --no-sets --seed 1 ...")
+]
+Work = Annotated[Path, typer.Option(help="Folder for checkpoints and trained weights.")]
+Steps = Annotated[int, typer.Option(help="Training steps; the rate decays over the last quarter.")]
+BatchSize = Annotated[int, typer.Option(help="Portraits per step.")]
+Rate = Annotated[float, typer.Option(help="AdamW's learning rate.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Root of all draws.")]
+
+WORK = Path("pretraining")
+
+
+@app.command()
+def tokenizer(portraits: Portraits, work: Work = WORK, seed: Seed = 0) -> None:
+    """Learn the vocabulary from the portraits' captions (seconds)."""
+    _training(portraits, work, "cpu", seed).tokenizer()
+
+
+@app.command()
+def vae(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 40_000,
+    batch_size: BatchSize = 8,
+    learning_rate: Rate = 1e-3,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train the VAE."""
+    _training(portraits, work, device, seed).vae(steps, batch_size, learning_rate)
+
+
+@app.command()
+def clip(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 6_000,
+    batch_size: BatchSize = 64,
+    learning_rate: Rate = 5e-4,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train CLIP; its text tower becomes the U-Net's text encoder."""
+    _training(portraits, work, device, seed).clip(steps, batch_size, learning_rate)
+
+
+@app.command()
+def latents(
+    portraits: Portraits, work: Work = WORK, device: Device = "auto", seed: Seed = 0
+) -> None:
+    """Encode all portraits once, for the U-Net."""
+    _training(portraits, work, device, seed).latents()
+
+
+@app.command()
+def unet(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 60_000,
+    batch_size: BatchSize = 32,
+    learning_rate: Rate = 6e-4,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train the U-Net on the latents."""
+    _training(portraits, work, device, seed).unet(steps, batch_size, learning_rate)
+
+
+@app.command()
+def export(
+    portraits: Portraits,
+    work: Work = WORK,
+    out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("resources/mini"),
+) -> None:
+    """Write the weights so far as a Stable Diffusion model in fp16 safetensors."""
+    from cloakbench.pretrain.export import export as write
+
+    size = write(_training(portraits, work, "cpu", 0), out)
+    typer.echo(f"{out}: {size / 1e6:.1f} MB")
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Option(help="Model folder.")] = Path("resources/mini"),
+    identities: Annotated[
+        Path, typer.Option(help="Identities that the model has not seen.")
+    ] = Path("resources/identities"),
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("docs/miniature.json"),
+    samples: Annotated[int, typer.Option(help="Images of 'a photo of person'.")] = 64,
+    device: Device = "auto",
+) -> None:
+    """Measure the model on unseen identities: VAE, samples and CLIP."""
+    from cloakbench.pretrain.measure import measure as measure_model
+    from cloakbench.pretrain.measure import print_measures
+    from cloakbench.stages import choose_device
+
+    print_measures(measure_model(model, identities, out, samples, choose_device(device)))
+
+
+def _training(portraits: Path, work: Path, device: str, seed: int) -> Pretraining:
+    from cloakbench.pretrain.stages import Pretraining
+    from cloakbench.stages import choose_device
+
+    return Pretraining(work, portraits, choose_device(device), seed, typer.echo)

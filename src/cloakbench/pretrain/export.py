@@ -1,0 +1,86 @@
+"""Write the trained networks as diffusers and transformers folders with fp16 safetensors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import PNDMScheduler, StableDiffusionPipeline
+from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextModel
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.pretrain.clip import PIXEL_MEAN, PIXEL_STD
+from cloakbench.pretrain.stages import Pretraining
+from cloakbench.pretrain.unet import build_scheduler
+
+LARGEST = 25_000_000  # bytes; the model is part of the repository
+
+
+def export(training: Pretraining, out: Path) -> int:
+    """Write a complete model; files in `out` that are not part of it stay.
+
+    It is written beside `out` and moved in file by file, so that a model which is too large, or a
+    killed export, leaves the last one as it was and a reader never meets half a file.
+
+    Returns:
+        Bytes that the model takes.
+
+    Raises:
+        CloakBenchError: a network is not trained yet, or the model is larger than 25 MB.
+    """
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write(training, part)
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in files)
+        if size > LARGEST:
+            raise CloakBenchError(
+                f"{out}: would take {size / 1e6:.1f} MB, at most {LARGEST / 1e6:.0f} MB fit. "
+                "Make a network smaller."
+            )
+        for path in files:
+            place = out / path.relative_to(part)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return size
+
+
+def _write(training: Pretraining, folder: Path) -> None:
+    vae, clip, unet = training.trained_vae(), training.trained_clip(), training.trained_unet()
+    vae.register_to_config(scaling_factor=training.trained_latents().scaling_factor)
+    tokenizer = training._tokenizer()
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder(clip),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=PNDMScheduler.from_config(build_scheduler().config, skip_prk_steps=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    clip.half().save_pretrained(folder / "clip", safe_serialization=True)
+    side = clip.config.vision_config.image_size
+    images = CLIPImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
+    )
+    CLIPProcessor(images, tokenizer).save_pretrained(folder / "clip")
+
+
+def text_encoder(clip: CLIPModel) -> CLIPTextModel:
+    """CLIP's text tower on its own, as Stable Diffusion keeps it."""
+    encoder = CLIPTextModel(clip.config.text_config)
+    source = clip.text_model.state_dict()
+    prefix = "text_model." if any(k.startswith("text_model.") for k in encoder.state_dict()) else ""
+    encoder.load_state_dict({f"{prefix}{name}": value for name, value in source.items()})
+    return encoder.eval()

@@ -1,0 +1,67 @@
+"""Rendered portraits with what is known of them: the training data of the miniature."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.synth.caption import caption
+
+_MIRRORED = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """All portraits below a folder that `cloakbench synth` wrote.
+
+    pixels: uint8, (n, 3, size, size). attributes: person and shot of each portrait.
+    """
+
+    pixels: Tensor
+    attributes: list[tuple[Any, Any]]
+
+    @classmethod
+    def load(cls, folder: Path) -> Portraits:
+        """Read every portrait whose identity's folder has its `attributes.json`.
+
+        Raises:
+            CloakBenchError: there are none.
+        """
+        files, attributes = [], []
+        for record in sorted(folder.glob("*/attributes.json")):
+            content = json.loads(record.read_text())
+            for name, shot in sorted(content["portraits"].items()):
+                files.append(record.parent / name)
+                attributes.append((SimpleNamespace(**content["person"]), SimpleNamespace(**shot)))
+        if not files:
+            raise CloakBenchError(
+                f"{folder}: no portraits. Render some: cloakbench synth {folder} --no-sets"
+            )
+        bar = tqdm(files, desc="portraits", disable=None, leave=False)
+        arrays = [np.asarray(Image.open(path).convert("RGB")) for path in bar]
+        return cls(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2), attributes)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Float pixels (len(indices), 3, size, size) in [0, 1]."""
+        return self.pixels[indices].float() / 255
+
+    def caption(self, index: int, rng: np.random.Generator, *, mirrored: bool = False) -> str:
+        """A caption of one portrait; for its mirror image, left and right change places."""
+        text = caption(*self.attributes[index], rng)
+        if not mirrored:
+            return text
+        return re.sub(r"\b(left|right)\b", lambda found: _MIRRORED[found[0]], text)

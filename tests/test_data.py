@@ -1,0 +1,153 @@
+"""Datasets: three sets per identity, checked before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cloakbench.data import Dataset, prepare
+from cloakbench.errors import CloakBenchError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def add(folder: Path, *names: str, size: tuple[int, int] = (64, 64)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", size, (120, 90, 60)).save(folder / name)
+    return folder
+
+
+def names(sets: dict[str, list[Path]]) -> dict[str, list[str]]:
+    return {name: [path.name for path in files] for name, files in sets.items()}
+
+
+def test_identities_are_the_visible_folders_in_order(dataset, tmp_path):
+    assert Dataset(path=dataset).identities() == ["anna", "bert"]
+
+    for name in ("b", "a", ".cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "readme.txt").write_text("")
+    assert Dataset(path=tmp_path).identities() == ["a", "b"]
+
+
+def test_a_missing_or_empty_dataset_is_named(tmp_path):
+    with pytest.raises(CloakBenchError, match=r"dataset .*gone: no such folder"):
+        Dataset(path=tmp_path / "gone").identities()
+    with pytest.raises(CloakBenchError, match=r"no identities\. Add a folder for each"):
+        Dataset(path=tmp_path).identities()
+
+
+def test_an_unknown_identity_is_answered_with_the_nearest(dataset):
+    with pytest.raises(CloakBenchError, match=r"unknown identity 'ana' .*did you mean 'anna'\?"):
+        Dataset(path=dataset).sets("ana")
+
+
+def test_the_three_sets_are_taken_as_they_are(tmp_path):
+    add(tmp_path / "anna" / "set_A", "2.png", "1.jpg")
+    add(tmp_path / "anna" / "set_B", "x.png", "y.png", "z.png")
+    add(tmp_path / "anna" / "set_C", "p.png", "q.png")
+
+    assert names(Dataset(path=tmp_path).sets("anna")) == {
+        "set_A": ["1.jpg", "2.png"],
+        "set_B": ["x.png", "y.png", "z.png"],
+        "set_C": ["p.png", "q.png"],
+    }
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(6, [2, 2, 2]), (7, [2, 2, 3]), (8, [2, 2, 4])])
+def test_a_flat_folder_is_split_in_the_order_of_its_names(count, sizes, tmp_path):
+    photos = [f"{number:02d}.png" for number in range(count)]
+    add(tmp_path / "anna", *photos)
+    (tmp_path / "anna" / "attributes.json").write_text("{}")
+
+    sets = names(Dataset(path=tmp_path).sets("anna"))
+
+    assert [len(files) for files in sets.values()] == sizes
+    assert [name for files in sets.values() for name in files] == photos
+
+
+def test_a_flat_folder_drops_no_file_quietly(tmp_path):
+    add(tmp_path / "anna", *(f"{number}.png" for number in range(6)))
+    (tmp_path / "anna" / "7.heic").write_bytes(b"a phone's photo")
+
+    with pytest.raises(CloakBenchError, match=r"7\.heic: not a photo"):
+        Dataset(path=tmp_path).sets("anna")
+
+
+@pytest.mark.parametrize("missing", ["set_A", "set_B", "set_C"])
+def test_a_missing_set_is_named(missing, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    shutil.rmtree(tmp_path / "d" / "anna" / missing)
+
+    with pytest.raises(CloakBenchError, match=rf"anna: the folder {missing} is missing"):
+        Dataset(path=tmp_path / "d").sets("anna")
+
+
+@pytest.mark.parametrize("short", ["set_A", "set_B", "set_C"])
+def test_fewer_than_two_photos_in_a_set_are_refused(short, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    (tmp_path / "d" / "anna" / short / "02.png").unlink()
+
+    with pytest.raises(CloakBenchError, match=rf"{short}: 1 photos, at least 2 are needed"):
+        Dataset(path=tmp_path / "d").sets("anna")
+
+
+def test_a_flat_folder_of_five_is_too_small(tmp_path):
+    add(tmp_path / "anna", *(f"{number}.png" for number in range(5)))
+
+    with pytest.raises(CloakBenchError, match=r"anna \(set_A\): 1 photos"):
+        Dataset(path=tmp_path).sets("anna")
+
+
+def test_prepared_photos_are_square_numbered_pngs_and_the_originals_stay(tmp_path):
+    folder = tmp_path / "d" / "anna"
+    for photo_set in ("set_A", "set_B", "set_C"):
+        add(folder / photo_set, "late.jpg", "early.bmp", size=(120, 70))
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+    prepare(Dataset(path=tmp_path / "d"), "anna", tmp_path / "out", 64)
+
+    for photo_set in ("set_A", "set_B", "set_C"):
+        files = sorted((tmp_path / "out" / photo_set).iterdir())
+        assert [path.name for path in files] == ["01.png", "02.png"]
+        assert {Image.open(path).size for path in files} == {(64, 64)}
+    manifest = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert manifest["photos"]["set_B"] == ["early.bmp", "late.jpg"]
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_a_corrupt_photo_is_named_and_no_output_appears(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    photo = tmp_path / "d" / "anna" / "set_C" / "02.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+
+    with pytest.raises(CloakBenchError, match=r"set_C/02\.png: is corrupt or truncated"):
+        prepare(Dataset(path=tmp_path / "d"), "anna", tmp_path / "out", 64)
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_photographs_of_a_real_person_can_be_prepared(tmp_path):
+    photos = SHARED / "faces"
+    identities = [p for p in photos.iterdir() if p.is_dir()] if photos.is_dir() else []
+    if not identities:
+        pytest.skip(f"no photographs in {photos}")
+    flat = tmp_path / "d" / "person"
+    flat.mkdir(parents=True)
+    suffixes = {".jpg", ".png"}
+    files = [p for p in sorted(identities[0].rglob("*")) if p.suffix.lower() in suffixes][:6]
+    for path in files:
+        shutil.copy(path, flat)
+
+    prepare(Dataset(path=tmp_path / "d"), "person", tmp_path / "out", 96)
+
+    arrays = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").rglob("*.png"))]
+    assert len(arrays) == 6
+    assert {array.shape for array in arrays} == {(96, 96, 3)}
+    assert min(array.std() for array in arrays) > 10

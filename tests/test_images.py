@@ -1,0 +1,290 @@
+"""Photos of every kind become upright 8-bit RGB, or are refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.images import (
+    Photos,
+    centre_crop,
+    largest_change,
+    load_photos,
+    photo_files,
+    read_photo,
+    save_photos,
+    to_images,
+    to_pixels,
+)
+
+RAMP = np.arange(64, dtype=np.uint8) * 4
+GREY = np.tile(RAMP, (48, 1))  # 64 wide, 48 high, brighter to the right
+
+
+def colours() -> Image.Image:
+    """64 x 48 px: a ramp in red, its mirror image in green, flat blue."""
+    return Image.fromarray(np.stack([GREY, GREY[:, ::-1], np.full_like(GREY, 80)], axis=-1))
+
+
+def read(image: Image.Image, path: Path, **options) -> np.ndarray:
+    image.save(path, **options)
+    photo = read_photo(path)
+    assert photo.mode == "RGB"
+    return np.asarray(photo)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
+def test_lossless_rgb_is_read_as_it_is(suffix, tmp_path):
+    np.testing.assert_array_equal(read(colours(), tmp_path / f"a.{suffix}"), np.asarray(colours()))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "JPG"])
+def test_lossy_rgb_is_read_nearly_as_it_is(suffix, tmp_path):
+    result = read(colours(), tmp_path / f"a.{suffix}", quality=95)
+    difference = np.abs(result.astype(int) - np.asarray(colours()))
+
+    assert difference.mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_photos_have_three_equal_channels(mode, tmp_path):
+    result = read(Image.fromarray(GREY).convert(mode), tmp_path / "a.png")
+
+    np.testing.assert_array_equal(result, np.stack([GREY] * 3, axis=-1))
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    deep = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert deep.mode.startswith("I")
+
+    for suffix in ("png", "tif"):
+        result = read(deep, tmp_path / f"a.{suffix}")
+        np.testing.assert_array_equal(result, np.stack([GREY] * 3, axis=-1))
+
+
+def test_black_and_white_photos_span_the_whole_range(tmp_path):
+    result = read(Image.fromarray(GREY).convert("1"), tmp_path / "a.png")
+
+    assert set(np.unique(result)) == {0, 255}
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    opaque = np.dstack([np.asarray(colours()), np.full_like(GREY, 255)])
+    opaque[:, :32, 3] = 0
+    opaque[:, 32:40, 3] = 128
+    result = read(Image.fromarray(opaque), tmp_path / "a.png")
+
+    np.testing.assert_array_equal(result[:, :32], np.full((48, 32, 3), 255))
+    np.testing.assert_array_equal(result[:, 40:], np.asarray(colours())[:, 40:])
+    half = (np.asarray(colours())[:, 32:40].astype(int) + 255) / 2
+    np.testing.assert_allclose(result[:, 32:40], half, atol=1.5)
+
+
+def test_a_palette_is_resolved_and_its_transparent_colour_is_white(tmp_path):
+    indices = np.zeros((48, 64), np.uint8)
+    indices[:, 32:] = 1
+    palette = Image.fromarray(indices)
+    palette = palette.convert("P")
+    palette.putdata(indices.flatten().tolist())
+    palette.putpalette([200, 10, 30, 0, 0, 250])
+
+    plain = read(palette, tmp_path / "plain.png")
+    clear = read(palette, tmp_path / "clear.png", transparency=0)
+
+    assert plain[0, 0].tolist() == [200, 10, 30]
+    assert clear[0, 0].tolist() == [255, 255, 255]
+    assert plain[0, 63].tolist() == clear[0, 63].tolist() == [0, 0, 250]
+
+
+def test_cmyk_photos_keep_their_colours(tmp_path):
+    cmyk = Image.new("CMYK", (64, 48), (0, 255, 255, 0))
+    result = read(cmyk, tmp_path / "a.jpg", quality=95)
+
+    np.testing.assert_allclose(result.reshape(-1, 3).mean(0), [255, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a.transpose(1, 0, 2)[::-1, ::-1]),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_photos_are_turned_as_their_camera_says(orientation, turn, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    result = read(colours(), tmp_path / "a.png", exif=exif)
+
+    np.testing.assert_array_equal(result, turn(np.asarray(colours())))
+
+
+def test_floating_point_photos_are_refused_by_name(tmp_path):
+    Image.fromarray(GREY / np.float32(255)).save(tmp_path / "depth.tif")
+
+    with pytest.raises(CloakBenchError, match=r"depth\.tif: has floating-point values"):
+        read_photo(tmp_path / "depth.tif")
+
+
+def test_a_header_that_promises_a_gigantic_photo_is_refused_by_name(tmp_path):
+    content = bytearray(encoded("BMP"))
+    content[18:26] = (200_000).to_bytes(4, "little") * 2
+    (tmp_path / "bomb.bmp").write_bytes(content)
+
+    with pytest.raises(CloakBenchError, match=r"bomb\.bmp: is corrupt .*exceeds limit"):
+        read_photo(tmp_path / "bomb.bmp")
+
+
+def test_cropping_takes_the_central_square_of_any_shape():
+    wide = np.zeros((50, 90, 3), np.uint8)
+    wide[:, 20:70] = 200
+
+    for array in (wide, wide.transpose(1, 0, 2)):
+        cropped = centre_crop(Image.fromarray(array), 64)
+        assert cropped.size == (64, 64)
+        assert np.asarray(cropped).min() > 150  # Lanczos rings at the crop's edge
+        assert np.asarray(cropped)[4:-4, 4:-4].min() > 195
+
+
+def test_a_square_photo_of_the_right_size_is_not_resampled():
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+    np.testing.assert_array_equal(np.asarray(centre_crop(photo, 64)), np.asarray(photo))
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
+def test_a_tiny_photo_is_refused_by_name_and_size(size, tmp_path):
+    Image.new("RGB", size).save(tmp_path / "tiny.png")
+
+    with pytest.raises(CloakBenchError, match=rf"tiny\.png: is {size[0]}x{size[1]} px; at least 32"):
+        read_photo(tmp_path / "tiny.png")
+
+
+def encoded(suffix: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, suffix)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_truncated_photo_is_refused_by_name(kind, share, tmp_path):
+    path = tmp_path / "half.png"
+    content = encoded(kind)
+    path.write_bytes(content[: int(share * len(content))])
+
+    with pytest.raises(CloakBenchError, match=r"half\.png: is .*\. Replace or remove it\."):
+        read_photo(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"hello, I am text", "is not an image"), (b"\x89PNG\r\n\x1a\n", "is")],
+)
+def test_an_empty_file_or_another_kind_of_file_is_refused_by_name(content, reason, tmp_path):
+    (tmp_path / "fake.jpg").write_bytes(content)
+
+    with pytest.raises(CloakBenchError, match=rf"fake\.jpg: {reason}.*\. Replace or remove it\."):
+        read_photo(tmp_path / "fake.jpg")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_corrupt_file_is_read_or_refused_but_never_a_crash(data, tmp_path):
+    content = bytearray(encoded(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]))))
+    for _ in range(data.draw(st.integers(1, 8))):
+        near = data.draw(st.sampled_from([64, len(content)]))
+        content[data.draw(st.integers(0, near - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "odd.png").write_bytes(content)
+
+    try:
+        assert read_photo(tmp_path / "odd.png").mode == "RGB"
+    except CloakBenchError as error:
+        assert "odd.png: is" in str(error)
+
+
+def test_a_photo_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CloakBenchError, match=r"gone\.png: no such photo"):
+        read_photo(tmp_path / "gone.png")
+
+
+def test_photos_are_listed_by_name_without_hidden_files_and_manifests(tmp_path):
+    for name in ("b.png", "a.jpg", "C.PNG", ".hidden.png", "._a.jpg", "job.json", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+
+    assert [path.name for path in photo_files(tmp_path)] == ["C.PNG", "a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "clip.mp4", "a.heic", "noextension"])
+def test_a_file_that_is_no_photo_is_named(name, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(b"")
+
+    with pytest.raises(CloakBenchError, match=rf"{name}: not a photo .*Move it out"):
+        load_photos(tmp_path)
+
+
+def test_folders_that_are_missing_or_empty_are_named(tmp_path):
+    with pytest.raises(CloakBenchError, match=r"gone: no such folder of photos"):
+        load_photos(tmp_path / "gone")
+    with pytest.raises(CloakBenchError, match=r"no photos in this folder"):
+        load_photos(tmp_path)
+
+
+def test_photos_of_two_sizes_are_refused_with_the_command_that_helps(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 48)).save(tmp_path / "b.png")
+
+    with pytest.raises(CloakBenchError, match=r"b\.png: is 64x48 px but a\.png is 64x64.*data"):
+        load_photos(tmp_path)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_every_grey_level_survives_pixels_and_back(seed):
+    levels = np.random.default_rng(seed).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    images = [Image.fromarray(array) for array in levels]
+
+    pixels = to_pixels(images)
+
+    assert pixels.shape == (2, 3, 5, 7)
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    assert all(np.array_equal(a, b) for a, b in zip(to_images(pixels), levels, strict=True))
+
+
+def test_pixels_are_rounded_to_the_nearest_level_and_clipped():
+    pixels = torch.tensor([-1.0, 0.0019, 0.0020, 0.5, 2.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
+
+    assert np.asarray(to_images(pixels)[0])[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_saved_photos_are_loaded_with_the_same_names_and_values(tmp_path):
+    levels = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32) % 256
+    save_photos(Photos(levels / 255, ("second", "first")), tmp_path)
+
+    loaded = load_photos(tmp_path)
+    assert loaded.names == ("first", "second")
+    assert torch.equal(loaded.pixels, levels.flip(0).float() / 255)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png"}
+
+
+def test_the_largest_change_is_in_grey_levels_and_has_no_overflow():
+    black, white = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), (255, 3, 0))
+
+    assert largest_change([black], [black]) == 0
+    assert largest_change([black, black], [black, white]) == 255
+    assert largest_change([white, black], [black, black]) == 255

@@ -1,0 +1,98 @@
+"""The bundled miniature model: its size, its layout, and that the usual libraries run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+MINI = Path(__file__).parents[1] / "resources" / "mini"
+LARGEST = 25_000_000  # bytes
+
+pytestmark = pytest.mark.skipif(
+    not (MINI / "model_index.json").is_file(),
+    reason=f"{MINI} holds no model: cloakbench pretrain export writes it",
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    loaded = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def test_the_folder_is_small() -> None:
+    assert sum(p.stat().st_size for p in MINI.rglob("*") if p.is_file()) <= LARGEST
+
+
+def test_weights_are_half_precision_safetensors_only() -> None:
+    from safetensors import safe_open
+
+    for suffix in ("bin", "pt", "ckpt", "pth", "pkl"):
+        assert not list(MINI.rglob(f"*.{suffix}"))
+    files = sorted(MINI.rglob("*.safetensors"))
+    assert {path.parent.name for path in files} == {"vae", "text_encoder", "unet", "clip"}
+    for path in files:
+        with safe_open(path, "pt") as opened:
+            types = {opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
+        assert types <= {"F16", "I64"}, path
+
+
+def test_the_layout_is_stable_diffusions(pipeline: Any) -> None:
+    assert json.loads((MINI / "model_index.json").read_text())["safety_checker"] == [None, None]
+    assert pipeline.vae_scale_factor == 8
+    assert pipeline.unet.config.sample_size == 16
+    assert pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels == 4
+    assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
+    schedule = pipeline.scheduler.config
+    assert (schedule.beta_start, schedule.beta_end) == (0.00085, 0.012)
+    assert (schedule.beta_schedule, schedule.num_train_timesteps) == ("scaled_linear", 1000)
+    assert schedule.prediction_type == "epsilon"
+    assert schedule.steps_offset == 1
+
+
+def test_two_steps_give_the_same_picture_twice(pipeline: Any) -> None:
+    import torch
+
+    def picture() -> np.ndarray:
+        seed = torch.Generator().manual_seed(0)
+        return pipeline("a photo of sks person", num_inference_steps=2, generator=seed,
+                        output_type="np").images[0]  # fmt: skip
+
+    first = picture()
+    assert first.shape == (128, 128, 3)
+    assert np.isfinite(first).all()
+    assert first.std() > 0
+    assert np.array_equal(first, picture())
+
+
+@pytest.mark.parametrize("identifier", ["sks", "bhj"])
+def test_identifiers_are_single_tokens(pipeline: Any, identifier: str) -> None:
+    assert len(pipeline.tokenizer.tokenize(identifier)) == 1
+
+
+def test_clip_scores_pictures_against_prompts() -> None:
+    import torch
+    from PIL import Image
+    from transformers import CLIPModel, CLIPProcessor
+
+    clip = CLIPModel.from_pretrained(MINI / "clip").float().eval()
+    processor = CLIPProcessor.from_pretrained(MINI / "clip")
+    inputs = processor(
+        text=["a photo of a person", "a photo of noisy pattern"],
+        images=[Image.new("RGB", (128, 128), "grey")],
+        return_tensors="pt",
+        padding="max_length",
+        max_length=clip.config.text_config.max_position_embeddings,
+    )
+    with torch.no_grad():
+        logits = clip(**inputs).logits_per_image
+    assert logits.shape == (1, 2)
+    assert logits.isfinite().all()

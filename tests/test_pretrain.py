@@ -1,0 +1,316 @@
+"""Pre-training of the miniature: captions, degradations, vocabulary, stages, resume, export."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("anny", reason='captions need anny: pip install "cloakbench[synth]"')
+pytest.importorskip("embreex", reason='captions need embreex: pip install "cloakbench[synth]"')
+
+from conftest import Killed, MortalJob
+
+from cloakbench import synth
+from cloakbench.errors import CloakBenchError
+from cloakbench.images import to_images
+from cloakbench.pretrain import stages
+from cloakbench.pretrain.degrade import (
+    DEGRADATIONS,
+    clean_caption,
+    degrade,
+    degraded_caption,
+    noise,
+)
+from cloakbench.pretrain.export import LARGEST, export
+from cloakbench.pretrain.loop import DECAY, WARM_UP, schedule
+from cloakbench.pretrain.portraits import Portraits
+from cloakbench.pretrain.stages import Pretraining
+from cloakbench.pretrain.tokenizer import MAX_LENGTH
+from cloakbench.pretrain.unet import LatentPortraits, build_unet, draw_batch
+
+NETWORKS = ("vae", "clip", "unet")
+STEPS, BATCH, RATE = 2, 2, 1e-3
+
+
+def silent(_line: str) -> None:
+    """A report that goes nowhere."""
+
+
+def start(training: Pretraining, name: str, steps: int = STEPS) -> None:
+    getattr(training, name)(steps, BATCH, RATE)
+
+
+def weights(training: Pretraining, name: str) -> dict[str, torch.Tensor]:
+    return torch.load(training.work / f"{name}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def portraits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two identities with two smooth pictures each and true attributes; nothing is rendered."""
+    root = tmp_path_factory.mktemp("portraits")
+    draws = torch.Generator().manual_seed(0)
+    for identity in range(2):
+        folder = root / f"person_{identity:06d}"
+        folder.mkdir()
+        shots = {}
+        for index in range(2):
+            person, shot = synth.portrait(5, identity, index)
+            coarse = torch.rand(1, 3, 8, 8, generator=draws)
+            pixels = torch.nn.functional.interpolate(coarse, 128, mode="bilinear")
+            to_images(pixels)[0].save(folder / f"{index:02d}.png")
+            shots[f"{index:02d}.png"] = shot.attributes()
+        record = {"person": person.attributes(), "portraits": shots}
+        (folder / "attributes.json").write_text(json.dumps(record))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(portraits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
+    """Every stage, two steps each."""
+    training = Pretraining(tmp_path_factory.mktemp("work"), portraits_folder, report=silent)
+    training.tokenizer()
+    start(training, "clip")
+    start(training, "vae")
+    training.latents()
+    start(training, "unet")
+    return training
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Pretraining, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "mini"
+    export(trained, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
+def test_degraded_copies_stay_in_range_and_repeat(kind: str) -> None:
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    before = pixels.clone()
+    first, second = (degrade(pixels, kind, np.random.default_rng(7)) for _ in range(2))
+    assert first.shape == pixels.shape
+    assert first.dtype == torch.float32
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert torch.equal(first, second)
+    assert not torch.equal(first, pixels)
+    assert torch.equal(pixels, before), "the original must not change"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_has_the_strength_of_the_budgets_under_study(seed: int) -> None:
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    levels = 255 * (noise(grey, np.random.default_rng(seed)) - grey).square().mean().sqrt()
+    assert 6 / 3**0.5 * 0.95 < levels < 40 * 1.05  # uniform noise deviates by a root of 3 less
+
+
+@pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
+def test_degraded_captions_say_what_is_wrong_and_keep_the_rest(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        text = degraded_caption("a photo of person", kind, rng)
+        assert "photo of person" in text
+        assert text != "a photo of person"
+
+
+def test_clean_captions_are_praised_in_one_case_of_six() -> None:
+    rng = np.random.default_rng(0)
+    praised = [clean_caption("a face", rng) != "a face" for _ in range(3000)]
+    assert 0.13 < np.mean(praised) < 0.2
+
+
+def test_the_mirror_image_swaps_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a photo of a man, looking left, side light, right"
+    monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: text)
+    portraits = Portraits(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [(None, None)])
+    rng = np.random.default_rng(0)
+    assert portraits.caption(0, rng) == text
+    mirrored = portraits.caption(0, rng, mirrored=True)
+    assert mirrored == "a photo of a man, looking right, side light, left"
+
+
+def test_portraits_load_in_order_with_their_attributes(portraits_folder: Path) -> None:
+    portraits = Portraits.load(portraits_folder)
+    assert len(portraits) == len(portraits.attributes) == 4
+    third = np.asarray(Image.open(portraits_folder / "person_000001" / "00.png"))
+    assert np.array_equal(portraits.pixels[2].permute(1, 2, 0).numpy(), third)
+    person, shot = synth.portrait(5, 1, 0)
+    rngs = np.random.default_rng(3), np.random.default_rng(3)
+    assert portraits.caption(2, rngs[0]) == synth.caption(person, shot, rngs[1])
+    batch = portraits.batch(torch.tensor([0, 2]))
+    assert batch.dtype == torch.float32
+    assert batch.min() >= 0
+    assert batch.max() <= 1
+
+
+def test_a_folder_without_portraits_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(CloakBenchError, match="cloakbench synth"):
+        Portraits.load(tmp_path)
+
+
+def test_every_printable_prompt_encodes(trained: Pretraining) -> None:
+    tokenizer = trained._tokenizer()
+    for character in string.printable.strip():
+        assert tokenizer.unk_token not in tokenizer.tokenize(f"{character} x{character}x")
+    text = "A photo of SKS person, riding a bike #7 (~50%)?"
+    encoded = tokenizer(text, padding="max_length", truncation=True)
+    assert len(encoded.input_ids) == MAX_LENGTH
+    assert max(encoded.input_ids) < len(tokenizer)
+
+
+@pytest.mark.parametrize("identifier", ["sks", "bhj"])
+def test_identifiers_are_single_tokens(trained: Pretraining, identifier: str) -> None:
+    assert len(trained._tokenizer().tokenize(identifier)) == 1
+
+
+def test_the_longest_study_prompt_fits(trained: Pretraining) -> None:
+    prompt = "a dslr portrait of sks person, without bhj noisy pattern"
+    assert len(trained._tokenizer()(prompt).input_ids) <= MAX_LENGTH
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
+    steps = 10 * WARM_UP
+    rates = [schedule(step, steps) for step in range(steps + 1)]
+    assert rates[0] == pytest.approx(1 / WARM_UP)
+    assert rates[WARM_UP] == rates[int((1 - DECAY) * steps)] == 1
+    assert rates[-1] == 0
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_stage_leaves_finite_weights(trained: Pretraining, name: str) -> None:
+    floats = [v for v in weights(trained, name).values() if v.is_floating_point()]
+    assert floats
+    assert all(value.isfinite().all() for value in floats)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_killed_stage_resumes_bit_for_bit(
+    trained: Pretraining, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training(folder: str) -> Pretraining:
+        """A copy of the trained work folder in which this stage has not begun."""
+        work = tmp_path / folder
+        work.mkdir()
+        for needed in {"tokenizer", "clip.pt", "vae.pt", "latents.pt"} - {f"{name}.pt"}:
+            (work / needed).symlink_to(trained.work / needed)
+        return Pretraining(work, trained.portraits_folder, report=silent)
+
+    def mortal(lives: float) -> None:
+        def job(seed: int, device: str, scratch: Path, _save_every: float) -> MortalJob:
+            return MortalJob(seed, device, scratch, lives=lives)
+
+        monkeypatch.setattr(stages, "Job", job)
+
+    def begin(fresh: Pretraining) -> None:
+        torch.manual_seed(0)  # the untrained network's weights are drawn from the global generator
+        start(fresh, name, steps=3)
+
+    straight, interrupted = training("straight"), training("interrupted")
+    mortal(float("inf"))
+    begin(straight)
+    mortal(1)
+    with pytest.raises(Killed):
+        begin(interrupted)
+    mortal(float("inf"))
+    torch.manual_seed(99)  # another process, other initial weights: the checkpoint must win
+    start(interrupted, name, steps=3)
+    resumed = weights(interrupted, name)
+    for key, value in weights(straight, name).items():
+        assert torch.equal(value, resumed[key]), key
+
+
+def test_a_missing_stage_is_named(tmp_path: Path, portraits_folder: Path) -> None:
+    training = Pretraining(tmp_path, portraits_folder, report=silent)
+    with pytest.raises(CloakBenchError, match="cloakbench pretrain tokenizer"):
+        training.trained_clip()
+    with pytest.raises(CloakBenchError, match="cloakbench pretrain vae"):
+        training.trained_vae()
+
+
+def test_latents_become_of_unit_deviation(trained: Pretraining) -> None:
+    encoded = trained.trained_latents()
+    assert encoded.mean.shape == encoded.std.shape == (3, 4, 4, 16, 16)
+    assert len(encoded.kinds) == 4
+    draws = encoded.mean[0].float() + encoded.std[0].float() * torch.randn(
+        64, *encoded.mean.shape[1:], generator=torch.Generator().manual_seed(0)
+    )
+    assert (draws * encoded.scaling_factor).std() == pytest.approx(1, abs=0.05)
+
+
+def test_batches_pair_latents_with_captions(trained: Pretraining) -> None:
+    """Versions are told apart by their value: 0 as it is, 1 mirrored, 2 degraded."""
+    portraits = Portraits.load(trained.portraits_folder)
+    count = len(portraits)
+    mean = torch.arange(3.0)[:, None, None, None, None].expand(3, count, 4, 2, 2)
+    encoded = LatentPortraits(mean, torch.zeros_like(mean), ["noise"] * count)
+    drawn, captions = draw_batch(encoded, portraits, 2000, torch.Generator().manual_seed(0))
+    again, same = draw_batch(encoded, portraits, 2000, torch.Generator().manual_seed(0))
+    version = drawn[:, 0, 0, 0]
+    assert torch.equal(drawn, again)
+    assert captions == same
+    assert 0.08 < np.mean([text == "" for text in captions]) < 0.12
+    assert 0.12 < (version == 2).float().mean() < 0.18
+    spoilt_words = ("nois", "grainy", "pattern")
+    for number, text in zip(version, captions, strict=True):
+        if number == 2 and text:
+            assert any(word in text for word in spoilt_words)
+
+
+def test_the_network_fits_beside_the_others() -> None:
+    assert 2 * sum(p.numel() for p in build_unet().parameters()) < 16_000_000
+
+
+def test_the_export_loads_as_stable_diffusion_and_fits(
+    exported: Path, trained: Pretraining
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    assert sum(p.stat().st_size for p in exported.rglob("*") if p.is_file()) <= LARGEST
+    pipeline = StableDiffusionPipeline.from_pretrained(exported, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    kept = weights(trained, "unet")["conv_in.weight"]
+    assert torch.allclose(pipeline.unet.conv_in.weight.float(), kept, atol=1e-3)
+    assert pipeline.vae.config.scaling_factor == pytest.approx(
+        trained.trained_latents().scaling_factor
+    )
+    image: Any = pipeline("a photo of sks person", num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, 128, 128, 3)
+
+
+def test_a_model_that_is_too_large_leaves_the_last_export_alone(
+    trained: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mini"
+    out.mkdir()
+    (out / "model_index.json").write_text("the last one")
+    monkeypatch.setattr("cloakbench.pretrain.export.LARGEST", 1_000_000)
+    with pytest.raises(CloakBenchError, match="at most 1 MB fit"):
+        export(trained, out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mini", "model_index.json"]
+    assert (out / "model_index.json").read_text() == "the last one"
+
+
+def test_an_export_keeps_what_is_not_part_of_it(trained: Pretraining, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("kept")
+    export(trained, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "kept"
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_the_exported_text_encoder_is_clips_text_tower(exported: Path) -> None:
+    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(exported / "tokenizer")
+    tokens = tokenizer("a photo of person", return_tensors="pt").input_ids
+    alone = CLIPTextModel.from_pretrained(exported / "text_encoder").float().eval()
+    clip = CLIPModel.from_pretrained(exported / "clip").float().eval()
+    with torch.no_grad():
+        assert torch.equal(alone(tokens)[0], clip.text_model(tokens)[0])
