@@ -169,7 +169,9 @@ def test_a_square_photo_of_the_right_size_is_not_resampled():
 def test_a_tiny_photo_is_refused_by_name_and_size(size, tmp_path):
     Image.new("RGB", size).save(tmp_path / "tiny.png")
 
-    with pytest.raises(CloakBenchError, match=rf"tiny\.png: is {size[0]}x{size[1]} px; at least 32"):
+    with pytest.raises(
+        CloakBenchError, match=rf"tiny\.png: is {size[0]}x{size[1]} px; at least 32"
+    ):
         read_photo(tmp_path / "tiny.png")
 
 

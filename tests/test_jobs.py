@@ -16,6 +16,7 @@ from conftest import Killed, MortalJob
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import Job, job_seed
 from cloakbench.outputs import MANIFEST, new_file, new_folder
 from cloakbench.stages import Run, close_job
@@ -162,9 +163,9 @@ def test_a_purpose_has_its_own_stream_that_starts_afresh():
     assert len({draw("pgd", 1), draw("pgd", 2), draw("train", 1)}) == 3
 
 
-def test_compared_cells_share_their_seed_and_identities_do_not():
-    run = Run(Path("protected/aspl"), "anna", seed=4)
-    other_cell = replace(run, out=Path("protected/noise"))
+def test_compared_cells_share_their_seed_and_identities_do_not(tmp_path):
+    run = Run(tmp_path / "aspl", "anna", seed=4)
+    other_cell = replace(run, out=tmp_path / "noise")
 
     aspl, noise = run.job("protect", {"method": "aspl"}), other_cell.job("protect", {"method": "n"})
     assert aspl.seed == noise.seed
@@ -226,6 +227,22 @@ def test_what_a_killed_process_left_does_not_leak_into_the_next_folder(tmp_path)
         pass
 
     assert [p.name for p in (tmp_path / "out").iterdir()] == [MANIFEST]
+
+
+@pytest.mark.parametrize("out", ["photos", ".", "photos/..", ".."])
+def test_an_output_never_replaces_what_is_read_or_the_current_folder(out, tmp_path, monkeypatch):
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+
+    with pytest.raises(CloakBenchError, match=r"would replace .*Choose another --out"):
+        Run(Path(out), "anna").job("protect", {}, Path("photos"))
+
+
+def test_an_output_that_cannot_be_written_fails_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(OSError, match="file"):
+        Run(tmp_path / "file" / "sub" / "out", "anna").job("protect", {})
 
 
 def test_a_failed_file_leaves_the_old_one_and_no_rubbish(tmp_path):

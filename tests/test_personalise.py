@@ -87,7 +87,9 @@ def test_lora_only_adds_factors(text_encoder, tiny_model, identity, diffusion):
     after = states(fit("lora", tiny_model, identity, train_text_encoder=text_encoder, rank=3))
 
     for part in ("unet", "text_encoder"):
-        frozen = {k.replace(".base_layer", ""): v for k, v in after[part].items() if "lora" not in k}
+        frozen = {
+            k.replace(".base_layer", ""): v for k, v in after[part].items() if "lora" not in k
+        }
         factors = {k: v for k, v in after[part].items() if "lora" in k}
         assert not changed(before[part], frozen)
         assert bool(factors) == (part == "unet" or text_encoder)
@@ -234,7 +236,7 @@ def test_every_image_is_used_equally_often(count, batch_size, shuffled, diffusio
 
     picked = [i for step in range(count * 4) for i in tuner._pick(count, step, Job(0).rng)]
 
-    assert Counter(picked) == {index: 4 * batch_size for index in range(count)}
+    assert Counter(picked) == dict.fromkeys(range(count), 4 * batch_size)
     for start in range(0, len(picked), count):
         assert sorted(picked[start : start + count]) == list(range(count))
 

@@ -198,7 +198,9 @@ def test_digests_differ_between_methods():
 
 def test_a_methods_docstring_in_a_function_does_not_count_either(package):
     body = '\n    def verb(self):\n        """Do."""\n        return 1\n'
-    (package / "shiny.py").write_text((package / "shiny.py").read_text() + textwrap.indent(body, ""))
+    (package / "shiny.py").write_text(
+        (package / "shiny.py").read_text() + textwrap.indent(body, "")
+    )
     before = registry_of(package).digest("shiny")
     edited(package / "shiny.py", '"""Do."""', '"""Do it."""')
     assert registry_of(package).digest("shiny") == before

@@ -148,13 +148,3 @@ def test_bundled_identities_are_complete() -> None:
             images = [Image.open(p) for p in sorted((folder / name).glob("*.png"))]
             assert [(i.size, i.mode) for i in images] == [((128, 128), "RGB")] * 4
     assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) <= 5_000_000
-
-
-@pytest.mark.skipif(importlib.util.find_spec("dlib") is None, reason="dlib is not installed")
-def test_verification_separates_two_clear_clusters() -> None:
-    from cloakbench.synth.measure import verification
-
-    vectors = np.array([[0.0, 0], [0.1, 0], [1, 0], [1.1, 0]])
-    result = verification(["a", "a", "b", "b"], vectors)
-    assert result["accuracy"] == 1
-    assert result["same"] == pytest.approx(0.1)

@@ -56,7 +56,13 @@ def test_what_is_no_budget_is_refused_with_an_example(value):
 
 @pytest.mark.parametrize(
     ("budget", "reason"),
-    [("-1/255", "between"), ("11.5/255", "whole"), (256, "between"), (0.05, "whole"), ("x", "like")],
+    [
+        ("-1/255", "between"),
+        ("11.5/255", "whole"),
+        (256, "between"),
+        (0.05, "whole"),
+        ("x", "like"),
+    ],
 )
 def test_a_bad_budget_of_a_protection_is_named_with_its_key(budget, reason):
     with pytest.raises(CloakBenchError, match=rf"protection 'aspl': budget = .*{reason}"):

@@ -11,8 +11,12 @@ RESOLUTION = 64
 def make_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
     """Write a Stable Diffusion model of about 100,000 random weights for 64 px images."""
     import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDPMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from cloakbench.score.faces import backends
 from cloakbench.score.metric import metrics
 
 REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
-CONFIG_KEYS = {
+CONFIG_KEYS: dict[str, Registry[Any]] = {
     "protections": protections,
     "purifications": purifiers,
     "trainers": trainers,

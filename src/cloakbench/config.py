@@ -214,14 +214,14 @@ class Experiment(BaseModel):
             steps = [self._label_and_spec(registry, step) for step in entry]
             label = "+".join(label for label, _ in steps)
             return label, {"method": "chain", "steps": [spec for _, spec in steps]}
-        spec = {"method": entry} if isinstance(entry, str) else dict(entry)
-        label = spec.pop("name", None) or spec.get("method")
-        if label is None:
+        spec: Spec = {"method": entry} if isinstance(entry, str) else dict(entry)
+        label = str(spec.pop("name", "") or spec.get("method", ""))
+        if not label:
             raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
         spec["method"] = str(spec.get("method", label))
         if self.preset in registry[spec["method"]].presets:
             spec.setdefault("preset", self.preset)
-        return str(label), spec
+        return label, spec
 
 
 def _merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.images import centre_crop, photo_files, read_photo
 from cloakbench.layout import SETS
-from cloakbench.outputs import new_folder
+from cloakbench.outputs import check_output, new_folder
 
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
@@ -93,6 +93,7 @@ def prepare(dataset: Dataset, identity: str, out: Path, resolution: int) -> None
     Raises:
         CloakBenchError: see `Dataset.sets` and `read_photo`.
     """
+    check_output(out, dataset.path)
     sets = dataset.sets(identity)
     manifest = {
         "stage": "data",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -23,13 +23,17 @@ _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOADING_ERRORS = (OSError, ValueError, LookupError, RuntimeError, SafetensorError)
 
 
-class Latents(NamedTuple):
+@dataclass(frozen=True)
+class Latents:
     """The VAE's posterior of n images, unscaled: two tensors of shape (n, c, h/8, w/8)."""
 
     mean: Tensor
     std: Tensor
 
-    def __getitem__(self, index: Any) -> Latents:  # type: ignore[override]
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, index: slice | list[int]) -> Latents:
         return Latents(self.mean[index], self.std[index])
 
 

@@ -31,6 +31,10 @@ def explain_os_error(error: OSError) -> str | None:
                 f"{where}: the disk is full. Free some space and run the same command again; "
                 "finished work is kept."
             )
+        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            return (
+                f"{where}: a file is where a folder is needed, or the reverse. Choose another path."
+            )
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return (
                 f"{where}: cannot be written. Choose another folder or change its permissions, "

@@ -58,10 +58,10 @@ class FineTuner:
     def step(self, instance: Latents, index: int, draw: Draw) -> None:
         """Train once on the `index`-th batch of the instance images (and of the class images)."""
         rng = draw("train", index)
-        latents = self.model.draw(instance[self._pick(len(instance.mean), index, draw)], rng)
+        latents = self.model.draw(instance[self._pick(len(instance), index, draw)], rng)
         if self.prior is not None:
             stored = self.prior.latents
-            chosen = stored[self._pick(len(stored.mean), index, draw, "class")]
+            chosen = stored[self._pick(len(stored), index, draw, "class")]
             latents = torch.cat([latents, self.model.draw(chosen, rng)])
         losses = self.model.denoising_loss(latents, self._embed(), rng)
         loss = losses[: self.batch_size].mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,8 +11,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cloakbench.errors import CloakBenchError
+
 MANIFEST = "job.json"
 """What made a folder: stage, settings and seed. Nothing in it differs between equal runs."""
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Find out before any work that a folder can be written and replaces nothing that is needed.
+
+    Raises:
+        CloakBenchError: it is, or holds, one of the inputs or the current folder.
+        OSError: it cannot be written.
+    """
+    target = path.resolve()
+    for needed in (Path.cwd(), *(folder.resolve() for folder in inputs if folder is not None)):
+        if target in (needed, *needed.parents):
+            raise CloakBenchError(
+                f"{path}: writing this folder would replace {needed}. Choose another --out."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cloakbench.diffusion import LatentDiffusion
 
-SAMPLERS = {
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),

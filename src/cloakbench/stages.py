@@ -23,7 +23,7 @@ from cloakbench.images import (
 )
 from cloakbench.jobs import Job, job_seed
 from cloakbench.models import ModelSpec
-from cloakbench.outputs import new_folder
+from cloakbench.outputs import check_output, new_folder
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
@@ -53,7 +53,11 @@ class Run:
         """The job of this run, with a scratch folder that only the same work can resume.
 
         Checkpoints of the same output under other settings or inputs are deleted.
+
+        Raises:
+            CloakBenchError: the output would replace an input.
         """
+        check_output(self.out, *inputs)
         own = None
         if self.scratch is not None:
             place = self.scratch / _digest(str(self.out.absolute()))

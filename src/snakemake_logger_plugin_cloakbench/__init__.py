@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -25,6 +26,7 @@ _HIDDEN = {
     LogEvent.RESOURCES_INFO,
     LogEvent.RULEGRAPH,
 }
+_CHATTER = ("None", "Select jobs", "Removing temporary output", "Assuming unrestricted shared")
 
 
 class LogHandler(LogHandlerBase):
@@ -49,7 +51,7 @@ class LogHandler(LogHandlerBase):
         )
         self._task = self._bar.add_task("", total=None, left="")
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:
         event = getattr(record, "event", None)
         if self.common_settings.dryrun or record.levelno >= logging.WARNING:
             self._pass_on(record)
@@ -64,14 +66,14 @@ class LogHandler(LogHandlerBase):
             self._estimate.finish(record.job_id, time.monotonic())
         elif event == LogEvent.PROGRESS:
             self._progressed(record.done)
-        elif event not in _HIDDEN and record.getMessage() not in {"None", ""}:
+        elif event not in _HIDDEN and not record.getMessage().startswith(_CHATTER):
             self._pass_on(record)
 
     def close(self) -> None:
         self._bar.stop()
         super().close()
 
-    def _started(self, record: logging.LogRecord) -> None:
+    def _started(self, record: Any) -> None:
         self._estimate.start(record.jobid, record.rule_name, time.monotonic())
         if record.rule_name == "all":
             return

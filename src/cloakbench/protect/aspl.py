@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cloakbench.diffusion import LatentDiffusion, Latents
     from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.jobs import Job, Stateful
 
 
 @protections.register("aspl")
@@ -54,7 +54,11 @@ class ASPL(SurrogateProtection):
         surrogate = self.tuner(model, identity)
         lookahead = Lookahead(surrogate)
         perturbed = Pixels(original)
-        state = {"surrogate": surrogate, "lookahead": lookahead, "pixels": perturbed}
+        state: dict[str, Stateful] = {
+            "surrogate": surrogate,
+            "lookahead": lookahead,
+            "pixels": perturbed,
+        }
         prompt = identity.prompts.instance_prompt
         for number in job.steps("aspl", self.rounds, state):
             with lookahead:

@@ -1,0 +1,283 @@
+"""The command line: help, the catalogue, stages by hand, and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Folders
+from PIL import Image
+from typer.testing import CliRunner
+
+from cloakbench.catalogue import REGISTRIES
+from cloakbench.cli import main
+from cloakbench.cli.main import app
+from cloakbench.images import load_photos
+from cloakbench.models import ModelSpec
+
+COMMANDS = [
+    "data", "class-images", "protect", "purify", "personalise", "sample", "references", "score",
+    "distances", "check", "tables", "report", "methods", "schema", "synth", "pretrain",
+]  # fmt: skip
+
+
+def cli(*arguments: object) -> str:
+    """Output of a command that succeeds."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command that fails as `cloakbench` does; returns its one line."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["cloakbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        line = str(stopped.value.code)  # sys.exit prints a text and exits with code 1
+        assert line.startswith("error: ")
+        assert "\n" not in line
+        return line
+
+    return run
+
+
+def test_help_lists_every_command():
+    output = cli("--help")
+
+    assert all(re.search(rf"│ {command}\b", output) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    assert "Usage" in cli(command, "--help")
+
+
+def test_methods_as_json_cover_every_registry_with_every_setting():
+    entries = json.loads(cli("methods", "--json"))
+
+    found = {(e["kind"], e["name"]): {s["name"] for s in e["settings"]} for e in entries}
+    expected = {(r.kind, m.name): set(m.model_fields) for r in REGISTRIES for m in r}
+    assert found == expected
+    assert all(entry["summary"] and entry["source"] for entry in entries)
+    assert all(setting["description"] for entry in entries for setting in entry["settings"])
+
+
+def test_the_table_of_methods_names_them_all_and_one_is_shown_in_full():
+    table = cli("methods")
+    assert all(method.name in table for registry in REGISTRIES for method in registry)
+
+    one = cli("methods", "aspl")
+    assert "training_steps" in one
+    assert "2303.15433" in one
+    assert "quality" not in one
+
+
+def test_an_unknown_method_gets_the_nearest_name(failing):
+    assert "unknown method 'alps': did you mean 'aspl'?" in failing("methods", "alps")
+
+
+def test_the_schema_command_writes_what_it_prints(tmp_path):
+    cli("schema", "--out", tmp_path / "schema.json")
+
+    assert (tmp_path / "schema.json").read_text() == cli("schema")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["protect", "alps"], "unknown protection 'alps': did you mean 'aspl'?"),
+        (["protect", "noise", "--set", "budget=-1/255"], "a budget lies between"),
+        (["protect", "noise", "--set", "budget=0.05"], "whole number of grey levels"),
+        (["protect", "noise", "--set", "budget"], "write it as KEY=VALUE"),
+        (["protect", "{bad"], "not valid JSON"),
+        (["protect", "noise", "--model", '{"path": "x", "resoluton": 64}'], "mean 'resolution'"),
+        (["protect", "noise", "--prompts", '{"smaple": {}}'], "did you mean 'sample'"),
+        (["protect", "noise", "--instance", "nowhere"], "nowhere: no such folder of photos"),
+        (["protect", "aspl"], "'aspl' needs --surrogate FOLDER"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    arguments, message, failing, folders, tmp_path
+):
+    out = tmp_path / "new" / "out"
+    given = ["--instance", folders.instance] if "--instance" not in arguments else []
+
+    assert message in failing(*arguments, *given, "--out", out)
+    assert not out.exists()
+
+
+def test_a_missing_model_is_one_line_before_any_photo_is_changed(failing, folders, tmp_path):
+    line = failing(
+        "protect", "aspl", "--instance", folders.instance, "--surrogate", folders.surrogate,
+        "--class-images", folders.class_images, "--model", tmp_path, "--out", tmp_path / "out",
+    )  # fmt: skip
+
+    assert "no model_index.json there. Give a folder" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.png", b"", "bad.png: is empty"),
+        ("bad.png", b"text", "bad.png: is not an image"),
+        ("notes.txt", b"text", "notes.txt: not a photo"),
+    ],
+)
+def test_a_bad_file_among_the_photos_is_named(name, content, message, failing, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / name).write_bytes(content)
+
+    line = failing("purify", "jpeg", "--photos", tmp_path / "photos", "--out", tmp_path / "out")
+    assert message in line
+
+
+def test_an_output_below_a_file_cannot_be_written(failing, folders, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
+        line = failing("purify", "jpeg", "--photos", folders.instance, "--out", out)
+        assert re.search(r"file.*: a file is where a folder is needed.*Choose another path", line)
+
+
+def test_an_output_that_is_the_input_is_refused(failing, folders):
+    before = load_photos(folders.instance)
+
+    line = failing("purify", "jpeg", "--photos", folders.instance, "--out", folders.instance)
+
+    assert "would replace" in line
+    assert load_photos(folders.instance).names == before.names
+
+
+@pytest.mark.parametrize("number", [13, 28, 30])
+def test_a_disk_that_is_full_or_read_only_is_one_line(
+    number, failing, monkeypatch, folders, tmp_path
+):
+    def fail(*_: object) -> None:
+        raise OSError(number, "reason", str(tmp_path / "out"))
+
+    monkeypatch.setattr("cloakbench.stages.save_photos", fail)
+    line = failing("purify", "jpeg", "--photos", folders.instance, "--out", tmp_path / "out")
+
+    assert re.search(
+        r"out: (the disk is full|cannot be written)\..* run the same command again", line
+    )
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, folders, tmp_path):
+    """Only what a user can mend becomes one line."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cloakbench.stages.load_photos", broken)
+    arguments = ["purify", "jpeg", "--photos", folders.instance, "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["cloakbench", *map(str, arguments)])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_the_installed_command_prints_one_line_and_exits_with_one(tmp_path):
+    command = Path(sys.executable).with_name("cloakbench")
+    arguments = ["purify", "jpg", "--photos", tmp_path, "--out", tmp_path / "out"]
+    result = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: unknown purification 'jpg': did you mean .*\n", result.stderr)
+    assert result.stdout == ""
+
+
+def test_checking_a_config_says_what_will_run(tiny_model, dataset, tmp_path):
+    import yaml
+
+    update = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
+        "datasets": {"bundled": {"path": str(dataset)}},
+    }
+    (tmp_path / "update.yaml").write_text(yaml.safe_dump(update))
+
+    output = cli("check", REPOSITORY / "config.yaml", tmp_path / "update.yaml")
+
+    assert "identities: anna, bert" in output
+    assert "protections: clean, noise, aspl" in output
+    assert "cells: 24, 16 samples each" in output
+
+
+def test_the_stages_can_be_run_by_hand_from_photos_to_samples(
+    dataset: Path, tiny_model: ModelSpec, folders: Folders, tmp_path: Path
+):
+    sampling = '{"images": 1, "steps": 2, "sampler": "ddim"}'
+    model = ["--model", tiny_model.path]
+    classes = ["--class-images", folders.class_images]
+    tiny = "--set=preset=tiny"
+    photos, protected, pure, weights, samples = (tmp_path / name for name in "ABCDE")
+
+    cli("data", dataset, "anna", "--out", photos, "--resolution", 64)
+    cli("protect", "aspl", tiny, "--instance", photos / "set_B", "--surrogate", photos / "set_A",
+        *classes, *model, "--out", protected)  # fmt: skip
+    cli("purify", '["resize", {"method": "jpeg", "quality": 50}]', "--photos", protected,
+        "--out", pure)  # fmt: skip
+    cli("personalise", "cdl", tiny, "--instance", pure, *classes, *model, "--out", weights)
+    cli("sample", "--weights", weights, "--prompt", "photo=a photo of sks person", *model,
+        "--sampling", sampling, "--suffix", ", without x", "--out", samples)  # fmt: skip
+
+    manifests = [json.loads((p / "job.json").read_text()) for p in (photos, protected, pure)]
+    assert [manifest["stage"] for manifest in manifests] == ["data", "protect", "purify"]
+    assert Image.open(samples / "photo" / "000.png").size == (64, 64)
+    said = json.loads((samples / "job.json").read_text())["settings"]["prompts"]
+    assert said == {"photo": "a photo of sks person, without x"}
+
+
+def test_class_images_are_sampled_from_the_unsuffixed_class_prompt(tiny_model, tmp_path):
+    sampling = '{"steps": 1, "sampler": "ddim", "batch_size": 2}'
+    cli("class-images", "--model", tiny_model.path, "--count", 3, "--sampling", sampling,
+        "--out", tmp_path / "class")  # fmt: skip
+
+    settings = json.loads((tmp_path / "class" / "job.json").read_text())["settings"]
+    assert settings["prompts"] == {"class": "a photo of person"}
+    assert len(list((tmp_path / "class" / "class").glob("*.png"))) == 3
+
+
+def imported(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(output.split())
+
+
+def test_reading_a_config_imports_no_slow_library():
+    """Snakemake reads it for every job, and `--help` must be quick."""
+    modules = imported(
+        "import cloakbench.config, cloakbench.cli; cloakbench.config.trainers.names()"
+    )
+
+    assert not modules & {
+        "torch",
+        "diffusers",
+        "transformers",
+        "torchvision",
+        "onnxruntime",
+        "dlib",
+    }
+
+
+@pytest.mark.parametrize("method", ["noise", "aspl"])
+def test_settings_on_the_command_line_are_the_ones_that_run(
+    method, folders, tiny_model, identity, tmp_path
+):
+    cli("protect", method, "--set", "preset=tiny", "--set", "budget=3/255", "--instance",
+        folders.instance, "--surrogate", folders.surrogate, "--class-images",
+        folders.class_images, "--model", tiny_model.path, "--out", tmp_path / "out")  # fmt: skip
+
+    manifest = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert manifest["settings"]["budget"] == "3/255"
+    change = load_photos(tmp_path / "out").pixels - identity.instance_images.pixels
+    assert (change * 255).abs().max() < 3.01

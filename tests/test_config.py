@@ -1,0 +1,219 @@
+"""Every mistake in a config is one line that names the key, before any work."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cloakbench.config import Experiment
+from cloakbench.errors import CloakBenchError
+
+
+@pytest.fixture
+def config(dataset: Path) -> dict[str, Any]:
+    return {
+        "experiment": "test",
+        "model": "mini",
+        "models": {"mini": {"path": "resources/mini", "resolution": 128}},
+        "dataset": "faces",
+        "datasets": {"faces": {"path": str(dataset)}},
+        "protections": ["clean", "aspl"],
+        "purifications": ["none"],
+        "trainers": ["dreambooth", "cdl"],
+    }
+
+
+BAD = [
+    ({"protections": ["alps"]}, r"unknown protection 'alps': did you mean 'aspl'"),
+    ({"protections": [{"method": 3}]}, r"unknown protection '3'"),
+    ({"protections": [{"budget": 3}]}, r"names no `method`"),
+    ({"protections": [{"method": "aspl", "buget": 3}]}, r"'buget': did you mean 'budget'"),
+    ({"protections": [{"method": "aspl", "preset": "mni"}]}, r"preset 'mni': did you mean 'mini'"),
+    ({"protections": [{"method": "aspl", "budget": "-1/255"}]}, r"budget = '-1/255': .*between"),
+    ({"protections": [{"method": "aspl", "budget": 6.375}]}, r"budget = 6\.375: .*whole number"),
+    ({"protections": [{"method": "aspl", "budget": 256}]}, r"budget = 256: .*255/255"),
+    ({"protections": ["aspl", "aspl"]}, r"two entries are called protection 'aspl'.*`name`"),
+    ({"protections": [{"name": "../x", "method": "aspl"}]}, r"'\.\./x' names a folder"),
+    ({"protections": []}, r"protections = \[\]: "),
+    ({"protections": "aspl"}, r"protections = 'aspl': .*list"),
+    ({"purifications": [["resize", "jpg"]]}, r"unknown purification 'jpg': did you mean 'jpeg'"),
+    ({"trainers": ["dreamboth"]}, r"unknown trainer 'dreamboth': did you mean 'dreambooth'"),
+    ({"metrics": ["ismm"]}, r"unknown metric 'ismm': did you mean 'ism'"),
+    ({"faces": "dlb"}, r"'dlb': did you mean 'dlib'"),
+    ({"model": "min"}, r"unknown model 'min': did you mean 'mini'"),
+    ({"dataset": "face"}, r"unknown dataset 'face': did you mean 'faces'"),
+    ({"preset": "mni"}, r"unknown preset 'mni': did you mean 'mini'"),
+    ({"protectons": ["aspl"]}, r"unknown setting 'protectons': did you mean 'protections'"),
+    ({"prompts": {"smaple": {}}}, r"'prompts\.smaple': did you mean 'sample'"),
+    ({"sampling": {"step": 5}}, r"'sampling\.step': did you mean 'steps'"),
+    ({"models": {"mini": {"path": "x", "resoluton": 8}}}, r"did you mean 'resolution'"),
+    ({"prompts": {"instance": "a {nuon}"}}, r"prompts\.instance .*placeholder '\{nuon\}'.*Known"),
+    ({"prompts": {"sample": {"a/b": "x"}}}, r"prompt key 'a/b' names a folder"),
+    ({"prompts": {"sample": {}}}, r"prompts\.sample = \{\}: "),
+    ({"sampling": {"images": 0}}, r"sampling\.images = 0: .*greater than or equal to 1"),
+    ({"sampling": {"sampler": "ddmi"}}, r"sampling\.sampler = 'ddmi': .*'ddim'"),
+    ({"models": {"mini": {"path": "x", "resolution": 100}}}, r"resolution = 100: .*multiple of 8"),
+    ({"identities": []}, r"identities = \[\]: "),
+    ({"identities": ["anna", "anna"]}, r"identities: 'anna' is there 2 times"),
+    ({"experiment": "a b"}, r"experiment 'a b' names a folder"),
+    ({"seed": "x"}, r"seed = 'x': .*integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[message for _, message in BAD])
+def test_a_mistake_is_one_line_that_names_the_key(changes, message, config):
+    with pytest.raises(CloakBenchError, match=message) as caught:
+        Experiment.parse(config | changes)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["experiment", "model", "models", "protections", "trainers"])
+def test_a_missing_key_is_named(key, config):
+    del config[key]
+
+    with pytest.raises(CloakBenchError, match=rf"the key '{key}' is missing"):
+        Experiment.parse(config)
+
+
+def test_a_valid_config_is_not_changed_by_parsing_it(config):
+    before = copy.deepcopy(config)
+    Experiment.parse(config)
+
+    assert config == before
+
+
+def test_the_grid_is_every_combination_identity_by_identity(config):
+    cells = Experiment.parse(config).cells()
+
+    assert len(cells) == len(set(cells)) == 2 * 2 * 1 * 2
+    assert [cell.identity for cell in cells] == ["anna"] * 4 + ["bert"] * 4
+    assert {cell.trainer for cell in cells} == {"dreambooth", "cdl"}
+
+
+def test_identities_can_be_chosen_and_a_wrong_one_is_found_before_the_run(config):
+    assert {c.identity for c in Experiment.parse(config | {"identities": ["bert"]}).cells()} == {
+        "bert"
+    }
+    experiment = Experiment.parse(config | {"identities": ["brt"], "faces": "dlib"})
+    with pytest.raises(CloakBenchError, match=r"unknown identity 'brt' .*did you mean 'bert'"):
+        experiment.dataset_spec.sets("brt")
+
+
+def test_checking_finds_a_missing_model_before_the_run(config, tmp_path):
+    config["models"]["mini"]["path"] = str(tmp_path)
+
+    with pytest.raises(CloakBenchError, match=r"no model_index\.json there"):
+        Experiment.parse(config).check()
+
+
+def test_checking_passes_where_everything_is_there(config, tiny_model):
+    config["models"]["mini"] = {"path": tiny_model.path, "resolution": 64}
+
+    Experiment.parse(config).check()
+
+
+def test_the_experiments_preset_is_used_where_a_method_has_it(config):
+    config |= {"preset": "mini", "protections": ["clean", "aspl", {"name": "x", "method": "fsmg"}]}
+    protections = Experiment.parse(config).all_protections
+
+    assert protections["aspl"].rounds == 30
+    assert protections["x"].training_steps == 200
+    assert protections["clean"].budget == 0
+
+
+def test_an_entrys_own_preset_and_settings_win(config):
+    entry = {"name": "own", "method": "aspl", "preset": "tiny", "rounds": 7}
+    own = Experiment.parse(config | {"preset": "mini", "protections": [entry]}).all_protections[
+        "own"
+    ]
+
+    assert (own.rounds, own.pgd_steps) == (7, 1)
+    plain = {"name": "own", "method": "aspl", "preset": None}
+    own = Experiment.parse(config | {"preset": "mini", "protections": [plain]}).all_protections[
+        "own"
+    ]
+    assert own.rounds == 50
+
+
+def test_a_list_is_a_chain_labelled_by_its_links_with_the_preset_applied(config):
+    config |= {"preset": "mini", "purifications": [["resize", {"method": "jpeg", "quality": 9}]]}
+    (label,), (chain,) = zip(*Experiment.parse(config).all_purifiers.items(), strict=True)
+
+    assert label == "resize+jpeg"
+    assert chain.steps == [
+        {"method": "resize", "factor": 2},
+        {"method": "jpeg", "quality": 9},
+    ]
+
+
+def test_two_budgets_of_one_protection_are_two_labels(config):
+    config["protections"] = [
+        {"name": f"aspl-{levels}", "method": "aspl", "budget": f"{levels}/255"} for levels in (4, 8)
+    ]
+    built = Experiment.parse(config).all_protections
+
+    assert {label: method.budget for label, method in built.items()} == {"aspl-4": 4, "aspl-8": 8}
+
+
+def test_later_files_are_laid_over_earlier_ones_as_snakemake_does(config, tmp_path):
+    """Mappings key by key, lists whole."""
+    base, update = tmp_path / "base.yaml", tmp_path / "update.yaml"
+    base.write_text(yaml.safe_dump(config | {"sampling": {"images": 3, "steps": 9}}))
+    update.write_text(yaml.safe_dump({"sampling": {"steps": 4}, "trainers": ["lora"]}))
+
+    experiment = Experiment.load(base, update)
+
+    assert (experiment.sampling.images, experiment.sampling.steps) == (3, 4)
+    assert list(experiment.all_trainers) == ["lora"]
+
+
+def test_the_merge_equals_snakemakes(config, tmp_path):
+    from snakemake.common.configfile import load_configfile
+    from snakemake.utils import update_config
+
+    update = {"sampling": {"steps": 4}, "models": {"big": {"path": "b"}}, "trainers": ["lora"]}
+    for name, content in (("base", config), ("update", update)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    merged: dict[str, Any] = {}
+    for name in ("base", "update"):
+        update_config(merged, load_configfile(tmp_path / f"{name}.yaml"))
+
+    ours = Experiment.load(tmp_path / "base.yaml", tmp_path / "update.yaml")
+
+    assert ours == Experiment.parse(merged)
+
+
+def test_a_config_as_json_means_the_same_as_a_file(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    assert Experiment.read([json.dumps(config)]) == Experiment.read([str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", r"bad\.yaml: is not valid YAML"),
+        (b"\xff\xfe\x00", r"bad\.yaml: is not valid YAML"),
+        (b"- a\n- b\n", r"bad\.yaml: is not a mapping of keys"),
+        (b"", r"bad\.yaml: is not a mapping of keys"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(content, message, tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(content)
+
+    with pytest.raises(CloakBenchError, match=message) as caught:
+        Experiment.load(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_broken_json_are_named(tmp_path):
+    with pytest.raises(CloakBenchError, match=r"gone\.yaml: cannot be read \(No such file"):
+        Experiment.load(tmp_path / "gone.yaml")
+    with pytest.raises(CloakBenchError, match=r"not valid JSON"):
+        Experiment.read(['{"a": '])

@@ -1,0 +1,41 @@
+"""Verification on embeddings whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.score.faces import backends
+from cloakbench.score.verification import measure_faces, verification
+
+
+def _at(*degrees: float) -> list[np.ndarray | None]:
+    return [np.array([np.cos(a), np.sin(a)]) * 3 for a in np.radians(degrees)]
+
+
+def test_two_clear_clusters_are_told_apart():
+    result = verification(["a", "a", "b", "b"], _at(0, 10, 90, 100))
+    assert result["accuracy"] == 1
+    assert result["same"] == pytest.approx(np.cos(np.radians(10)))
+
+
+def test_crossed_clusters_score_like_guessing():
+    result = verification(["a", "b", "a", "b"], _at(0, 5, 90, 95))
+    assert result["accuracy"] == pytest.approx(0.5, abs=0.26)
+    assert result["same"] < result["different"]
+
+
+def test_missing_faces_are_left_out():
+    vectors = _at(0, 10, 90, 100)
+    with_gap = verification(["a", "a", "b", "b", "b"], [*vectors, None])
+    assert with_gap == verification(["a", "a", "b", "b"], vectors)
+
+
+def test_one_identity_alone_has_no_accuracy():
+    assert verification(["a", "a"], _at(0, 10)) == {}
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(CloakBenchError, match="no folders of portraits"):
+        measure_faces(tmp_path, backends.build("dlib"))

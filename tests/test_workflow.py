@@ -1,0 +1,187 @@
+"""The whole workflow with a tiny model: what runs, what does not, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+BUNDLED = REPOSITORY / "resources" / "identities"
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A folder in which the workflow runs, with the config that is laid over the default one."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def snakemake(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        config = self.folder / "tiny.yaml"
+        config.write_text(yaml.safe_dump(self.config | changes))
+        command = [
+            str(Path(sys.executable).with_name("snakemake")),
+            *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder)),
+            *("--configfile", str(config), "--cores", "2", *options),
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def planned(self, **changes: Any) -> dict[str, int]:
+        """How many jobs of each rule a run would start."""
+        run = self.snakemake("--dry-run", "--quiet", "rules", **changes)
+        output = run.stdout + run.stderr
+        assert run.returncode == 0, output
+        if "Nothing to be done" in output:
+            return {}
+        jobs = re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
+        assert jobs, output
+        return {rule: int(count) for rule, count in jobs if rule not in {"all", "total"}}
+
+
+@pytest.fixture(scope="module")
+def workflow(tiny_model, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """Run it once: one of two identities, two protections and two trainers, an image each."""
+    identities = sorted(BUNDLED.glob("*/"))[:2] if BUNDLED.is_dir() else []
+    if len(identities) < 2:
+        pytest.skip(f"{BUNDLED} has no two identities, and the scores need faces")
+    folder = tmp_path_factory.mktemp("workflow")
+    for identity in identities:
+        shutil.copytree(identity, folder / "identities" / identity.name)
+    shutil.copy(REPOSITORY / "config.yaml", folder)
+    workflow = Workflow(
+        folder,
+        {
+            "experiment": "tiny",
+            "models": {"mini": {"path": tiny_model.path, "resolution": 128}},
+            "datasets": {"bundled": {"path": str(folder / "identities")}},
+            "identities": [identities[0].name],
+            "preset": "tiny",
+            "protections": ["clean", "noise"],
+            "purifications": ["none"],
+            "trainers": ["dreambooth", "cdl"],
+            "prompts": {"sample": {"photo": "a photo of {identifier} {class_noun}"}},
+            "class_images": 2,
+            "sampling": {"images": 1, "steps": 2, "sampler": "ddim"},
+            "keep_weights": True,
+        },
+    )
+    run = workflow.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return workflow
+
+
+def test_it_ends_in_tables_and_a_report(workflow):
+    results = workflow.folder / "results"
+    summary = pd.read_csv(results / "tables" / "tiny" / "summary.csv")
+
+    assert {"clean", "noise"} == set(summary["protection"])
+    assert {"dreambooth", "cdl"} == set(summary["trainer"])
+    assert "noise" in (results / "report" / "tiny" / "index.html").read_text()
+    assert len(list(results.rglob("generated/*/*/*/photo/000.png"))) == 4
+
+
+def test_it_crops_to_the_models_resolution_and_leaves_no_checkpoints(workflow):
+    results = workflow.folder / "results"
+
+    photo = next(iter(results.rglob("protected/noise/*.png")))
+    assert Image.open(photo).size == (128, 128)
+    assert not [path for path in (results / ".scratch").rglob("*") if path.is_file()]
+
+
+def test_a_second_run_does_nothing(workflow):
+    run = workflow.snakemake()
+
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout + run.stderr
+
+
+def test_another_protection_runs_only_its_own_cells(workflow):
+    assert workflow.planned(protections=["clean", "noise", "aspl"]) == {
+        "protect": 1,
+        "purify": 1,
+        "distances": 1,
+        "personalise": 2,
+        "sample": 2,
+        "score": 2,
+        "tables": 1,
+        "report": 1,
+    }
+
+
+def test_another_setting_of_a_protection_runs_only_its_own_cells(workflow):
+    planned = workflow.planned(protections=["clean", {"method": "noise", "budget": "5/255"}])
+
+    assert planned["protect"] == planned["purify"] == 1
+    assert planned["personalise"] == planned["sample"] == 2
+    assert "data" not in planned
+
+
+@pytest.mark.parametrize("setting", [{"images": 3}, {"guidance": 3.0}, {"batch_size": 4}])
+def test_a_setting_of_sampling_reruns_only_sampling_and_what_follows(setting, workflow):
+    planned = workflow.planned(sampling=workflow.config["sampling"] | setting)
+
+    assert planned == {"sample": 4, "score": 4, "tables": 1, "report": 1}
+
+
+def test_a_switch_of_cdls_sampling_retrains_nothing(workflow):
+    trainers = ["dreambooth", {"method": "cdl", "suffix_in_sampling": False}]
+
+    assert workflow.planned(trainers=trainers) == {
+        "sample": 1,
+        "score": 1,
+        "tables": 1,
+        "report": 1,
+    }
+
+
+def test_a_changed_photo_reruns_what_was_made_of_it(workflow):
+    chosen, other = (workflow.folder / "identities" / name for name in identities(workflow))
+    photo = next(iter(sorted((other / "set_C").glob("*.png"))))
+    stored = photo.stat()
+    try:
+        photo.touch()
+        planned = workflow.planned()
+    finally:
+        import os
+
+        os.utime(photo, ns=(stored.st_atime_ns, stored.st_mtime_ns))
+
+    assert chosen.name in workflow.config["identities"]
+    assert planned["data"] == 1
+    assert planned["references"] == 1
+    assert "personalise" not in planned
+
+
+def identities(workflow: Workflow) -> list[str]:
+    return sorted(path.name for path in (workflow.folder / "identities").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"protections": ["alps"]},
+            "error: config: unknown protection 'alps': did you mean 'aspl'",
+        ),
+        ({"identities": ["nobody"]}, "error: unknown identity 'nobody'"),
+        ({"models": {"mini": {"path": "nowhere", "resolution": 64}}}, "no model_index.json there"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_before_any_job(changes, message, workflow):
+    run = workflow.snakemake(**changes)
+    output = run.stdout + run.stderr
+
+    assert run.returncode != 0
+    assert message in output
+    assert "Traceback" not in output
+    assert "rule " not in output
