@@ -216,7 +216,7 @@ def _network(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
             path,
             subfolder=name,
             use_safetensors=True,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             output_loading_info=True,
             **options,
         )

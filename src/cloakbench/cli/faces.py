@@ -1,4 +1,4 @@
-"""Do face backends see people in portraits?"""
+"""Looking at portraits: do face backends see people in them, and do we?"""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def faces(
         typer.echo(
             f"{name:>10}: {value:.4f}" if isinstance(value, float) else f"{name:>10}: {value}"
         )
+
+
+def sheet(
+    folder: Annotated[Path, typer.Argument(help="Folder with a folder of PNG files per row.")],
+    out: Annotated[Path, typer.Argument(help="Picture to write.")],
+    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 12,
+    rows: Annotated[int, typer.Option(help="Rows.", min=1)] = 12,
+) -> None:
+    """Tile pictures into a contact sheet, a row per subfolder.
+
+    Example: cloakbench sheet resources/identities docs/identities.png --columns 8 --rows 6
+    """
+    from cloakbench.sheet import contact_sheet
+
+    contact_sheet(folder, out, columns, rows)

@@ -40,6 +40,7 @@ for _panel, _commands in _PANELS.items():
         app.command(rich_help_panel=_panel, name=_command.__name__.replace("_", "-"))(_command)
 app.command(rich_help_panel="Miniature")(synth.synth)
 app.command(rich_help_panel="Miniature")(faces.faces)
+app.command(rich_help_panel="Miniature")(faces.sheet)
 app.add_typer(pretrain.app, name="pretrain", rich_help_panel="Miniature")
 
 
