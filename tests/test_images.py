@@ -214,9 +214,10 @@ def test_a_corrupt_file_is_read_or_refused_but_never_a_crash(data, tmp_path):
     (tmp_path / "odd.png").write_bytes(content)
 
     try:
-        assert read_photo(tmp_path / "odd.png").mode == "RGB"
+        outcome = read_photo(tmp_path / "odd.png").mode
     except CloakBenchError as error:
-        assert "odd.png: is" in str(error)
+        outcome = str(error)
+    assert outcome == "RGB" or "odd.png: is" in outcome
 
 
 def test_a_photo_that_is_not_there_is_named(tmp_path):

@@ -198,6 +198,11 @@ def test_a_finished_job_forgets_its_checkpoints(tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
+def die_after_writing(path: Path) -> None:
+    path.write_text("half")
+    raise Killed
+
+
 def test_a_folder_appears_whole_with_its_manifest(tmp_path):
     with new_folder(tmp_path / "a" / "out", {"stage": "test"}) as folder:
         (folder / "file").write_text("new")
@@ -212,8 +217,7 @@ def test_a_failed_folder_leaves_the_old_one_and_no_rubbish(tmp_path):
         pass
 
     with pytest.raises(Killed), new_folder(tmp_path / "out", {"stage": "new"}) as folder:
-        (folder / "half").write_text("")
-        raise Killed
+        die_after_writing(folder / "half")
 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == {"stage": "old"}
@@ -251,8 +255,7 @@ def test_a_failed_file_leaves_the_old_one_and_no_rubbish(tmp_path):
         part.write_text("old")
 
     with pytest.raises(Killed), new_file(path) as part:
-        part.write_text("half")
-        raise Killed
+        die_after_writing(part)
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

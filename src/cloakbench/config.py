@@ -14,9 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloakbench.data import Dataset
-from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.errors import CloakBenchError, explain_os_error, nearest
 from cloakbench.layout import Cell, Layout
 from cloakbench.models import ModelSpec
+from cloakbench.outputs import check_output
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
@@ -176,8 +177,13 @@ class Experiment(BaseModel):
         """Look for everything that a run reads, so that it fails now and not after hours.
 
         Raises:
-            CloakBenchError: a model, identity, photo set or weights file is missing.
+            CloakBenchError: a model, identity, photo set or weights file is missing, or the
+                results cannot be written.
         """
+        try:
+            check_output(self.results / self.model)
+        except OSError as error:
+            raise CloakBenchError(explain_os_error(error) or str(error)) from None
         self.model_spec.check()
         self.face_backend.check()
         for identity in self.chosen_identities:

@@ -18,6 +18,8 @@ Random = np.random.Generator
 
 _CLEAN_WORDS = ("clear", "high quality", "high resolution", "sharp", "without noise", "detailed",
                 "without noisy pattern")  # fmt: skip
+_PATTERN_CAPTIONS = ("a photo of noisy pattern", "noisy pattern", "noise", "a photo of noise",
+                     "a noisy pattern, abstract")  # fmt: skip
 _WORDS = {
     "noise": ("noisy", "noisy pattern", "noise", "low quality, noisy", "grainy", "pattern"),
     "blur": ("blurry", "blurry, low quality", "out of focus", "lowres"),
@@ -61,6 +63,15 @@ def jpeg(pixels: Tensor, rng: Random) -> Tensor:
         image.save(buffer, format="JPEG", quality=quality)
         decoded.append(Image.open(buffer).convert("RGB"))
     return to_pixels(decoded)
+
+
+def pattern(like: Tensor, rng: Random) -> tuple[Tensor, str]:
+    """A picture of noise alone, of the shape of `like`, and its caption."""
+    coarse = int(rng.choice([1, 1, 2, 4]))
+    side = like.shape[-1] // coarse
+    draws = torch.from_numpy(rng.random((1, 3, side, side), dtype=np.float32))
+    picture = interpolate(draws, like.shape[-2:], mode="nearest")[0]
+    return picture, str(rng.choice(_PATTERN_CAPTIONS))
 
 
 DEGRADATIONS: dict[str, Callable[[Tensor, Random], Tensor]] = {

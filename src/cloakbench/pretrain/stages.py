@@ -16,7 +16,13 @@ from transformers import CLIPModel, CLIPTokenizer
 from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import Job, job_seed
 from cloakbench.pretrain.clip import build_clip, clip_loss
-from cloakbench.pretrain.degrade import clean_caption, degrade, degraded_caption, draw_degradation
+from cloakbench.pretrain.degrade import (
+    clean_caption,
+    degrade,
+    degraded_caption,
+    draw_degradation,
+    pattern,
+)
 from cloakbench.pretrain.loop import Learner, train
 from cloakbench.pretrain.portraits import Portraits
 from cloakbench.pretrain.tokenizer import sample_captions, train_tokenizer
@@ -74,7 +80,7 @@ class Pretraining:
         self._train("vae", learner, loss, job)
 
     def clip(self, steps: int, batch_size: int, learning_rate: float) -> None:
-        """Train CLIP on portraits, half of them degraded with captions that say so."""
+        """Train CLIP on clean portraits, degraded ones whose captions say so, and bare noise."""
         portraits, tokenizer = Portraits.load(self.portraits_folder), self._tokenizer()
         clip = build_clip(tokenizer).to(self.device)
         self._start_from("clip", clip)
@@ -90,10 +96,12 @@ class Pretraining:
             for i in range(batch_size):
                 if i % 2:
                     captions[i] = clean_caption(captions[i], words)
-                    continue
-                kind = draw_degradation(words)
-                pixels[i : i + 1] = degrade(pixels[i : i + 1], kind, words)
-                captions[i] = degraded_caption(captions[i], kind, words)
+                elif i % 16 == 0:
+                    pixels[i], captions[i] = pattern(pixels[i], words)
+                else:
+                    kind = draw_degradation(words)
+                    pixels[i : i + 1] = degrade(pixels[i : i + 1], kind, words)
+                    captions[i] = degraded_caption(captions[i], kind, words)
             with self._autocast():
                 return clip_loss(clip, self._tokens(tokenizer, captions), pixels.to(self.device))
 
@@ -152,6 +160,7 @@ class Pretraining:
 
         train(name, learner, loss, job, self.report, after=keep)
         keep()
+        (self.work / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
 
     def _start_from(self, name: str, network: torch.nn.Module) -> None:
         """Go on from the weights of an earlier, shorter training where there are any."""
