@@ -29,6 +29,7 @@ except CloakBenchError as error:
 LAYOUT = EXPERIMENT.layout
 TABLES = LAYOUT.tables(EXPERIMENT.experiment)
 CELLS = EXPERIMENT.cells()
+ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "cloakbench.yaml")
 SCRATCH = LAYOUT.root / ".scratch"
 LOGS = LAYOUT.root / "logs"
 BENCHMARKS = LAYOUT.root / "benchmarks"

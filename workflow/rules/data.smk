@@ -12,6 +12,8 @@ rule data:
         LOGS / "{model}/{dataset}/{identity}/data.log",
     priority: 100
     localrule: True
+    conda:
+        ENVIRONMENT
     params:
         dataset=EXPERIMENT.dataset_spec.path,
         out=subpath(output[0], parent=True),
@@ -30,6 +32,8 @@ rule class_images:
     benchmark:
         BENCHMARKS / EXPERIMENT.model / "class_images.tsv"
     priority: 90
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -13,6 +13,8 @@ rule personalise:
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

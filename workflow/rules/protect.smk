@@ -14,6 +14,8 @@ rule protect:
         LOGS / "{model}/{dataset}/{identity}/protect/{protection}.log",
     benchmark:
         BENCHMARKS / "{model}/{dataset}/{identity}/protect/{protection}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -8,6 +8,8 @@ rule purify:
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     params:
         spec=spec(PURIFIERS, "purification"),

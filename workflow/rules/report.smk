@@ -16,6 +16,8 @@ rule tables:
     log:
         LOGS / "tables.log",
     localrule: True
+    conda:
+        ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.tables.experiment", "cloakbench.tables.summary"),
@@ -31,6 +33,8 @@ rule report:
     log:
         LOGS / "report.log",
     localrule: True
+    conda:
+        ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
         code=code_digest("cloakbench.report"),

@@ -15,6 +15,8 @@ rule sample:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.tsv"
     priority: 10
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=GPU,

@@ -22,6 +22,8 @@ rule references:
         LAYOUT.references(W),
     log:
         LOGS / "{model}/{dataset}/references.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     params:
         faces=literal(FACES_JSON),
@@ -40,6 +42,8 @@ rule distances:
         LAYOUT.distances(W),
     log:
         LOGS / "{model}/{dataset}/{identity}/distances/{protection}/{purification}.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     params:
         photos=subpath(input.photos, parent=True),
@@ -62,6 +66,8 @@ rule score:
     benchmark:
         BENCHMARKS
         / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     params:
         samples=subpath(input.samples, parent=True),

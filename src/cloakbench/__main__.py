@@ -1,0 +1,5 @@
+"""`python -m cloakbench` is the `cloakbench` command."""
+
+from cloakbench.cli import main
+
+main()
