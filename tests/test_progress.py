@@ -1,0 +1,57 @@
+"""The time left that a run shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from snakemake_logger_plugin_cloakbench.estimate import Estimate
+
+
+def planned(**jobs: int) -> Estimate:
+    estimate = Estimate()
+    estimate.plan({**jobs, "total": sum(jobs.values())})
+    return estimate
+
+
+def test_nothing_is_promised_before_a_job_has_finished():
+    estimate = planned(sample=3)
+    estimate.start(1, "sample", now=0)
+    assert estimate.left(now=5) == "time left unknown yet"
+
+
+def test_jobs_left_take_as_long_as_those_of_their_rule_did():
+    estimate = planned(train=2, sample=3)
+    estimate.start(1, "train", now=0)
+    estimate.finish(1, now=100)
+    estimate.start(2, "sample", now=100)
+    estimate.finish(2, now=110)
+    assert estimate.seconds(now=110) == pytest.approx(1 * 100 + 2 * 10)
+
+
+def test_jobs_at_once_share_the_time_left():
+    estimate = planned(train=4)
+    estimate.start(1, "train", now=0)
+    estimate.start(2, "train", now=0)
+    estimate.finish(1, now=60)
+    estimate.finish(2, now=60)
+    assert estimate.seconds(now=60) == pytest.approx(2 * 60 / 2)
+
+
+def test_a_running_job_counts_with_what_is_left_of_it():
+    estimate = planned(train=2)
+    estimate.start(1, "train", now=0)
+    estimate.finish(1, now=60)
+    estimate.start(2, "train", now=60)
+    assert estimate.seconds(now=100) == pytest.approx(20)
+    assert estimate.seconds(now=500) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(30, "less than a minute left"), (300, "about 5 min left"), (7500, "about 2 h 05 min left")],
+)
+def test_the_time_left_is_said_in_words(seconds, words):
+    estimate = planned(train=2)
+    estimate.start(1, "train", now=0)
+    estimate.finish(1, now=seconds)
+    assert estimate.left(now=seconds) == words
