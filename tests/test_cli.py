@@ -201,6 +201,11 @@ def test_checking_a_config_says_what_will_run(tiny_model, dataset, tmp_path):
     update = {
         "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
         "datasets": {"bundled": {"path": str(dataset)}},
+        "identities": None,
+        "protections": ["clean", "noise", "aspl"],
+        "purifications": ["none"],
+        "trainers": ["dreambooth", "cdl"],
+        "sampling": {"images": 8},
     }
     (tmp_path / "update.yaml").write_text(yaml.safe_dump(update))
 
@@ -208,7 +213,7 @@ def test_checking_a_config_says_what_will_run(tiny_model, dataset, tmp_path):
 
     assert "identities: anna, bert" in output
     assert "protections: clean, noise, aspl" in output
-    assert "cells: 24, 16 samples each" in output
+    assert "cells: 12, 16 samples each" in output
 
 
 def test_the_stages_can_be_run_by_hand_from_photos_to_samples(
@@ -237,8 +242,8 @@ def test_the_stages_can_be_run_by_hand_from_photos_to_samples(
 
 
 def test_class_images_are_sampled_from_the_unsuffixed_class_prompt(tiny_model, tmp_path):
-    sampling = '{"steps": 1, "sampler": "ddim", "batch_size": 2}'
-    cli("class-images", "--model", tiny_model.path, "--count", 3, "--sampling", sampling,
+    sampling = '{"images": 3, "steps": 1, "sampler": "ddim", "batch_size": 2}'
+    cli("class-images", "--model", tiny_model.path, "--sampling", sampling,
         "--out", tmp_path / "class")  # fmt: skip
 
     settings = json.loads((tmp_path / "class" / "job.json").read_text())["settings"]

@@ -57,7 +57,9 @@ class Experiment(BaseModel):
     purifications: list[Entry] = Field(description="purifications", min_length=1)
     trainers: list[Entry] = Field(description="trainers", min_length=1)
     prompts: Prompts = Field(default_factory=Prompts, description="see cloakbench.prompts")
-    class_images: int = Field(200, ge=1, description="class images for prior preservation")
+    class_images: Sampling = Field(
+        default=Sampling(images=200), description="class images for prior preservation"
+    )
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
     faces: Entry = Field("dlib", description="face backend of the identity metrics")
     metrics: list[Entry] = Field(

@@ -202,7 +202,6 @@ def sample(
 
 def class_images(
     sampling: Sampling,
-    count: int,
     *,
     model: ModelSpec,
     prompts: Prompts,
@@ -210,7 +209,7 @@ def class_images(
 ) -> None:
     """Sample class images from the base model into `out/class/`."""
     sample(
-        sampling.model_copy(update={"images": count}),
+        sampling,
         model=model,
         prompts={"class": prompts.class_prompt},
         weights=None,

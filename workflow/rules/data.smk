@@ -38,8 +38,7 @@ rule class_images:
     resources:
         gpu=GPU,
     params:
-        number=EXPERIMENT.class_images,
-        sampling=literal(SAMPLING_JSON),
+        sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
         prompts=literal(PROMPTS_JSON),
         seed=EXPERIMENT.seed,
@@ -48,5 +47,5 @@ rule class_images:
         code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
-        "--count {params.number} --sampling {params.sampling:q} --prompts {params.prompts:q} "
+        "--sampling {params.sampling:q} --prompts {params.prompts:q} "
         "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} 2> {log:q}"

@@ -102,8 +102,9 @@ def data(
 def class_images(
     model: ModelOption,
     out: OutOption,
-    count: Annotated[int, typer.Option(help="How many images.")] = 200,
-    sampling: Annotated[str, typer.Option(help="The config's `sampling` as JSON.")] = "{}",
+    sampling: Annotated[
+        str, typer.Option(help="The config's `class_images` as JSON.")
+    ] = '{"images": 200}',
     prompts: PromptsOption = "{}",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -115,7 +116,6 @@ def class_images(
 
     stages.class_images(
         _validated(Sampling, sampling),
-        count,
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
         run=_run(out, "class", seed, device, threads, scratch),
