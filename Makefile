@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo behaviour test lint format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -22,6 +22,13 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
+
+behaviour: setup ## measure clean, noise and ASPL on six people; refresh docs/behaviour
+	snakemake --configfile config/behaviour.yaml
+	mkdir -p docs/behaviour
+	cp results/tables/behaviour/*.md docs/behaviour/
+	for n in 0 1 2 3 4 5; do cloakbench sheet results/mini/bundled/person_00000$$n/generated \
+		docs/behaviour/person_00000$$n.png --columns 8 || exit 1; done
 
 test: setup ## run all tests
 	pytest

@@ -10,7 +10,10 @@ import typer
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.models import ModelSpec
+from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
+from cloakbench.protect import protections
+from cloakbench.purify.base import build_purifier
 from cloakbench.sampling import Sampling
 
 MethodArgument = Annotated[
@@ -144,10 +147,11 @@ def protect(
     Example: cloakbench protect aspl --set budget=8/255 --set rounds=20 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    from cloakbench import stages
+    spec = protections.build(parse_spec(method, settings)).spec()
+    from cloakbench import stages  # late: a typo above is told at once
 
     stages.protect(
-        parse_spec(method, settings),
+        spec,
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
         instance=instance,
@@ -173,10 +177,11 @@ def purify(
     Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
     --out purified
     """
-    from cloakbench import stages
+    spec = build_purifier(parse_spec(method, settings)).spec()
+    from cloakbench import stages  # late: a typo above is told at once
 
     stages.purify(
-        parse_spec(method, settings),
+        spec,
         photos=photos,
         run=_run(out, identity, seed, device, threads, scratch),
     )
@@ -201,10 +206,11 @@ def personalise(
     Example: cloakbench personalise cdl --set steps=400 --instance purified --class-images
     class/class --out weights
     """
-    from cloakbench import stages
+    spec = trainers.build(parse_spec(method, settings)).spec()
+    from cloakbench import stages  # late: a typo above is told at once
 
     stages.personalise(
-        parse_spec(method, settings),
+        spec,
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
         instance=instance,

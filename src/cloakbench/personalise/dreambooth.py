@@ -19,7 +19,7 @@ class DreamBooth(Trainer):
     source = "Ruiz et al. 2023, arXiv 2208.12242; settings of Anti-DreamBooth (recipes 3.1)"
     presets = {
         "paper": {"batch_size": 1},
-        "mini": {"steps": 300, "learning_rate": 1e-4, "batch_size": 2},
+        "mini": {"steps": 400, "learning_rate": 2e-4, "batch_size": 2},
         "tiny": {"steps": 2},
     }
 

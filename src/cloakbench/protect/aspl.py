@@ -33,7 +33,7 @@ class ASPL(SurrogateProtection):
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, section 4.3"
     presets = {
         "paper": {"budget": "6/255", "faithful": True},
-        "mini": {"rounds": 30, "learning_rate": 1e-4},
+        "mini": {"learning_rate": 2e-4},
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
 

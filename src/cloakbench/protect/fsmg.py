@@ -24,7 +24,7 @@ class FSMG(SurrogateProtection):
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, section 4.3"
     presets = {
         "paper": {"budget": "6/255"},
-        "mini": {"training_steps": 200, "steps": 100, "learning_rate": 1e-4},
+        "mini": {"training_steps": 400, "learning_rate": 2e-4},
         "tiny": {"training_steps": 2, "steps": 2},
     }
 
