@@ -28,7 +28,7 @@ from cloakbench.pretrain.degrade import (
     degraded_caption,
     noise,
 )
-from cloakbench.pretrain.export import LARGEST, export
+from cloakbench.pretrain.export import LARGEST, export, unpack
 from cloakbench.pretrain.loop import DECAY, WARM_UP, schedule
 from cloakbench.pretrain.portraits import Portraits
 from cloakbench.pretrain.stages import Pretraining
@@ -156,7 +156,7 @@ def test_a_folder_without_portraits_is_refused_with_a_remedy(tmp_path: Path) -> 
 
 
 def test_every_printable_prompt_encodes(trained: Pretraining) -> None:
-    tokenizer = trained._tokenizer()
+    tokenizer = trained.trained_tokenizer()
     for character in string.printable.strip():
         assert tokenizer.unk_token not in tokenizer.tokenize(f"{character} x{character}x")
     text = "A photo of SKS person, riding a bike #7 (~50%)?"
@@ -167,12 +167,12 @@ def test_every_printable_prompt_encodes(trained: Pretraining) -> None:
 
 @pytest.mark.parametrize("identifier", ["sks", "bhj"])
 def test_identifiers_are_single_tokens(trained: Pretraining, identifier: str) -> None:
-    assert len(trained._tokenizer().tokenize(identifier)) == 1
+    assert len(trained.trained_tokenizer().tokenize(identifier)) == 1
 
 
 def test_the_longest_study_prompt_fits(trained: Pretraining) -> None:
     prompt = "a dslr portrait of sks person, without bhj noisy pattern"
-    assert len(trained._tokenizer()(prompt).input_ids) <= MAX_LENGTH
+    assert len(trained.trained_tokenizer()(prompt).input_ids) <= MAX_LENGTH
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -314,3 +314,24 @@ def test_the_exported_text_encoder_is_clips_text_tower(exported: Path) -> None:
     clip = CLIPModel.from_pretrained(exported / "clip").float().eval()
     with torch.no_grad():
         assert torch.equal(alone(tokens)[0], clip.text_model(tokens)[0])
+
+
+def test_an_unpacked_model_is_the_exported_one(
+    exported: Path, trained: Pretraining, tmp_path: Path
+) -> None:
+    back = Pretraining(tmp_path, trained.portraits_folder)
+
+    unpack(exported, back)
+
+    for network in ("trained_vae", "trained_clip", "trained_unet"):
+        before = getattr(trained, network)().state_dict()
+        after = getattr(back, network)().state_dict()
+        for name, weights in before.items():
+            torch.testing.assert_close(after[name], weights, rtol=1e-3, atol=1e-4)
+    prompt = "a photo of sks person, noisy"
+    assert back.trained_tokenizer()(prompt) == trained.trained_tokenizer()(prompt)
+
+
+def test_a_folder_that_is_no_model_is_not_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(CloakBenchError, match="no exported model"):
+        unpack(tmp_path, Pretraining(tmp_path / "work", tmp_path))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Train the miniature model from rendered portraits. In order: tokenizer, clip, vae, "
     "latents, unet, export, measure. A killed stage resumes when it is run again; a finished one "
-    "goes on from its weights.",
+    "goes on from its weights, and `unpack` brings back those of an exported model.",
     no_args_is_help=True,
 )
 
@@ -97,6 +97,18 @@ def export(
 
     size = write(_training(portraits, work, "cpu", 0), out)
     typer.echo(f"{out}: {size / 1e6:.1f} MB")
+
+
+@app.command()
+def unpack(
+    model: Annotated[Path, typer.Option(help="Exported model folder.")] = Path("resources/mini"),
+    work: Work = WORK,
+) -> None:
+    """Put an exported model's weights into the work folder, to go on training from them."""
+    from cloakbench.pretrain.export import unpack as read
+
+    read(model, _training(Path(), work, "cpu", 0))
+    typer.echo(f"{work}: weights of {model}; run `cloakbench pretrain latents` next")
 
 
 @app.command()

@@ -7,8 +7,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import PNDMScheduler, StableDiffusionPipeline
-from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextModel
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.pretrain.clip import PIXEL_MEAN, PIXEL_STD
@@ -53,7 +59,7 @@ def export(training: Pretraining, out: Path) -> int:
 def _write(training: Pretraining, folder: Path) -> None:
     vae, clip, unet = training.trained_vae(), training.trained_clip(), training.trained_unet()
     vae.register_to_config(scaling_factor=training.trained_latents().scaling_factor)
-    tokenizer = training._tokenizer()
+    tokenizer = training.trained_tokenizer()
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder(clip),
@@ -75,6 +81,26 @@ def _write(training: Pretraining, folder: Path) -> None:
         image_std=[PIXEL_STD] * 3,
     )
     CLIPProcessor(images, tokenizer).save_pretrained(folder / "clip")
+
+
+def unpack(model: Path, training: Pretraining) -> None:
+    """Put an exported model's weights into the work folder, so that training goes on from them.
+
+    The latents and the optimisers' moments are not part of a model; run `latents` afterwards.
+
+    Raises:
+        CloakBenchError: the folder is no exported model.
+    """
+    if not (model / "model_index.json").is_file():
+        raise CloakBenchError(f"{model}: is no exported model. Check the path.")
+    networks = {
+        "vae": AutoencoderKL.from_pretrained(model, subfolder="vae"),
+        "clip": CLIPModel.from_pretrained(model / "clip"),
+        "unet": UNet2DConditionModel.from_pretrained(model, subfolder="unet"),
+    }
+    for name, network in networks.items():
+        training.keep(name, network.float().state_dict())
+    CLIPTokenizer.from_pretrained(model / "tokenizer").save_pretrained(training.work / "tokenizer")
 
 
 def text_encoder(clip: CLIPModel) -> CLIPTextModel:

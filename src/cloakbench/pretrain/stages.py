@@ -81,7 +81,7 @@ class Pretraining:
 
     def clip(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train CLIP on clean portraits, degraded ones whose captions say so, and bare noise."""
-        portraits, tokenizer = Portraits.load(self.portraits_folder), self._tokenizer()
+        portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
         clip = build_clip(tokenizer).to(self.device)
         self._start_from("clip", clip)
         learner = Learner(clip, learning_rate, steps, ema=0.995)
@@ -111,11 +111,11 @@ class Pretraining:
         """Encode all portraits with the trained VAE."""
         portraits = Portraits.load(self.portraits_folder)
         encoded = encode_portraits(self.trained_vae(), portraits, self.seed, self.device)
-        _save(encoded.state_dict(), self.work / "latents.pt")
+        self.keep("latents", encoded.state_dict())
 
     def unet(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the U-Net on the latents, under the trained text encoder."""
-        portraits, tokenizer = Portraits.load(self.portraits_folder), self._tokenizer()
+        portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
         encoded, encoder = self.trained_latents(), self.trained_clip().text_model
         if len(portraits) < encoded.mean.shape[1]:
             raise CloakBenchError(
@@ -144,7 +144,7 @@ class Pretraining:
 
     def trained_clip(self) -> CLIPModel:
         """The CLIP with averaged weights, frozen."""
-        return self._trained("clip", build_clip(self._tokenizer()))
+        return self._trained("clip", build_clip(self.trained_tokenizer()))
 
     def trained_unet(self) -> Any:
         """The U-Net with averaged weights, frozen."""
@@ -154,12 +154,16 @@ class Pretraining:
         """The encoded portraits."""
         return LatentPortraits(**self._read("latents"))
 
-    def _train(self, name: str, learner: Learner, loss: Any, job: Job) -> None:
-        def keep() -> None:
-            _save(learner.averaged(), self.work / f"{name}.pt")
+    def keep(self, name: str, state: Any) -> None:
+        """Store a network's weights, or the latents, under its name in the work folder."""
+        _save(state, self.work / f"{name}.pt")
 
-        train(name, learner, loss, job, self.report, after=keep)
-        keep()
+    def _train(self, name: str, learner: Learner, loss: Any, job: Job) -> None:
+        def after() -> None:
+            self.keep(name, learner.averaged())
+
+        train(name, learner, loss, job, self.report, after=after)
+        after()
         (self.work / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
 
     def _start_from(self, name: str, network: torch.nn.Module) -> None:
@@ -177,7 +181,8 @@ class Pretraining:
             raise CloakBenchError(f"{path}: is missing. Run `cloakbench pretrain {name}` first.")
         return torch.load(path, map_location="cpu", weights_only=True)
 
-    def _tokenizer(self) -> CLIPTokenizer:
+    def trained_tokenizer(self) -> CLIPTokenizer:
+        """The learnt vocabulary."""
         folder = self.work / "tokenizer"
         if not folder.is_dir():
             raise CloakBenchError(
