@@ -1,8 +1,9 @@
 # From the config to labels, specs and targets; rules below read as tables.
 import dataclasses
 import json
-import os
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from cloakbench.registry import code_digest
 from cloakbench.score.faces import backends
 from cloakbench.score.metric import metrics
 
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Jobs find the `cloakbench` of the Python that runs this, also where .venv is not activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 try:
     EXPERIMENT = Experiment.parse(config)
@@ -86,3 +88,25 @@ def code(methods, registry, key):
     """A function from wildcards to the digest of the method's code: an edit reruns its cells."""
     digests = {label: registry.digest(method.name) for label, method in methods.items()}
     return lambda wildcards: digests[wildcards[key]]
+
+
+def photos(wildcards):
+    """Every photo of an identity, where the dataset keeps it."""
+    sets = EXPERIMENT.dataset_spec.sets(wildcards.identity)
+    return [path for files in sets.values() for path in files]
+
+
+def protect_inputs(wildcards):
+    """The identity's photos, and class images for the protections that train a surrogate."""
+    needs = PROTECTIONS[wildcards.protection].needs
+    wanted = [manifest(LAYOUT.data(cell(wildcards)))]
+    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in needs else [])
+
+
+def data_of_all(wildcards):
+    """Every identity of the dataset is a possible answer to "who is this?"."""
+    everyone = EXPERIMENT.dataset_spec.identities()
+    return [
+        manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
+        for i in everyone
+    ]

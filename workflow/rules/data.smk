@@ -1,8 +1,3 @@
-def photos(wildcards):
-    sets = EXPERIMENT.dataset_spec.sets(wildcards.identity)
-    return [path for files in sets.values() for path in files]
-
-
 rule data:
     input:
         photos,

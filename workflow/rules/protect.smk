@@ -1,10 +1,3 @@
-def protect_inputs(wildcards):
-    """The identity's photos, and class images for the protections that train a surrogate."""
-    needs = PROTECTIONS[wildcards.protection].needs
-    wanted = [manifest(LAYOUT.data(cell(wildcards)))]
-    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in needs else [])
-
-
 rule protect:
     input:
         protect_inputs,

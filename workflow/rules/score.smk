@@ -6,15 +6,6 @@ LABELS = " ".join(
 )
 
 
-def data_of_all(wildcards):
-    """Every identity of the dataset is a possible answer to "who is this?"."""
-    everyone = EXPERIMENT.dataset_spec.identities()
-    return [
-        manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
-        for i in everyone
-    ]
-
-
 rule references:
     input:
         data_of_all,
