@@ -37,7 +37,7 @@ LOGS = LAYOUT.root / "logs"
 BENCHMARKS = LAYOUT.root / "benchmarks"
 CLASS_IMAGES = LAYOUT.class_images(EXPERIMENT.model, EXPERIMENT.prompts.class_noun)
 GPU = int(
-    Path("/dev/nvidia0").exists()
+    shutil.which("nvidia-smi") is not None
 )  # asked of the executor by every rule that runs a model
 
 PROTECTIONS = EXPERIMENT.all_protections
