@@ -23,7 +23,7 @@ class Brisque(Metric):
 
     source: ClassVar[str] = (
         "Mittal et al. 2012, No-Reference Image Quality Assessment in the Spatial Domain, "
-        "doi:10.1109/TIP.2012.2214050; PyPI brisque 0.2"
+        "doi:10.1109/TIP.2012.2214050; package brisque 0.2"
     )
     title: ClassVar = "BRISQUE"
     protects: ClassVar = "higher"
