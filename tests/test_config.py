@@ -12,6 +12,7 @@ import yaml
 
 from cloakbench.config import Experiment
 from cloakbench.errors import CloakBenchError
+from cloakbench.protect import protections
 
 
 @pytest.fixture
@@ -120,11 +121,12 @@ def test_checking_passes_where_everything_is_there(config, tiny_model):
 
 def test_the_experiments_preset_is_used_where_a_method_has_it(config):
     config |= {"preset": "mini", "protections": ["clean", "aspl", {"name": "x", "method": "fsmg"}]}
-    protections = Experiment.parse(config).all_protections
+    built = Experiment.parse(config).all_protections
 
-    assert protections["aspl"].rounds == 30
-    assert protections["x"].training_steps == 200
-    assert protections["clean"].budget == 0
+    assert built["aspl"] == protections.build({"method": "aspl", "preset": "mini"})
+    assert built["x"] == protections.build({"method": "fsmg", "preset": "mini"})
+    assert built["x"] != protections.build("fsmg")
+    assert built["clean"] == protections.build("clean")
 
 
 def test_an_entrys_own_preset_and_settings_win(config):
