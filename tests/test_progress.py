@@ -19,6 +19,13 @@ def test_nothing_is_promised_before_a_job_has_finished():
     assert estimate.left(now=5) == "time left unknown yet"
 
 
+def test_nothing_is_promised_while_only_short_rules_have_finished():
+    estimate = planned(data=2, train=3)
+    estimate.start(1, "data", now=0)
+    estimate.finish(1, now=0.3)
+    assert estimate.seconds(now=1) is None
+
+
 def test_jobs_left_take_as_long_as_those_of_their_rule_did():
     estimate = planned(train=2, sample=3)
     estimate.start(1, "train", now=0)

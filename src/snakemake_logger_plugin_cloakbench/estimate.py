@@ -10,7 +10,8 @@ from statistics import fmean
 class Estimate:
     """Time left: for each rule, jobs left times their mean duration, over the jobs run at once.
 
-    A rule of which nothing has finished counts with the mean of all rules.
+    A rule of which nothing has finished counts with the mean of all rules. While such rules have
+    most of the jobs left, nothing is said: the first rules of a run are its shortest.
     """
 
     def __init__(self) -> None:
@@ -38,9 +39,11 @@ class Estimate:
             self._durations.setdefault(rule, []).append(now - begun)
 
     def seconds(self, now: float) -> float | None:
-        """Seconds left at `now`, or None while nothing has finished."""
+        """Seconds left at `now`, or None while too little has finished to tell."""
         means = {rule: fmean(values) for rule, values in self._durations.items()}
-        if not means:
+        left = self._waiting + Counter(rule for rule, _ in self._running.values())
+        known = sum(n for rule, n in left.items() if rule in means)
+        if not means or 2 * known < left.total():
             return None
         overall = fmean(means.values())
         waiting = sum(n * means.get(rule, overall) for rule, n in self._waiting.items() if n > 0)
