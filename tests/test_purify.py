@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,16 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cloakbench import stages
+from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
 from cloakbench.images import Photos, load_photos, to_images, to_pixels
 from cloakbench.jobs import Job
+from cloakbench.models import ModelSpec
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
 
 ALL = purifiers.names()
+Load = Callable[[], LatentDiffusion]
 
 
 BOARD = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(33, 33)
@@ -31,14 +36,23 @@ def cloaked(resolution: int = 64) -> Photos:
     return Photos(levels.round() / 255, ("b", "a", "c"))
 
 
-def clean(name: str, photos: Photos, **settings) -> Photos:
-    return build_purifier(tiny_spec(purifiers, name, **settings)).purify(photos, Job(0))
+def no_model() -> LatentDiffusion:
+    raise AssertionError("a purifier that names no model in `needs` has loaded one")
+
+
+def clean(name: str, photos: Photos, load: Load = no_model, **settings: Any) -> Photos:
+    return build_purifier(tiny_spec(purifiers, name, **settings)).purify(photos, load, Job(0))
+
+
+@pytest.fixture
+def load(tiny_model: ModelSpec) -> Load:
+    return lambda: LatentDiffusion.load(tiny_model)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_shape_names_and_range_are_kept(name):
+def test_shape_names_and_range_are_kept(name, load):
     photos = cloaked()
-    purified = clean(name, photos)
+    purified = clean(name, photos, load)
 
     assert purified.names == photos.names
     assert purified.pixels.shape == photos.pixels.shape
@@ -48,33 +62,45 @@ def test_shape_names_and_range_are_kept(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_input_is_not_written_to(name):
+def test_the_input_is_not_written_to(name, load):
     photos = cloaked()
     before = photos.pixels.clone()
-    clean(name, photos)
+    clean(name, photos, load)
 
     assert torch.equal(photos.pixels, before)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_same_job_gives_the_same_bytes(name):
-    first, again = clean(name, cloaked()), clean(name, cloaked())
+def test_the_same_job_gives_the_same_bytes(name, load):
+    first, again = clean(name, cloaked(), load), clean(name, cloaked(), load)
 
     assert torch.equal(first.pixels, again.pixels)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_killed_purification_resumes_bit_for_bit(name, tmp_path):
+def test_global_random_state_is_neither_used_nor_changed(name, load):
+    torch.manual_seed(1)
+    first = clean(name, cloaked(), load)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = clean(name, cloaked(), load)
+
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_killed_purification_resumes_bit_for_bit(name, load, tmp_path):
     purifier = build_purifier(tiny_spec(purifiers, name))
     whole = MortalJob(5)
-    expected = purifier.purify(cloaked(), whole)
+    expected = purifier.purify(cloaked(), load, whole)
     if len(whole.seen) < 2:
         pytest.skip(f"'{name}' has no loop to resume")
 
     scratch = tmp_path / "scratch"
     with pytest.raises(Killed):
-        purifier.purify(cloaked(), MortalJob(5, scratch=scratch, lives=len(whole.seen) - 1))
-    resumed = purifier.purify(cloaked(), MortalJob(5, scratch=scratch))
+        purifier.purify(cloaked(), load, MortalJob(5, scratch=scratch, lives=len(whole.seen) - 1))
+    resumed = purifier.purify(cloaked(), load, MortalJob(5, scratch=scratch))
     assert torch.equal(resumed.pixels, expected.pixels)
 
 
@@ -91,11 +117,11 @@ def test_filters_remove_a_faint_checkerboard(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_odd_rectangular_photo_keeps_its_size(name):
+def test_an_odd_rectangular_photo_keeps_its_size(name, load):
     photos = cloaked(66)
     photos = Photos(photos.pixels[:, :, :49, :], photos.names)
 
-    assert clean(name, photos).pixels.shape == (3, 3, 49, 66)
+    assert clean(name, photos, load).pixels.shape == (3, 3, 49, 66)
 
 
 def test_none_changes_nothing():
@@ -152,11 +178,11 @@ def test_a_chain_equals_its_links_one_after_another():
     links = [{"method": "resize", "factor": 2}, {"method": "jpeg", "quality": 50}]
     by_hand = photos
     for link in links:
-        by_hand = build_purifier(link).purify(by_hand, Job(0))
+        by_hand = build_purifier(link).purify(by_hand, no_model, Job(0))
 
-    chained = build_purifier({"method": "chain", "steps": links}).purify(photos, Job(0))
-    listed = build_purifier(links).purify(photos, Job(0))
-    backwards = build_purifier(links[::-1]).purify(photos, Job(0))
+    chained = build_purifier({"method": "chain", "steps": links}).purify(photos, no_model, Job(0))
+    listed = build_purifier(links).purify(photos, no_model, Job(0))
+    backwards = build_purifier(links[::-1]).purify(photos, no_model, Job(0))
 
     assert torch.equal(chained.pixels, by_hand.pixels)
     assert torch.equal(listed.pixels, by_hand.pixels)
@@ -181,17 +207,22 @@ def test_a_typo_within_a_chain_is_named():
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 3, 64, 32), torch.full((3, 3, 64, 64), np.nan)])
 def test_a_purifier_that_breaks_its_promise_is_named(bad, monkeypatch):
-    monkeypatch.setattr(purifiers["none"], "clean", lambda self, pixels, job: bad)
+    monkeypatch.setattr(purifiers["none"], "clean", lambda self, pixels, model, job: bad)
 
     with pytest.raises(CloakBenchError, match=r"'none' returned .*not finite"):
         clean("none", cloaked())
 
 
-def test_the_stage_saves_what_the_purifier_returns(folders, tmp_path):
-    stages.purify(["resize", "jpeg"], photos=folders.instance, run=stages.Run(tmp_path / "o", "a"))
+def test_the_stage_saves_what_the_purifier_returns(folders, tiny_model, tmp_path):
+    stages.purify(
+        ["resize", "jpeg"],
+        model=tiny_model,
+        photos=folders.instance,
+        run=stages.Run(tmp_path / "o", "a"),
+    )
 
     purifier: Purifier = build_purifier(["resize", "jpeg"])
-    expected = purifier.purify(load_photos(folders.instance), Job(0))
+    expected = purifier.purify(load_photos(folders.instance), no_model, Job(0))
     saved = load_photos(tmp_path / "o")
     assert saved.names == expected.names
     assert torch.equal(saved.pixels, to_pixels(to_images(expected.pixels)))

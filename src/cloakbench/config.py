@@ -188,6 +188,9 @@ class Experiment(BaseModel):
             raise CloakBenchError(explain_os_error(error) or str(error)) from None
         self.model_spec.check()
         self.face_backend.check()
+        for methods in (self.all_protections, self.all_purifiers, self.all_trainers):
+            for method in methods.values():
+                method.check()
         for identity in self.chosen_identities:
             self.dataset_spec.sets(identity)
 

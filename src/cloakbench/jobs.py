@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,11 @@ class Job:
         import torch
 
         return torch.Generator().manual_seed(job_seed(self.seed, *purpose))
+
+    def part(self, *purpose: object) -> Job:
+        """A job within this one, with draws and checkpoints of its own."""
+        own = self.scratch and self.scratch / "-".join(map(str, purpose))
+        return replace(self, seed=job_seed(self.seed, *purpose), scratch=own)
 
     def steps(self, name: str, total: int, state: Mapping[str, Stateful]) -> Iterator[int]:
         """Count steps with a progress bar, save `state` as time passes, go on where it stopped.

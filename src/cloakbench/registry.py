@@ -37,6 +37,13 @@ class Method(BaseModel):
         """The settings after defaults, as plain data that builds an equal method."""
         return {"method": self.name, **self.model_dump(mode="json")}
 
+    def check(self) -> None:
+        """Look for every file that the method reads, without loading it.
+
+        Raises:
+            CloakBenchError: a file or a hub model is missing or of the wrong kind.
+        """
+
 
 M = TypeVar("M", bound=Method)
 

@@ -120,13 +120,17 @@ def protect(
 def purify(
     spec: Spec | str | list[Spec | str],
     *,
+    model: ModelSpec,
     photos: Path,
     run: Run,
 ) -> None:
-    """Purify a folder of photos."""
+    """Purify a folder of photos.
+
+    model: used by purifications that need it, and by none other.
+    """
     purifier = build_purifier(spec)
-    job = run.job("purify", purifier.spec(), photos)
-    cleaned = purifier.purify(load_photos(photos), job)
+    job = run.job("purify", [purifier.spec(), model], photos)
+    cleaned = purifier.purify(load_photos(photos), lambda: _load(model, run), job)
     with new_folder(run.out, run.manifest("purify", purifier.spec())) as folder:
         save_photos(cleaned, folder)
     close_job(job)

@@ -90,6 +90,16 @@ def code(methods, registry, key):
     return lambda wildcards: digests[wildcards[key]]
 
 
+def code_of_links(purifier):
+    """The digests of the purifiers that one runs."""
+    return [purifiers.digest(link.name) for link in purifier.links]
+
+
+def gpus(*methods):
+    """How many GPUs a job of these methods asks for."""
+    return GPU * any(method.needs & {"model", "gpu"} for method in methods)
+
+
 def photos(wildcards):
     """Every photo of an identity, where the dataset keeps it."""
     sets = EXPERIMENT.dataset_spec.sets(wildcards.identity)

@@ -11,7 +11,7 @@ rule protect:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=lambda wildcards: gpus(PROTECTIONS[wildcards.protection]),
     params:
         spec=spec(PROTECTIONS, "protection"),
         code=code(PROTECTIONS, protections, "protection"),

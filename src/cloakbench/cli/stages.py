@@ -165,6 +165,7 @@ def purify(
     method: MethodArgument,
     photos: Annotated[Path, typer.Option(help="Folder of (protected) photos.")],
     out: OutOption,
+    model: ModelOption = "resources/mini",
     settings: SetOption = None,
     identity: IdentityOption = "identity",
     seed: SeedOption = 0,
@@ -182,6 +183,7 @@ def purify(
 
     stages.purify(
         spec,
+        model=parse_model(model),
         photos=photos,
         run=_run(out, identity, seed, device, threads, scratch),
     )

@@ -13,15 +13,25 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from cloakbench.images import to_images, to_pixels
+from cloakbench.pretrain.tokenizer import RARE
 
 Random = np.random.Generator
 
 _CLEAN_WORDS = ("clear", "high quality", "high resolution", "sharp", "without noise", "detailed",
-                "without noisy pattern")  # fmt: skip
+                "noise-free", "without noisy pattern",
+                *(f"without {name} noisy pattern" for name in RARE))  # fmt: skip
 _PATTERN_CAPTIONS = ("a photo of noisy pattern", "noisy pattern", "noise", "a photo of noise",
                      "a noisy pattern, abstract")  # fmt: skip
 _WORDS = {
-    "noise": ("noisy", "noisy pattern", "noise", "low quality, noisy", "grainy", "pattern"),
+    "noise": (
+        "noisy",
+        "noisy pattern",
+        "noise",
+        "low quality, noisy",
+        "grainy",
+        "pattern",
+        *(f"{name} noisy pattern" for name in RARE),
+    ),
     "blur": ("blurry", "blurry, low quality", "out of focus", "lowres"),
     "shrink": ("lowres", "low quality", "low resolution", "pixelated, lowres"),
     "jpeg": ("artifact", "jpeg artifact", "low quality, artifact", "low quality"),
@@ -103,5 +113,5 @@ def degraded_caption(caption: str, kind: str, rng: Random) -> str:
 
 
 def clean_caption(caption: str, rng: Random) -> str:
-    """A caption that praises a clean picture in one of six cases."""
-    return f"{caption}, {rng.choice(_CLEAN_WORDS)}" if rng.random() < 1 / 6 else caption
+    """A caption that praises a clean picture in one of four cases."""
+    return f"{caption}, {rng.choice(_CLEAN_WORDS)}" if rng.random() < 1 / 4 else caption

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 32  # tokens; the study's longest prompts have about 20
 VOCABULARY = 1200
-RARE = ("sks", "bhj", "xx", "v*")  # identifiers: tokens of their own that no caption uses
+RARE = ("sks", "bhj", "xx", "v*")  # identifiers: tokens of their own that name nobody
 STUDY = ("a dslr portrait of person, without noisy pattern", "noisy, abstract, pattern",
          "low quality, lowres, artifact, pattern", "clear, high resolution, high quality, "
          "noise-free", "close-up riding a bike in front of the eiffel tower, looking at the "

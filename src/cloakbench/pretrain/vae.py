@@ -29,6 +29,19 @@ def build_vae(
     )
 
 
+def face_crops(pixels: Tensor, rng: Generator) -> Tensor:
+    """Crops of half the side near the middle, where the faces are: (n, 3, h / 2, w / 2)."""
+    side = pixels.shape[-1]
+    half, reach = side // 2, side // 8
+    shifts = torch.randint(-reach, reach + 1, (len(pixels), 2), generator=rng) + side // 4
+    return torch.stack(
+        [
+            image[:, top : top + half, left : left + half]
+            for image, (top, left) in zip(pixels, shifts.tolist(), strict=True)
+        ]
+    )
+
+
 def vae_loss(vae: AutoencoderKL, pixels: Tensor, rng: Generator) -> Tensor:
     """Absolute, squared and edge error of the reconstruction, and a little KL.
 

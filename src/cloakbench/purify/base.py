@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.images import Photos
@@ -12,13 +13,24 @@ from cloakbench.registry import Method, Registry, Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
 class Purifier(Method):
-    """Maps photos to photos of the same size; a child writes `clean`."""
+    """Maps photos to photos of the same size; a child writes `clean`.
 
-    def purify(self, photos: Photos, job: Job) -> Photos:
+    `needs` may name "model", the experiment's diffusion model, and "gpu", for networks of its own.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def links(self) -> Sequence[Purifier]:
+        """The purifiers that this one runs one after another: itself, unless it is a chain."""
+        return [self]
+
+    def purify(self, photos: Photos, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
         """Purify every photo.
 
         Returns:
@@ -29,7 +41,8 @@ class Purifier(Method):
         """
         import torch
 
-        pixels = self.clean(photos.pixels, job)
+        model = load() if any("model" in link.needs for link in self.links) else None
+        pixels = self.clean(photos.pixels, model, job).detach().cpu()
         if pixels.shape != photos.pixels.shape or not torch.isfinite(pixels).all():
             raise CloakBenchError(
                 f"purification '{self.name}' returned shape {tuple(pixels.shape)} for "
@@ -38,8 +51,8 @@ class Purifier(Method):
         return Photos(pixels.clamp(0, 1), photos.names)
 
     @abstractmethod
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
-        """Purified pixels (n, 3, h, w) for pixels in [0, 1]."""
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+        """Purified pixels (n, 3, h, w) for pixels in [0, 1]; `model` is there if needed."""
 
 
 def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
@@ -48,5 +61,5 @@ def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
 
 
 purifiers: Registry[Purifier] = Registry(
-    "purification", "cloakbench.purify", engine=("cloakbench.images",)
+    "purification", "cloakbench.purify", engine=("cloakbench.images", "cloakbench.jobs")
 )

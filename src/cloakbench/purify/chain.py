@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -11,6 +12,7 @@ from cloakbench.purify.base import Purifier, build_purifier, purifiers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
@@ -35,7 +37,15 @@ class Chain(Purifier):
             return steps
         return [build_purifier(step).spec() for step in steps]
 
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
-        for step in self.steps:
-            pixels = build_purifier(step).clean(pixels, job).clamp(0, 1)
+    @property
+    def links(self) -> Sequence[Purifier]:
+        return [link for step in self.steps for link in build_purifier(step).links]
+
+    def check(self) -> None:
+        for link in self.links:
+            link.check()
+
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+        for number, link in enumerate(self.links):
+            pixels = link.clean(pixels, model, job.part(number)).clamp(0, 1)
         return pixels

@@ -11,6 +11,7 @@ from cloakbench.purify.base import Purifier, purifiers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
@@ -28,7 +29,7 @@ class Gaussian(Purifier):
 
     sigma: float = Field(5.0, gt=0, le=64, description="standard deviation [px]")
 
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         from torchvision.transforms.functional import gaussian_blur
 
         radius = min(round(4 * self.sigma), min(pixels.shape[-2:]) - 1)

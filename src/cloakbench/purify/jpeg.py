@@ -14,6 +14,7 @@ from cloakbench.purify.base import Purifier, purifiers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
@@ -26,7 +27,7 @@ class JPEG(Purifier):
 
     quality: int = Field(75, ge=1, le=95, description="libjpeg's quality")
 
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         return to_pixels([self._round_trip(image) for image in to_images(pixels)])
 
     def _round_trip(self, image: Image.Image) -> Image.Image:

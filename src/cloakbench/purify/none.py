@@ -9,6 +9,7 @@ from cloakbench.purify.base import Purifier, purifiers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
@@ -18,5 +19,5 @@ class NoPurification(Purifier):
 
     source = "control"
 
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         return pixels

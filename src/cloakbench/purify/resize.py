@@ -11,6 +11,7 @@ from cloakbench.purify.base import Purifier, purifiers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
 
@@ -23,7 +24,7 @@ class Resize(Purifier):
 
     factor: int = Field(4, ge=2, le=16, description="how many times smaller the side becomes")
 
-    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         from torch.nn.functional import interpolate
 
         size = pixels.shape[-2:]

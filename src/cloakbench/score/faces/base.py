@@ -56,13 +56,6 @@ class FaceBackend(Method):
         "detection: detectors are trained on larger faces than a 128 px sample holds",
     )
 
-    def check(self) -> None:
-        """Look for everything that `faces` needs, without loading it.
-
-        Raises:
-            CloakBenchError: a weight file is missing or of the wrong kind.
-        """
-
     @final
     def faces(self, image: Image.Image) -> list[Face]:
         """Every face in an image; an empty list where there is none.

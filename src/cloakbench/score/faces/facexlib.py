@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.score.faces.base import Face, FaceBackend, backends
-from cloakbench.score.faces.weights import TORCH, check_weights
+from cloakbench.weights import TORCH, check_weights
 
 WEIGHTS = "https://github.com/xinntao/facexlib/releases"
 CROP = 112  # px, the side of an aligned face

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.score.faces.base import Face, FaceBackend, backends
-from cloakbench.score.faces.weights import ONNX, check_weights
+from cloakbench.weights import ONNX, check_weights
 
 WEIGHTS = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
 TASKS = ("detection", "recognition")
