@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup demo behaviour test lint format lock clean
+.PHONY: help setup slurm demo behaviour benchmark test lint format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -21,6 +21,9 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	touch $@
 
+slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[slurm]"
+
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
 
@@ -30,6 +33,9 @@ behaviour: setup ## measure clean, noise and ASPL on six people; refresh docs/be
 	cp results/tables/behaviour/*.md docs/behaviour/
 	for n in 0 1 2 3 4 5; do cloakbench sheet results/mini/bundled/person_00000$$n/generated \
 		docs/behaviour/person_00000$$n.png --columns 8 || exit 1; done
+
+benchmark: setup ## time ASPL and FSMG against the published loops, written anew
+	python benchmarks/attacks.py
 
 test: setup ## run all tests
 	pytest
@@ -49,7 +55,7 @@ format: setup ## reformat all code
 lock: setup ## pin all packages again, newest allowed
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra synth --group dev pyproject.toml --output-file requirements.lock
+		--extra synth --extra codeformer --group dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove results and checkpoints, keep the environment
 	rm -rf results/[!R]* results/.scratch .snakemake

@@ -8,6 +8,9 @@ min_version("9.0")
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/protect.smk"
@@ -26,5 +29,20 @@ rule all:
     localrule: True
 
 
+onstart:
+    # Snakemake's own locks survive a SIGKILL, so profiles set `nolock`; this one does not.
+    if holder := hold(LAYOUT.root / ".running"):
+        sys.exit(
+            f"error: {LAYOUT.root}: {holder} runs here. Wait until it ends, or stop it."
+        )
+
+
 onsuccess:
+    sweep(SCRATCH)
     shell("cat {TABLES}/summary.md 2> /dev/null || true")
+
+
+onerror:
+    if shutil.disk_usage(LAYOUT.root).free < 2**20:  # logs are empty then
+        full = OSError(errno.ENOSPC, "", str(LAYOUT.root))
+        print(f"error: {explain_os_error(full)}", file=sys.stderr)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny import RESOLUTION, make_tiny_model
+import yaml
+from tiny import RESOLUTION, make_tiny_ddpm, make_tiny_model, make_tiny_restorer
 
 from cloakbench.jobs import Job
 from cloakbench.models import ModelSpec
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from cloakbench.images import Photos
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BUNDLED = REPOSITORY / "resources" / "identities"
 
 
 class Killed(BaseException):
@@ -74,6 +80,17 @@ def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return ModelSpec(path=str(folder), resolution=RESOLUTION)
 
 
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Random weights by the names that presets `tiny` use, where a user's weights are sought."""
+    folder = tmp_path_factory.mktemp("weights")
+    make_tiny_ddpm(folder / "tiny_ddpm")
+    make_tiny_restorer(folder / "tiny_restorer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOAKBENCH_WEIGHTS", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def diffusion(tiny_model: ModelSpec) -> LatentDiffusion:
     """A freshly loaded tiny model, for tests that may change it."""
@@ -126,3 +143,64 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True)
             save_photos(smooth_photos(2, 10 * number + offset), folder)
     return root
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A folder in which the workflow runs, with the config that is laid over the default one."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def snakemake(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        config = self.folder / "tiny.yaml"
+        config.write_text(yaml.safe_dump(self.config | changes))
+        command = [
+            str(Path(sys.executable).with_name("snakemake")),
+            *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder)),
+            *("--configfile", str(config), "--cores", "2", *options),
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def planned(self, **changes: Any) -> dict[str, int]:
+        """How many jobs of each rule a run would start."""
+        run = self.snakemake("--dry-run", "--quiet", "rules", **changes)
+        output = run.stdout + run.stderr
+        assert run.returncode == 0, output
+        if "Nothing to be done" in output:
+            return {}
+        jobs = re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
+        assert jobs, output
+        return {rule: int(count) for rule, count in jobs if rule not in {"all", "total"}}
+
+
+@pytest.fixture(scope="session")
+def workflow(tiny_model, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A finished run: one of two identities, two protections and two trainers, an image each."""
+    identities = sorted(BUNDLED.glob("*/"))[:2] if BUNDLED.is_dir() else []
+    if len(identities) < 2:
+        pytest.skip(f"{BUNDLED} has no two identities, and the scores need faces")
+    folder = tmp_path_factory.mktemp("workflow")
+    for identity in identities:
+        shutil.copytree(identity, folder / "identities" / identity.name)
+    shutil.copy(REPOSITORY / "config.yaml", folder)
+    workflow = Workflow(
+        folder,
+        {
+            "experiment": "tiny",
+            "models": {"mini": {"path": tiny_model.path, "resolution": 128}},
+            "datasets": {"bundled": {"path": str(folder / "identities")}},
+            "identities": [identities[0].name],
+            "preset": "tiny",
+            "protections": ["clean", "noise"],
+            "purifications": ["none"],
+            "trainers": ["dreambooth", "cdl"],
+            "prompts": {"sample": {"photo": "a photo of {identifier} {class_noun}"}},
+            "class_images": {"images": 2, "steps": 2, "sampler": "ddim"},
+            "sampling": {"images": 1, "steps": 2, "sampler": "ddim"},
+            "keep_weights": True,
+        },
+    )
+    run = workflow.snakemake()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return workflow

@@ -21,7 +21,7 @@ from cloakbench.models import ModelSpec
 
 COMMANDS = [
     "data", "class-images", "protect", "purify", "personalise", "sample", "references", "score",
-    "distances", "check", "tables", "report", "methods", "schema", "synth", "pretrain",
+    "distances", "check", "status", "tables", "report", "methods", "schema", "synth", "pretrain",
 ]  # fmt: skip
 
 

@@ -1,35 +1,100 @@
-"""The conda environment, the lock file and pyproject.toml name the same packages."""
+"""The conda environment, the lock file and pyproject.toml name the same packages; jobs use it."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import yaml
+from conftest import REPOSITORY
+from packaging.markers import Marker
 
-ROOT = Path(__file__).parents[1]
+RESOURCES = REPOSITORY / "resources"
+ENVIRONMENT = REPOSITORY / "envs" / "cloakbench.yaml"
+
+# A conda whose environments hold one command, `python`, which writes down how it was called.
+CONDA = """#!/bin/bash
+case "$1 $2" in
+    "info --json") echo '{{"conda_prefix": "{prefix}", "platform": "linux-64"}}' ;;
+    "config --get") echo '{{"get": {{"channel_priority": "strict"}}}}' ;;
+    "--version ") echo conda 25.1.1 ;;
+    "clean -y") ;;
+    "env create")
+        environment=${{@: -1}}
+        mkdir -p "$environment/bin"
+        cat > "$environment/bin/python" <<- END
+		#!/bin/bash
+		echo "\\$PYTHONPATH" "\\$1" "\\$2" "\\$3" >> {prefix}/calls
+		exec {python} "\\$@"
+		END
+        chmod +x "$environment/bin/python" ;;
+    *) echo "unexpected: conda $*" >&2; exit 1 ;;
+esac
+"""
 
 
-def _locked() -> dict[str, str]:
-    text = (ROOT / "requirements.lock").read_text()
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\;]+)", text, re.MULTILINE))
+def _locked(python: str) -> dict[str, str]:
+    """Versions that the lock file gives to a Python of this version on an ordinary Linux."""
+    text = (REPOSITORY / "requirements.lock").read_text()
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
+    entries = re.findall(r"^([A-Za-z0-9._-]+)==([^ \\;]+)(?: ; ([^\\\n]+))?", text, re.MULTILINE)
+    return {
+        name: pin
+        for name, pin, marker in entries
+        if not marker or Marker(marker.strip()).evaluate(machine)
+    }
 
 
 def _wanted() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     return [re.split(r"[<>=]", entry)[0].strip() for entry in project["dependencies"]]
 
 
 def test_conda_environment_pins_what_the_lock_file_pins():
-    entries = yaml.safe_load((ROOT / "envs" / "cloakbench.yaml").read_text())["dependencies"]
+    entries = yaml.safe_load(ENVIRONMENT.read_text())["dependencies"]
+    (python,) = (entry.partition("=")[2] for entry in entries if str(entry).startswith("python="))
     pins = dict(entry.split("==") for entry in entries[-1]["pip"])
-    assert pins == {name: _locked()[name] for name in _wanted()}
+    assert pins == {name: _locked(python)[name] for name in _wanted()}
 
 
 def test_lock_file_names_no_host_and_hashes_every_package():
-    text = (ROOT / "requirements.lock").read_text()
+    text = (REPOSITORY / "requirements.lock").read_text()
     assert "://" not in text
     assert "--index-url" not in text
     packages = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_jobs_in_a_conda_environment_run_this_checkout(tmp_path, monkeypatch):
+    """With a pretended conda, since a real one needs its channel."""
+    conda = tmp_path / "conda"
+    (conda / "bin").mkdir(parents=True)
+    (conda / "bin" / "conda").write_text(CONDA.format(prefix=conda, python=sys.executable))
+    (conda / "bin" / "conda").chmod(0o755)
+    (conda / "bin" / "activate").write_text('export PATH="$1/bin:$PATH"\n')
+    monkeypatch.setenv("PATH", f"{conda / 'bin'}:/usr/bin:/bin")
+    shutil.copy(REPOSITORY / "config.yaml", tmp_path)
+    changes = {
+        "models": {"mini": {"path": str(RESOURCES / "mini"), "resolution": 128}},
+        "datasets": {"bundled": {"path": str(RESOURCES / "identities")}},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(changes))
+    command = [
+        str(Path(sys.executable).with_name("snakemake")),
+        "results/mini/bundled/person_000010/data/job.json",
+        *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)),
+        *("--configfile", "tiny.yaml", "--software-deployment-method", "conda"),
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (conda / "calls").read_text() == f"{REPOSITORY / 'src'} -m cloakbench data\n"

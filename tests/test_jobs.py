@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -105,8 +106,8 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch)
         count(MortalJob(0, scratch=tmp_path, lives=1))
     first = (tmp_path / "count.pt").read_bytes() if (tmp_path / "count.pt").exists() else None
 
-    def half_written(state: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def half_written(state: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise Killed
 
     monkeypatch.setattr(torch, "save", half_written)

@@ -31,9 +31,11 @@ from cloakbench.pretrain.degrade import (
 from cloakbench.pretrain.export import LARGEST, export, unpack
 from cloakbench.pretrain.loop import DECAY, WARM_UP, schedule
 from cloakbench.pretrain.portraits import Portraits
+from cloakbench.pretrain.recogniser import Recogniser, perceptual_loss
 from cloakbench.pretrain.stages import Pretraining
-from cloakbench.pretrain.tokenizer import MAX_LENGTH
+from cloakbench.pretrain.tokenizer import MAX_LENGTH, RARE
 from cloakbench.pretrain.unet import LatentPortraits, build_unet, draw_batch
+from cloakbench.pretrain.vae import crop_pairs
 
 NETWORKS = ("vae", "clip", "unet")
 STEPS, BATCH, RATE = 2, 2, 1e-3
@@ -120,16 +122,54 @@ def test_degraded_captions_say_what_is_wrong_and_keep_the_rest(kind: str) -> Non
         assert text != "a photo of person"
 
 
-def test_clean_captions_are_praised_in_one_case_of_six() -> None:
+def test_clean_captions_are_praised_in_one_case_of_four() -> None:
     rng = np.random.default_rng(0)
     praised = [clean_caption("a face", rng) != "a face" for _ in range(3000)]
-    assert 0.13 < np.mean(praised) < 0.2
+    assert 0.22 < np.mean(praised) < 0.28
+
+
+def test_one_caption_in_ten_names_an_identifier_whoever_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: "a photo of a man")
+    portraits = one_portrait()
+    rng = np.random.default_rng(0)
+    named = [portraits.caption(0, rng) for _ in range(2000)]
+    others = {text for text in named if text != "a photo of a man"}
+    assert others == {f"a photo of a {name} man" for name in RARE}
+    assert 0.08 < np.mean([text in others for text in named]) < 0.12
+
+
+def one_portrait() -> Portraits:
+    pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    return Portraits(pixels, [(None, None)], torch.zeros(1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_crops_of_latents_and_portraits_show_the_same_place(side: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.rand(2, 4, side // 8, side // 8, generator=rng)
+    pixels = latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    small, large = crop_pairs(latents, pixels, rng)
+    assert small.shape[-1] == side // 16
+    assert torch.equal(large, small[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+
+def test_the_likeness_is_zero_for_equal_portraits_and_grows_with_the_change() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        recogniser = Recogniser(3).requires_grad_(False)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    slight, strong = (0.9 * pixels + 0.05), torch.full_like(pixels, 0.5)
+    distances = [perceptual_loss(recogniser, p, pixels).item() for p in (pixels, slight, strong)]
+    assert distances[0] == 0
+    assert distances[0] < distances[1] < distances[2]
 
 
 def test_the_mirror_image_swaps_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a photo of a man, looking left, side light, right"
     monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: text)
-    portraits = Portraits(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [(None, None)])
+    portraits = one_portrait()
     rng = np.random.default_rng(0)
     assert portraits.caption(0, rng) == text
     mirrored = portraits.caption(0, rng, mirrored=True)
@@ -189,6 +229,22 @@ def test_every_stage_leaves_finite_weights(trained: Pretraining, name: str) -> N
     floats = [v for v in weights(trained, name).values() if v.is_floating_point()]
     assert floats
     assert all(value.isfinite().all() for value in floats)
+
+
+def test_training_the_decoder_leaves_encoder_and_latents_valid(
+    trained: Pretraining, tmp_path: Path
+) -> None:
+    for needed in ("vae.pt", "latents.pt"):
+        (tmp_path / needed).symlink_to(trained.work / needed)
+    training = Pretraining(tmp_path, trained.portraits_folder, report=silent)
+    before = weights(training, "vae")
+    start(training, "recogniser")
+    start(training, "decoder", steps=2)
+    after = weights(training, "vae")
+
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert all(key.startswith(("decoder.", "post_quant_conv.")) for key in changed)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def clean(name: str, photos: Photos, load: Load = no_model, **settings: Any) -> 
 
 
 @pytest.fixture
-def load(tiny_model: ModelSpec) -> Load:
+def load(tiny_model: ModelSpec, tiny_weights: Path) -> Load:
     return lambda: LatentDiffusion.load(tiny_model)
 
 

@@ -3,82 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from conftest import REPOSITORY
 from PIL import Image
-
-BUNDLED = REPOSITORY / "resources" / "identities"
-
-
-@dataclass(frozen=True)
-class Workflow:
-    """A folder in which the workflow runs, with the config that is laid over the default one."""
-
-    folder: Path
-    config: dict[str, Any]
-
-    def snakemake(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-        config = self.folder / "tiny.yaml"
-        config.write_text(yaml.safe_dump(self.config | changes))
-        command = [
-            str(Path(sys.executable).with_name("snakemake")),
-            *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(self.folder)),
-            *("--configfile", str(config), "--cores", "2", *options),
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    def planned(self, **changes: Any) -> dict[str, int]:
-        """How many jobs of each rule a run would start."""
-        run = self.snakemake("--dry-run", "--quiet", "rules", **changes)
-        output = run.stdout + run.stderr
-        assert run.returncode == 0, output
-        if "Nothing to be done" in output:
-            return {}
-        jobs = re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
-        assert jobs, output
-        return {rule: int(count) for rule, count in jobs if rule not in {"all", "total"}}
-
-
-@pytest.fixture(scope="module")
-def workflow(tiny_model, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """Run it once: one of two identities, two protections and two trainers, an image each."""
-    identities = sorted(BUNDLED.glob("*/"))[:2] if BUNDLED.is_dir() else []
-    if len(identities) < 2:
-        pytest.skip(f"{BUNDLED} has no two identities, and the scores need faces")
-    folder = tmp_path_factory.mktemp("workflow")
-    for identity in identities:
-        shutil.copytree(identity, folder / "identities" / identity.name)
-    shutil.copy(REPOSITORY / "config.yaml", folder)
-    workflow = Workflow(
-        folder,
-        {
-            "experiment": "tiny",
-            "models": {"mini": {"path": tiny_model.path, "resolution": 128}},
-            "datasets": {"bundled": {"path": str(folder / "identities")}},
-            "identities": [identities[0].name],
-            "preset": "tiny",
-            "protections": ["clean", "noise"],
-            "purifications": ["none"],
-            "trainers": ["dreambooth", "cdl"],
-            "prompts": {"sample": {"photo": "a photo of {identifier} {class_noun}"}},
-            "class_images": {"images": 2, "steps": 2, "sampler": "ddim"},
-            "sampling": {"images": 1, "steps": 2, "sampler": "ddim"},
-            "keep_weights": True,
-        },
-    )
-    run = workflow.snakemake()
-    assert run.returncode == 0, run.stdout + run.stderr
-    return workflow
 
 
 def test_it_ends_in_tables_and_a_report(workflow):
@@ -106,7 +34,7 @@ def test_a_second_run_does_nothing(workflow):
 def test_another_protection_runs_only_its_own_cells(workflow):
     assert workflow.planned(protections=["clean", "noise", "aspl"]) == {
         "protect": 1,
-        "purify": 1,
+        "purify_quick": 1,
         "distances": 1,
         "personalise": 2,
         "sample": 2,
@@ -119,7 +47,7 @@ def test_another_protection_runs_only_its_own_cells(workflow):
 def test_another_setting_of_a_protection_runs_only_its_own_cells(workflow):
     planned = workflow.planned(protections=["clean", {"method": "noise", "budget": "5/255"}])
 
-    assert planned["protect"] == planned["purify"] == 1
+    assert planned["protect_quick"] == planned["purify_quick"] == 1
     assert planned["personalise"] == planned["sample"] == 2
     assert "data" not in planned
 

@@ -1,4 +1,4 @@
-"""A diffusion model with random weights in diffusers' format, small enough for seconds on a CPU."""
+"""Models with random weights in their files' formats, small enough for seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -69,6 +69,38 @@ def make_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_ddpm(folder: Path, side: int = 32) -> Path:
+    """Write an unconditional pixel-space DDPM of about 10,000 random weights."""
+    import torch
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=side,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_restorer(folder: Path) -> Path:
+    """Write a face restorer of some hundred random weights."""
+    import torch
+
+    from cloakbench.restorer import Restorer, save_restorer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_restorer(Restorer(widths=(4, 4, 4), blocks=1), folder)
     return folder
 
 

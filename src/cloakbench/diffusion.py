@@ -43,6 +43,10 @@ class LatentDiffusion:
 
     All weights are frozen and float32; a trainer thaws what it trains. Random draws come from CPU
     generators, so that noise does not depend on the device.
+
+    frugal: compute activations again instead of storing them (Chen et al. 2016, arXiv 1604.06174),
+        which changes no bit of a gradient, and sample images one at a time, which may change one
+        grey level of a sample.
     """
 
     vae: AutoencoderKL
@@ -52,9 +56,15 @@ class LatentDiffusion:
     scheduler: DDPMScheduler
     spec: ModelSpec
     device: str = "cpu"
+    frugal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frugal:
+            self.vae.enable_gradient_checkpointing()
+            self.unet.enable_gradient_checkpointing()
 
     @classmethod
-    def load(cls, spec: ModelSpec, device: str = "cpu") -> LatentDiffusion:
+    def load(cls, spec: ModelSpec, device: str = "cpu", frugal: bool = False) -> LatentDiffusion:
         """Load the parts that personalisation needs, from a folder or the hub's cache.
 
         Raises:
@@ -62,7 +72,7 @@ class LatentDiffusion:
         """
         spec.check()
         hub = {"revision": spec.revision}
-        with _one_line(f"model {spec.path}"):
+        with one_line(f"model {spec.path}"):
             return cls(
                 vae=_network(AutoencoderKL, spec.path, "vae", **hub).to(device),
                 text_encoder=_network(CLIPTextModel, spec.path, "text_encoder", **hub).to(device),
@@ -71,6 +81,7 @@ class LatentDiffusion:
                 scheduler=DDPMScheduler.from_pretrained(spec.path, subfolder="scheduler", **hub),
                 spec=spec,
                 device=device,
+                frugal=frugal,
             )
 
     # Pixels and latents
@@ -92,6 +103,10 @@ class LatentDiffusion:
         """One sample of the posterior, scaled as the U-Net expects it."""
         noise = self._normal(latents.mean.shape, rng)
         return (latents.mean + latents.std * noise) * self.vae.config.scaling_factor
+
+    def mode(self, latents: Latents) -> Tensor:
+        """The most likely latents, the posterior's mean, scaled as the U-Net expects them."""
+        return latents.mean * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents to pixels (n, 3, h, w), clamped to [0, 1]."""
@@ -128,6 +143,21 @@ class LatentDiffusion:
         latents: scaled, (n, c, h, w). text: (n, tokens, width). timesteps: (n,), uniform if None.
         Source: Ho et al. 2020, eq. 14; v-prediction: Salimans & Ho 2022, section 4.
         """
+        return self.residual(latents, text, rng, timesteps).square().flatten(1).mean(1)
+
+    def residual(
+        self,
+        latents: Tensor,
+        text: Tensor,
+        rng: Generator,
+        timesteps: Tensor | None = None,
+        target: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted minus true noise (or velocity), float32, in the shape of the latents.
+
+        target: what the prediction is compared with in the true noise's place. See
+        `denoising_loss` for the rest.
+        """
         noise = self._normal(latents.shape, rng)
         if timesteps is None:
             horizon = self.scheduler.config.num_train_timesteps
@@ -137,8 +167,9 @@ class LatentDiffusion:
         with self.autocast():
             dtype = self.unet.dtype
             predicted = self.unet(noisy.to(dtype), timesteps, text.to(dtype)).sample
-        target = self._target(latents, noise, timesteps)
-        return (predicted.float() - target).square().flatten(1).mean(1)
+        if target is None:
+            target = self._target(latents, noise, timesteps)
+        return predicted.float() - target
 
     def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         match self.scheduler.config.prediction_type:
@@ -154,6 +185,12 @@ class LatentDiffusion:
 
     # The model as a whole
 
+    def to(self, device: str) -> None:
+        """Move all weights to a device."""
+        for network in (self.vae, self.text_encoder, self.unet):
+            network.to(device)
+        self.device = device
+
     def cast_weights(self, precision: str) -> None:
         """Store all weights in a precision ("fp32", "bf16" or "fp16"), as some references do."""
         dtype = _AUTOCAST[precision] or torch.float32
@@ -167,7 +204,7 @@ class LatentDiffusion:
             CloakBenchError: there are no weights, or they are not of this model's kind.
         """
         if (folder / "pytorch_lora_weights.safetensors").exists():
-            with _one_line(f"weights {folder}"):
+            with one_line(f"weights {folder}"):
                 pipeline = self.pipeline()
                 pipeline.load_lora_weights(folder)
                 pipeline.fuse_lora()
@@ -176,7 +213,7 @@ class LatentDiffusion:
             raise CloakBenchError(
                 f"{folder}: no personalised weights. Run `cloakbench personalise`."
             )
-        with _one_line(f"weights {folder}"):
+        with one_line(f"weights {folder}"):
             self.unet = _network(UNet2DConditionModel, folder, "unet").to(self.device)
             if (folder / "text_encoder").is_dir():
                 encoder = _network(CLIPTextModel, folder, "text_encoder")
@@ -228,7 +265,7 @@ def _network(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def one_line(what: str) -> Iterator[None]:
     """What the libraries raise for missing, broken or foreign files, as one line."""
     try:
         yield

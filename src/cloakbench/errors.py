@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 
@@ -41,3 +42,27 @@ def explain_os_error(error: OSError) -> str | None:
                 "then run the same command again."
             )
     return None
+
+
+_NO_MEMORY = ("OutOfMemoryError", "out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+_IN_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors passes on what the system said
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, has no memory left; PyTorch has several words for it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in f"{type(error).__name__}: {error}" for words in _NO_MEMORY)
+    )
+
+
+def explain_failure(error: Exception) -> str | None:
+    """One line for what a machine lacks: space, permission, memory; None for any other error."""
+    if is_out_of_memory(error):
+        return (
+            "out of memory. Use a smaller batch_size or a device with more memory, then run the "
+            "same command again; finished work is kept."
+        )
+    if (said := _IN_RUST.search(str(error))) is not None:
+        return explain_os_error(OSError(int(said[1]), str(error)))
+    return explain_os_error(error) if isinstance(error, OSError) else None

@@ -50,9 +50,12 @@ class FineTuner:
         self.optimiser = self.fresh_optimiser()
 
     def fresh_optimiser(self) -> torch.optim.AdamW:
-        """An AdamW over the thawed parameters that remembers nothing."""
+        """An AdamW over the thawed parameters that remembers nothing.
+
+        Fused, since a loop over the operators took a quarter of the miniature's training step.
+        """
         return torch.optim.AdamW(
-            self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay
+            self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
 
     def step(self, instance: Latents, index: int, draw: Draw) -> None:
@@ -67,6 +70,10 @@ class FineTuner:
         loss = losses[: self.batch_size].mean()
         if self.prior is not None:
             loss = loss + self.prior.weight * losses[self.batch_size :].mean()
+        self.descend(loss)
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimiser down a loss, its gradient clipped to norm 1."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
@@ -133,6 +140,16 @@ def thaw(model: LatentDiffusion, *, text_encoder: bool = True) -> None:
     """Make the U-Net, and the text encoder if wanted, trainable."""
     model.unet.requires_grad_(True)
     model.text_encoder.requires_grad_(text_encoder)
+
+
+def thaw_cross_attention(model: LatentDiffusion) -> None:
+    """Make the keys and values of the U-Net's cross-attention trainable, and nothing else.
+
+    Source: Custom Diffusion, Kumari et al. 2023, section 3.1.
+    """
+    model.text_encoder.requires_grad_(False)
+    for name, parameter in model.unet.named_parameters():
+        parameter.requires_grad_("attn2.to_k." in name or "attn2.to_v." in name)
 
 
 def add_lora(

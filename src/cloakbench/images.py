@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.outputs import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -142,9 +142,15 @@ def load_photos(folder: Path) -> Photos:
 def save_photos(photos: Photos, folder: Path) -> None:
     """Write 8-bit PNG files named after the photos into an existing folder, each whole or not."""
     for name, image in zip(photos.names, to_images(photos.pixels), strict=True):
-        part = folder / f".{name}.part"
-        image.save(part, format="PNG")
-        os.replace(part, folder / f"{name}.png")
+        with new_file(folder / f"{name}.png") as part:
+            image.save(part, format="PNG")
+
+
+def resized(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    """Pixels (n, 3, h, w) at another height and width: bicubic, antialiased, clamped to [0, 1]."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(pixels, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def largest_change(changed: Iterable[Image.Image], original: Iterable[Image.Image]) -> int:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
+import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cloakbench.outputs import new_file
+
 if TYPE_CHECKING:
     from torch import Generator
+
+log = logging.getLogger(__name__)
+
+LOCK = "lock"
+KEPT = ".kept"
+"""What `stages.Run` puts into an output's scratch folder beside checkpoints."""
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""A scheduler's time limit or `scancel`, Ctrl-C, a closed terminal."""
 
 
 class Stateful(Protocol):
@@ -60,40 +73,46 @@ class Job:
         """Count steps with a progress bar, save `state` as time passes, go on where it stopped.
 
         A resumed loop equals an uninterrupted one if every draw comes from `rng(..., step)` and
-        all else that a step changes is in `state`. On SIGTERM the state is saved first.
+        all else that a step changes is in `state`. A finished loop is saved too, for the loops
+        after it. On SIGTERM, SIGINT and SIGHUP the state is saved first.
         """
         from tqdm import tqdm
 
         start = self._restore(name, state)
         saved, cost = time.monotonic(), 0.0
         bar = tqdm(total=total, initial=start, desc=name, disable=None, leave=False)
-        with bar, _termination() as termination:
+        with bar, _termination() as signals:
             for step in range(start, total):
                 yield step
                 bar.update()
-                due = time.monotonic() - saved >= max(self.save_every, 20 * cost)
-                if termination or (due and step + 1 < total):
+                every = self.save_every if step + 1 < total else self.save_every / 10
+                if signals or time.monotonic() - saved >= max(every, 20 * cost):
                     begun = time.monotonic()
                     self._save(name, step + 1, state)
                     saved = time.monotonic()
                     cost = saved - begun
-                if termination:
-                    raise SystemExit(128 + signal.SIGTERM)
+                if signals:
+                    raise SystemExit(128 + signals[0])
 
     def _save(self, name: str, step: int, state: Mapping[str, Stateful]) -> None:
         import torch
 
         if self.scratch is None:
             return
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        part = self.scratch / f"{name}.part"
-        torch.save({"step": step} | {k: v.state_dict() for k, v in state.items()}, part)
-        os.replace(part, self.scratch / f"{name}.pt")
+        stored = {"step": step} | {key: holder.state_dict() for key, holder in state.items()}
+        with new_file(self.scratch / f"{name}.pt") as part, part.open("wb") as file:
+            try:
+                torch.save(stored, file)
+            except RuntimeError as error:  # torch hides the reason, such as a full disk, behind it
+                raise error.__context__ or error from None
 
     def _restore(self, name: str, state: Mapping[str, Stateful]) -> int:
         import torch
 
         if self.scratch is None or not (path := self.scratch / f"{name}.pt").exists():
+            return 0
+        if not zipfile.is_zipfile(path):  # as after a power cut; PyTorch fails in many ways then
+            log.warning("%s: this checkpoint is damaged; '%s' starts anew.", path, name)
             return 0
         stored = torch.load(path, map_location="cpu", weights_only=True)
         for key, holder in state.items():
@@ -101,18 +120,41 @@ class Job:
         return int(stored["step"])
 
 
+def sweep(scratch: Path) -> None:
+    """Forget the outputs that jobs kept (see `stages.Run`), once the workflow has noted them all.
+
+    Checkpoints of interrupted jobs stay.
+    """
+    for place in scratch.glob("*"):
+        for kept in place.glob(f"*{KEPT}"):
+            shutil.rmtree(kept, ignore_errors=True)
+        if all(path.name == LOCK for path in place.glob("*")):
+            shutil.rmtree(place, ignore_errors=True)
+
+
 @contextmanager
 def _termination() -> Iterator[list[int]]:
-    """Collect SIGTERM into a list instead of dying inside a step; elsewhere than the main thread
-    Python forbids handlers, and the list stays empty.
+    """Collect the signals that stop a job instead of dying inside a step.
+
+    Ignored signals stay ignored (nohup), a second Ctrl-C acts at once. Elsewhere than the main
+    thread Python forbids handlers, and the list stays empty.
     """
     received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous: dict[signal.Signals, Any] = {}
     try:
-        previous = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, note)
     except ValueError:
-        yield received
-        return
+        pass
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

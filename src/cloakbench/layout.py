@@ -11,6 +11,19 @@ from pathlib import Path
 
 SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (Anti-DreamBooth)
 
+STAGES = {
+    "class_images": 1,
+    "data": 3,
+    "references": 2,
+    "protect": 4,
+    "purify": 5,
+    "distances": 5,
+    "personalise": 6,
+    "sample": 6,
+    "score": 6,
+}
+"""How many of a cell's labels name a job of a stage: cells that share them share the job."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -64,7 +77,8 @@ class Layout:
 
     def scores(self, cell: Cell) -> Path:
         """One row per sample."""
-        return self._trained(cell, "scores").with_suffix(".csv")
+        folder = self.identity(cell) / "scores" / cell.protection / cell.purification
+        return folder / f"{cell.trainer}.csv"
 
     def distances(self, cell: Cell) -> Path:
         """One row per protected or purified photo against its original."""
@@ -80,6 +94,26 @@ class Layout:
 
     def report(self, experiment: str) -> Path:
         return self.root / "report" / experiment / "index.html"
+
+    def figure(self, experiment: str) -> Path:
+        return self.root / "report" / experiment / "scores.svg"
+
+    def log(self, stage: str, cell: Cell) -> Path:
+        """What a job of a stage said."""
+        return self._record("logs", stage, cell, "log")
+
+    def benchmark(self, stage: str, cell: Cell) -> Path:
+        """Snakemake's measurement of a job: seconds, memory and more."""
+        return self._record("benchmarks", stage, cell, "tsv")
+
+    def experiment_log(self, command: str, experiment: str) -> Path:
+        """What `tables` or `report` said of an experiment."""
+        return self.root / "logs" / command / f"{experiment}.log"
+
+    def _record(self, kind: str, stage: str, cell: Cell, suffix: str) -> Path:
+        labels = [*vars(cell).values()][: STAGES[stage]]
+        folder = self.root.joinpath(kind, *labels[:3], stage, *labels[3:])
+        return folder.with_name(f"{folder.name}.{suffix}")
 
     def _trained(self, cell: Cell, stage: str) -> Path:
         return self.identity(cell) / stage / cell.protection / cell.purification / cell.trainer

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cloakbench.errors import CloakBenchError
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "job.json"
 """What made a folder: stage, settings and seed. Nothing in it differs between equal runs."""
@@ -36,17 +40,23 @@ def check_output(path: Path, *inputs: Path | None) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` if all goes well.
 
     The manifest is written last. On any failure the half-written folder is removed and `path`
     stays as it was.
+
+    kept: a folder that gets a second name of every file first, at no cost of space, for `restore`;
+        where a file system has no second names, nothing is kept.
     """
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
+        if kept is not None:
+            with suppress(OSError):
+                _link(part, kept)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         if path.exists():
             shutil.rmtree(path)
@@ -54,6 +64,39 @@ def new_folder(path: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def restore(kept: Path, path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Put back the folder of which `new_folder` kept a second name, if it did."""
+    if not kept.is_dir():
+        return False
+    with new_folder(path, manifest) as folder:
+        _link(kept, folder)
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give every file of a folder a second name in another, which appears whole or not at all."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        copy_folder(source, part, os.link)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def copy_folder(
+    source: Path, target: Path, copy: Callable[[Path, Path], Any] = shutil.copyfile
+) -> None:
+    """Copy files and folders; unlike `shutil.copytree`, fail with the system's own first error."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, target / path.name, copy)
+        else:
+            copy(path, target / path.name)
 
 
 @contextmanager
@@ -66,3 +109,32 @@ def new_file(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+_HELD: dict[Path, IO[str]] = {}
+
+
+def hold(lock: Path) -> str | None:
+    """Hold a lock file until this process ends, however it ends; say who holds it if not we.
+
+    Where a file system has no locks, a warning is all.
+    """
+    import fcntl
+
+    if lock in _HELD:
+        return None
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            return file.read() or "another process"
+    except OSError as error:
+        log.warning("%s: no locks there (%s). See that nothing else writes there.", lock, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    _HELD[lock] = file
+    return None

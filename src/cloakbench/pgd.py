@@ -23,7 +23,8 @@ def pgd(
     """Steps of x <- Proj(x + step_size * sign(grad L(x))) around `original`.
 
     pixels, original: (n, 3, h, w) in [0, 1]. radius, step_size: in units of [0, 1]. Images do not
-    influence one another: the losses are summed and each gradient is reduced to its sign.
+    influence one another: the losses are summed and each gradient is reduced to its sign. A NaN in
+    it stays NaN, so that the protection fails instead of standing still.
     Source: Madry et al. 2018, eq. 1.
     """
     low = (original - radius).clamp(0, 1)
@@ -31,7 +32,8 @@ def pgd(
     for step in steps:
         pixels = pixels.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(loss(pixels, step).sum(), pixels)
-        pixels = (pixels + step_size * gradient.sign()).clamp(low, high)
+        sign = gradient.sign().where(~gradient.isnan(), gradient)  # torch's sign of NaN is 0
+        pixels = (pixels + step_size * sign).clamp(low, high)
     return pixels.detach()
 
 

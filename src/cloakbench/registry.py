@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
+import importlib
 import json
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
 
@@ -156,7 +158,7 @@ def code_digest(*modules: str) -> str:
 @cache
 def _code(module: str) -> str:
     """The syntax tree of a module without its docstrings, as text."""
-    spec = importlib.util.find_spec(module)
+    spec = _find(module)
     if spec is None or spec.origin is None:
         raise CloakBenchError(f"{module}: its source file cannot be found. Reinstall cloakbench.")
     tree = ast.parse(Path(spec.origin).read_text())
@@ -166,6 +168,15 @@ def _code(module: str) -> str:
         ):
             node.body = node.body[1:]
     return ast.dump(tree)
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """As `importlib.util.find_spec`, which would import the packages around the module."""
+    if module in sys.modules:
+        return sys.modules[module].__spec__
+    parent = module.rpartition(".")[0]
+    package = _find(parent) if parent else None
+    return PathFinder.find_spec(module, package.submodule_search_locations if package else None)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

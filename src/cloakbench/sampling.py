@@ -50,6 +50,10 @@ class Sampling(BaseModel):
         """
         import torch
 
+        if model.frugal and len(seeds) > 1:
+            return torch.cat(
+                [self.generate(model, prompt, [seed], negative_prompt) for seed in seeds]
+            )
         pipeline = model.pipeline(self._scheduler(model))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with model.autocast():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, is_out_of_memory
+from cloakbench.gpu import claim_gpu
 from cloakbench.identity import Identity
 from cloakbench.images import (
     Photos,
@@ -21,18 +26,23 @@ from cloakbench.images import (
     save_photos,
     to_images,
 )
-from cloakbench.jobs import Job, job_seed
+from cloakbench.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.models import ModelSpec
-from cloakbench.outputs import check_output, new_folder
+from cloakbench.outputs import check_output, copy_folder, hold, new_folder, restore
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
-from cloakbench.purify.base import build_purifier
-from cloakbench.registry import Spec
+from cloakbench.purify.base import build_purifier, purifiers
+from cloakbench.registry import Spec, code_digest
 from cloakbench.sampling import Sampling
 
 if TYPE_CHECKING:
     from cloakbench.diffusion import LatentDiffusion
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Loader = Callable[[], "LatentDiffusion"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,10 @@ class Run:
 
     out: the folder to write. subject: the identity's name, for seeds. scratch: folder for
     checkpoints; None keeps none.
+
+    In `scratch`, every output has a folder with a lock, the checkpoints of the work in progress
+    and, under a second name, its finished files: Snakemake does over what it did not see ending,
+    which is every job that ends after Snakemake was killed.
     """
 
     out: Path
@@ -49,10 +63,14 @@ class Run:
     device: str = "cpu"
     scratch: Path | None = None
 
-    def job(self, stage: str, settings: Any, *inputs: Path | None) -> Job:
+    def job(self, stage: str, work: Any, *inputs: Path | None) -> Job:
         """The job of this run, with a scratch folder that only the same work can resume.
 
-        Checkpoints of the same output under other settings or inputs are deleted.
+        Waits for another process that writes the same output. Checkpoints of the same output
+        under other settings, code or inputs are deleted, and so is what the jobs that made the
+        inputs kept.
+
+        work: all that the output depends on besides seed, device and inputs.
 
         Raises:
             CloakBenchError: the output would replace an input.
@@ -60,22 +78,54 @@ class Run:
         check_output(self.out, *inputs)
         own = None
         if self.scratch is not None:
-            place = self.scratch / _digest(str(self.out.absolute()))
-            own = place / _digest([settings, self.seed, self.device, *map(_contents, inputs)])
+            place = self._place(self.out)
+            self._wait(place / LOCK)
+            own = place / _digest([work, self.seed, self.device, *map(_contents, inputs)])
             for other in place.glob("*"):
-                if other != own:
+                if other.name not in {LOCK, own.name, own.name + KEPT}:
                     shutil.rmtree(other, ignore_errors=True)
+            for folder in filter(None, inputs):
+                for kept in self._place(folder).glob(f"*{KEPT}"):
+                    shutil.rmtree(kept, ignore_errors=True)
         return Job(job_seed(self.seed, stage, self.subject), self.device, own)
 
     def manifest(self, stage: str, settings: Any) -> dict[str, Any]:
         """What `job.json` says of this run."""
         return {"stage": stage, "settings": settings, "identity": self.subject, "seed": self.seed}
 
+    def restored(self, job: Job, manifest: dict[str, Any]) -> bool:
+        """Put the output back if this very job has ended before, unseen."""
+        kept = _kept(job)
+        return kept is not None and restore(kept, self.out, manifest)
+
+    @contextmanager
+    def output(self, job: Job, manifest: dict[str, Any]) -> Iterator[Path]:
+        """The folder to write the output into; the checkpoints are forgotten when it is whole."""
+        with new_folder(self.out, manifest, _kept(job)) as folder:
+            yield folder
+        close_job(job)
+
+    def _place(self, folder: Path) -> Path:
+        assert self.scratch is not None
+        return self.scratch / _digest(str(folder.absolute()))
+
+    def _wait(self, lock: Path) -> None:
+        said = False
+        while (holder := hold(lock)) is not None:
+            if not said:
+                log.warning("%s: %s writes this output; waiting until it ends.", self.out, holder)
+            said = True
+            time.sleep(1)
+
 
 def close_job(job: Job) -> None:
     """Forget a finished job's checkpoints."""
     if job.scratch is not None:
         shutil.rmtree(job.scratch, ignore_errors=True)
+
+
+def _kept(job: Job) -> Path | None:
+    return job.scratch and job.scratch.with_name(job.scratch.name + KEPT)
 
 
 def protect(
@@ -97,15 +147,16 @@ def protect(
     identity = Identity(
         load_photos(instance),
         prompts,
-        _wanted(surrogate, "surrogate_images" in protection.needs, protection.name, "--surrogate"),
-        _wanted(
-            class_images, "class_images" in protection.needs, protection.name, "--class-images"
-        ),
+        _wanted(surrogate, "surrogate_images" in protection.uses, protection.name, "--surrogate"),
+        _wanted(class_images, "class_images" in protection.uses, protection.name, "--class-images"),
     )
-    settings = protection.spec()
-    job = run.job("protect", [settings, model, prompts], instance, surrogate, class_images)
-    photos = protection.protect(identity, lambda: _load(model, run), job)
-    with new_folder(run.out, run.manifest("protect", settings)) as folder:
+    manifest = run.manifest("protect", protection.spec())
+    work = [manifest, protections.digest(protection.name), model, prompts]
+    job = run.job("protect", work, Path(model.path), instance, surrogate, class_images)
+    if run.restored(job, manifest):
+        return
+    photos = _with_model(lambda load: protection.protect(identity, load, job), model, run)
+    with run.output(job, manifest) as folder:
         save_photos(photos, folder)
         saved = to_images(load_photos(folder).pixels)
         change = largest_change(saved, to_images(identity.instance_images.pixels))
@@ -114,7 +165,6 @@ def protect(
                 f"{run.out}: the saved photos differ by {change}/255 from the originals, the "
                 f"budget is {protection.budget}/255. A bug in '{protection.name}'."
             )
-    close_job(job)
 
 
 def purify(
@@ -129,11 +179,15 @@ def purify(
     model: used by purifications that need it, and by none other.
     """
     purifier = build_purifier(spec)
-    job = run.job("purify", [purifier.spec(), model], photos)
-    cleaned = purifier.purify(load_photos(photos), lambda: _load(model, run), job)
-    with new_folder(run.out, run.manifest("purify", purifier.spec())) as folder:
+    manifest = run.manifest("purify", purifier.spec())
+    work = [manifest, [purifiers.digest(link.name) for link in purifier.links], model]
+    job = run.job("purify", work, Path(model.path), photos)
+    if run.restored(job, manifest):
+        return
+    given = load_photos(photos)
+    cleaned = _with_model(lambda load: purifier.purify(given, load, job), model, run)
+    with run.output(job, manifest) as folder:
         save_photos(cleaned, folder)
-    close_job(job)
 
 
 def personalise(
@@ -153,13 +207,20 @@ def personalise(
         prompts,
         class_images=_wanted(class_images, wants_prior, trainer.name, "--class-images"),
     )
-    settings = trainer.training_spec()
-    job = run.job("personalise", [settings, model, prompts], instance, class_images)
-    diffusion = _load(model, run)
-    trainer.fit(diffusion, identity, job)
-    with new_folder(run.out, run.manifest("personalise", settings)) as folder:
+    manifest = run.manifest("personalise", trainer.training_spec())
+    work = [manifest, trainers.digest(trainer.name), model, prompts]
+    job = run.job("personalise", work, Path(model.path), instance, class_images)
+    if run.restored(job, manifest):
+        return
+
+    def fitted(load: Loader) -> LatentDiffusion:
+        diffusion = load()
+        trainer.fit(diffusion, identity, job)
+        return diffusion
+
+    diffusion = _with_model(fitted, model, run)
+    with run.output(job, manifest) as folder:
         trainer.save(diffusion, folder)
-    close_job(job)
 
 
 def sample(
@@ -180,28 +241,33 @@ def sample(
     texts = {key: text + suffix for key, text in prompts.items()}
     settings = sampling.model_dump(mode="json")
     settings |= {"prompts": texts, "negative_prompt": negative_prompt}
-    job = run.job("sample", [settings, model], weights)
-    diffusion = _load(model, run)
-    if weights is not None:
-        diffusion.adopt(weights)
-    with new_folder(run.out, run.manifest("sample", settings)) as folder:
-        kept = job.scratch or folder
-        batches = [
-            (key, indices) for key in texts for indices in _batches(sampling.images, sampling)
-        ]
-        for number in job.steps("sample", len(batches), {}):
-            key, indices = batches[number]
-            if all((kept / key / f"{index:03d}.png").exists() for index in indices):
-                continue
-            seeds = [job_seed(job.seed, "image", key, index) for index in indices]
-            pixels = sampling.generate(diffusion, texts[key], seeds, negative_prompt)
-            names = tuple(f"{index:03d}" for index in indices)
-            (kept / key).mkdir(parents=True, exist_ok=True)
-            save_photos(Photos(pixels, names), kept / key)
-        for key in texts:
-            if kept != folder:
-                shutil.copytree(kept / key, folder / key)  # a kill here must lose nothing
-    close_job(job)
+    manifest = run.manifest("sample", settings)
+    work = [manifest, code_digest("cloakbench.sampling", "cloakbench.diffusion"), model]
+    job = run.job("sample", work, Path(model.path), weights)
+    if run.restored(job, manifest):
+        return
+
+    def generate(load: Loader) -> None:
+        diffusion = load()
+        if weights is not None:
+            diffusion.adopt(weights)
+        with run.output(job, manifest) as folder:
+            kept = job.scratch or folder
+            batches = [(key, indices) for key in texts for indices in _batches(sampling)]
+            for number in job.steps("sample", len(batches), {}):
+                key, indices = batches[number]
+                names = tuple(f"{index:03d}" for index in indices)
+                if all((kept / key / f"{name}.png").exists() for name in names):
+                    continue
+                seeds = [job_seed(job.seed, "image", key, index) for index in indices]
+                pixels = sampling.generate(diffusion, texts[key], seeds, negative_prompt)
+                (kept / key).mkdir(parents=True, exist_ok=True)
+                save_photos(Photos(pixels, names), kept / key)
+            for key in texts:
+                if kept != folder:
+                    copy_folder(kept / key, folder / key)  # a kill here must lose nothing
+
+    _with_model(generate, model, run)
 
 
 def class_images(
@@ -222,8 +288,12 @@ def class_images(
 
 
 def choose_device(name: str) -> str:
-    """The device of a name: `auto` is cuda where a GPU is usable and else cpu."""
+    """The device of a name: `auto` is cuda where a GPU is usable and else cpu.
+
+    Of several GPUs this process takes one for itself.
+    """
     if name == "auto":
+        claim_gpu()
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
 
@@ -232,11 +302,12 @@ def set_up_torch(threads: int | None) -> None:
     """Deterministic kernels, and as many CPU threads as the workflow grants."""
     if threads:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _batches(count: int, sampling: Sampling) -> list[range]:
-    size = sampling.batch_size
+def _batches(sampling: Sampling) -> list[range]:
+    count, size = sampling.images, sampling.batch_size
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -250,11 +321,45 @@ def _wanted(folder: Path | None, wanted: bool, method: str, option: str) -> Phot
     return load_photos(folder)
 
 
-def _load(model: ModelSpec, run: Run) -> LatentDiffusion:
+def _with_model(work: Callable[[Loader], T], model: ModelSpec, run: Run) -> T:
+    """Do work that loads a model; where memory runs out, once more with a frugal model.
+
+    The second try goes on from the last checkpoint, and its results are the same (see
+    `LatentDiffusion`).
+
+    Raises:
+        CloakBenchError: memory ran out twice.
+    """
+    try:
+        return work(lambda: _load(model, run))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    log.warning(
+        "%s: out of memory; once more with gradient checkpointing and one sample at a time: "
+        "slower, with the same results.",
+        run.device,
+    )
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return work(lambda: _load(model, run, frugal=True))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CloakBenchError(
+            f"{run.device}: out of memory, also with gradient checkpointing and one sample at a "
+            "time. Set the model's precision to bf16, lower the method's batch_size, choose the "
+            "trainer 'lora', or use a device with more memory; then run the same command again."
+        ) from None
+
+
+def _load(model: ModelSpec, run: Run, *, frugal: bool = False) -> LatentDiffusion:
     """Imported late: diffusers takes seconds to import, and not every method needs a model."""
     from cloakbench.diffusion import LatentDiffusion
 
-    return LatentDiffusion.load(model, run.device)
+    return LatentDiffusion.load(model, run.device, frugal)
 
 
 def _digest(value: Any) -> str:

@@ -1,5 +1,7 @@
 # From the config to labels, specs and targets; rules below read as tables.
 import dataclasses
+import errno
+import gc
 import json
 import re
 import shlex
@@ -7,11 +9,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import cloakbench
 from cloakbench.config import Experiment
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, explain_os_error
+from cloakbench.jobs import sweep
 from cloakbench.layout import WILDCARDS as W
 from cloakbench.layout import Cell
-from cloakbench.outputs import MANIFEST
+from cloakbench.outputs import MANIFEST, hold
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
@@ -19,8 +23,18 @@ from cloakbench.registry import code_digest
 from cloakbench.score.faces import backends
 from cloakbench.score.metric import metrics
 
-# Jobs find the `cloakbench` of the Python that runs this, also where .venv is not activated.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# A plan is millions of objects that all live on; to search them for garbage again and again took a
+# fifth of the time of a large plan.
+gc.set_threshold(1_000_000)
+
+# Jobs run the `cloakbench` of this checkout, with the packages of the Python that runs this, or
+# with those of conda's environment, which hold no `cloakbench`.
+IN_CONDA = "conda" in {str(m) for m in workflow.deployment_settings.deployment_method}
+PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+SOURCES = shlex.quote(str(Path(cloakbench.__file__).parents[1]))
+shell.prefix(
+    f'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -m cloakbench "$@" ); '
+)
 
 try:
     EXPERIMENT = Experiment.parse(config)
@@ -31,14 +45,9 @@ except CloakBenchError as error:
 LAYOUT = EXPERIMENT.layout
 TABLES = LAYOUT.tables(EXPERIMENT.experiment)
 CELLS = EXPERIMENT.cells()
-ENVIRONMENT = str(Path(workflow.basedir) / "envs" / "cloakbench.yaml")
+ENVIRONMENT = "../../envs/cloakbench.yaml"
 SCRATCH = LAYOUT.root / ".scratch"
-LOGS = LAYOUT.root / "logs"
-BENCHMARKS = LAYOUT.root / "benchmarks"
 CLASS_IMAGES = LAYOUT.class_images(EXPERIMENT.model, EXPERIMENT.prompts.class_noun)
-GPU = int(
-    shutil.which("nvidia-smi") is not None
-)  # asked of the executor by every rule that runs a model
 
 PROTECTIONS = EXPERIMENT.all_protections
 PURIFIERS = EXPERIMENT.all_purifiers
@@ -52,7 +61,7 @@ CONFIG_JSON = json.dumps(config, default=str)
 
 
 def one_of(names):
-    return "|".join(map(re.escape, names))
+    return "|".join(map(re.escape, names)) or "(?!)"  # of none: what never matches
 
 
 wildcard_constraints:
@@ -73,31 +82,40 @@ def manifest(folder):
     return folder / MANIFEST
 
 
-def literal(value):
-    """A `params` value whose braces are not wildcards."""
-    return lambda wildcards: value
+def literal(*values):
+    """A `params` value whose braces are not wildcards: Snakemake leaves tuples as they are.
+
+    A function would do as well, but is looked at anew for each of tens of thousands of jobs.
+    """
+    return values
+
+
+def by_label(key, values):
+    """A function from wildcards to the value of the label that `key` has, for `params`."""
+    return lambda wildcards: values[wildcards[key]]
 
 
 def spec(methods, key):
-    """A function from wildcards to the method's spec as JSON, for `params`."""
-    specs = {label: json.dumps(method.spec()) for label, method in methods.items()}
-    return lambda wildcards: specs[wildcards[key]]
+    """The method's spec as JSON, for `params`."""
+    return by_label(
+        key, {k: json.dumps(method.spec()) for k, method in methods.items()}
+    )
 
 
 def code(methods, registry, key):
-    """A function from wildcards to the digest of the method's code: an edit reruns its cells."""
-    digests = {label: registry.digest(method.name) for label, method in methods.items()}
-    return lambda wildcards: digests[wildcards[key]]
+    """The digest of the method's code, for `params`: an edit reruns its cells."""
+    return by_label(
+        key, {k: registry.digest(method.name) for k, method in methods.items()}
+    )
 
 
-def code_of_links(purifier):
-    """The digests of the purifiers that one runs."""
-    return [purifiers.digest(link.name) for link in purifier.links]
-
-
-def gpus(*methods):
-    """How many GPUs a job of these methods asks for."""
-    return GPU * any(method.needs & {"model", "gpu"} for method in methods)
+def quick(links):
+    """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
+    return [
+        label
+        for label, methods in links.items()
+        if not any(method.needs & {"model", "gpu"} for method in methods)
+    ]
 
 
 def photos(wildcards):
@@ -108,9 +126,9 @@ def photos(wildcards):
 
 def protect_inputs(wildcards):
     """The identity's photos, and class images for the protections that train a surrogate."""
-    needs = PROTECTIONS[wildcards.protection].needs
+    uses = PROTECTIONS[wildcards.protection].uses
     wanted = [manifest(LAYOUT.data(cell(wildcards)))]
-    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in needs else [])
+    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in uses else [])
 
 
 def data_of_all(wildcards):

@@ -4,7 +4,9 @@ rule data:
     output:
         manifest(LAYOUT.data(W)),
     log:
-        LOGS / "{model}/{dataset}/{identity}/data.log",
+        LAYOUT.log("data", W),
+    benchmark:
+        LAYOUT.benchmark("data", W)
     priority: 100
     localrule: True
     conda:
@@ -23,15 +25,15 @@ rule class_images:
     output:
         manifest(CLASS_IMAGES),
     log:
-        LOGS / EXPERIMENT.model / "class_images.log",
+        LAYOUT.log("class_images", CELLS[0]),
     benchmark:
-        BENCHMARKS / EXPERIMENT.model / "class_images.tsv"
+        LAYOUT.benchmark("class_images", CELLS[0])
     priority: 90
     conda:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=1,
     params:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),

@@ -1,4 +1,5 @@
 WEIGHTS = LAYOUT.personalised(W)
+TRAINING = {k: json.dumps(trainer.training_spec()) for k, trainer in TRAINERS.items()}
 
 
 rule personalise:
@@ -8,18 +9,16 @@ rule personalise:
     output:
         directory(WEIGHTS) if EXPERIMENT.keep_weights else temp(directory(WEIGHTS)),
     log:
-        LOGS
-        / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.log",
+        LAYOUT.log("personalise", W),
     benchmark:
-        BENCHMARKS
-        / "{model}/{dataset}/{identity}/personalise/{protection}/{purification}/{trainer}.tsv"
+        LAYOUT.benchmark("personalise", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=1,
     params:
-        spec=lambda wildcards: json.dumps(TRAINERS[wildcards.trainer].training_spec()),
+        spec=by_label("trainer", TRAINING),
         code=code(TRAINERS, trainers, "trainer"),
         photos=subpath(input.photos, parent=True),
         class_images=CLASS_IMAGES / "class",

@@ -4,14 +4,14 @@ rule protect:
     output:
         manifest(LAYOUT.protected(W)),
     log:
-        LOGS / "{model}/{dataset}/{identity}/protect/{protection}.log",
+        LAYOUT.log("protect", W),
     benchmark:
-        BENCHMARKS / "{model}/{dataset}/{identity}/protect/{protection}.tsv"
+        LAYOUT.benchmark("protect", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=lambda wildcards: gpus(PROTECTIONS[wildcards.protection]),
+        gpu=1,
     params:
         spec=spec(PROTECTIONS, "protection"),
         code=code(PROTECTIONS, protections, "protection"),
@@ -28,3 +28,14 @@ rule protect:
         "--class-images {params.class_images:q} --out {params.out:q} "
         "--prompts {params.prompts:q} --identity {wildcards.identity:q} --seed {params.seed} "
         "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"
+
+
+ruleorder: protect_quick > protect
+
+
+use rule protect as protect_quick with:
+    wildcard_constraints:
+        protection=one_of(quick({k: [method] for k, method in PROTECTIONS.items()})),
+    localrule: True
+    resources:
+        gpu=0,

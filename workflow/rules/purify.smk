@@ -1,21 +1,26 @@
+CODE_OF_LINKS = {
+    label: [purifiers.digest(link.name) for link in purifier.links]
+    for label, purifier in PURIFIERS.items()
+}
+
+
 rule purify:
     input:
         manifest(LAYOUT.protected(W)),
     output:
         manifest(LAYOUT.purified(W)),
     log:
-        LOGS / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.log",
+        LAYOUT.log("purify", W),
     benchmark:
-        BENCHMARKS
-        / "{model}/{dataset}/{identity}/purify/{protection}/{purification}.tsv"
+        LAYOUT.benchmark("purify", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=lambda wildcards: gpus(*PURIFIERS[wildcards.purification].links),
+        gpu=1,
     params:
         spec=spec(PURIFIERS, "purification"),
-        code=lambda wildcards: code_of_links(PURIFIERS[wildcards.purification]),
+        code=by_label("purification", CODE_OF_LINKS),
         photos=subpath(input[0], parent=True),
         model=literal(MODEL_JSON),
         seed=EXPERIMENT.seed,
@@ -26,3 +31,14 @@ rule purify:
         "--photos {params.photos:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"
+
+
+ruleorder: purify_quick > purify
+
+
+use rule purify as purify_quick with:
+    wildcard_constraints:
+        purification=one_of(quick({k: method.links for k, method in PURIFIERS.items()})),
+    localrule: True
+    resources:
+        gpu=0,

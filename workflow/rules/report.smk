@@ -2,25 +2,37 @@ SCORES = [LAYOUT.scores(cell) for cell in CELLS]
 DISTANCES = sorted({LAYOUT.distances(cell) for cell in CELLS})
 
 
+def shown(path, category, what):
+    """An output that `snakemake --report` shows, with the caption of its name."""
+    caption = f"../report/{path.stem}.rst"
+    return report(path, caption=caption, category=category, labels={"what": what})
+
+
 rule tables:
     input:
         SCORES,
         DISTANCES,
     output:
-        TABLES / "summary.csv",
+        shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
-        TABLES / "identities.csv",
-        TABLES / "images.csv",
-        TABLES / "contrasts.csv",
-        TABLES / "distances.csv",
+        shown(TABLES / "contrasts.csv", "Tables", "differences to clean and noise"),
+        shown(TABLES / "identities.csv", "Tables", "identities in each cell"),
+        shown(TABLES / "images.csv", "Tables", "images"),
+        shown(TABLES / "distances.csv", "Tables", "photos against their originals"),
+        TABLES / "provenance.json",
+        shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
     log:
-        LOGS / "tables.log",
+        LAYOUT.experiment_log("tables", EXPERIMENT.experiment),
     localrule: True
     conda:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=code_digest("cloakbench.tables.experiment", "cloakbench.tables.summary"),
+        code=code_digest(
+            "cloakbench.tables.experiment",
+            "cloakbench.tables.summary",
+            "cloakbench.provenance",
+        ),
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
 
@@ -29,9 +41,10 @@ rule report:
     input:
         TABLES / "summary.csv",
     output:
-        LAYOUT.report(EXPERIMENT.experiment),
+        shown(LAYOUT.report(EXPERIMENT.experiment), "Results", "page"),
+        shown(LAYOUT.figure(EXPERIMENT.experiment), "Results", "figure"),
     log:
-        LOGS / "report.log",
+        LAYOUT.experiment_log("report", EXPERIMENT.experiment),
     localrule: True
     conda:
         ENVIRONMENT

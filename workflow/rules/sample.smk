@@ -1,6 +1,12 @@
 PROMPT_OPTIONS = [
     f"--prompt={key}={text}" for key, text in EXPERIMENT.prompts.sample_prompts.items()
 ]
+TRAINER_OPTIONS = {
+    label: [
+        f"--{key.replace('_', '-')}={text}" for key, text in trainer.sampling().items()
+    ]
+    for label, trainer in TRAINERS.items()
+}
 
 
 rule sample:
@@ -9,23 +15,18 @@ rule sample:
     output:
         manifest(LAYOUT.generated(W)),
     log:
-        LOGS
-        / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.log",
+        LAYOUT.log("sample", W),
     benchmark:
-        BENCHMARKS
-        / "{model}/{dataset}/{identity}/sample/{protection}/{purification}/{trainer}.tsv"
+        LAYOUT.benchmark("sample", W)
     priority: 10
     conda:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=1,
     params:
-        prompts=literal(PROMPT_OPTIONS),
-        suffix=lambda wildcards: TRAINERS[wildcards.trainer].sampling()["suffix"],
-        negative=lambda wildcards: TRAINERS[wildcards.trainer].sampling()[
-            "negative_prompt"
-        ],
+        prompts=literal(*PROMPT_OPTIONS),
+        trainer=by_label("trainer", TRAINER_OPTIONS),
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
         seed=EXPERIMENT.seed,
@@ -33,7 +34,7 @@ rule sample:
         out=subpath(output[0], parent=True),
         code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
     shell:
-        "cloakbench sample --weights {input:q} {params.prompts:q} --suffix={params.suffix:q} "
-        "--negative-prompt={params.negative:q} --sampling {params.sampling:q} "
-        "--model {params.model:q} --out {params.out:q} --identity {wildcards.identity:q} "
-        "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} 2> {log:q}"
+        "cloakbench sample --weights {input:q} {params.prompts:q} {params.trainer:q} "
+        "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} "
+        "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
+        "--scratch {params.scratch:q} 2> {log:q}"

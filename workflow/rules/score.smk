@@ -12,7 +12,9 @@ rule references:
     output:
         LAYOUT.references(W),
     log:
-        LOGS / "{model}/{dataset}/references.log",
+        LAYOUT.log("references", W),
+    benchmark:
+        LAYOUT.benchmark("references", W)
     conda:
         ENVIRONMENT
     threads: 1
@@ -32,7 +34,10 @@ rule distances:
     output:
         LAYOUT.distances(W),
     log:
-        LOGS / "{model}/{dataset}/{identity}/distances/{protection}/{purification}.log",
+        LAYOUT.log("distances", W),
+    benchmark:
+        LAYOUT.benchmark("distances", W)
+    localrule: True
     conda:
         ENVIRONMENT
     threads: 1
@@ -52,18 +57,16 @@ rule score:
     output:
         LAYOUT.scores(W),
     log:
-        LOGS
-        / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.log",
+        LAYOUT.log("score", W),
     benchmark:
-        BENCHMARKS
-        / "{model}/{dataset}/{identity}/score/{protection}/{purification}/{trainer}.tsv"
+        LAYOUT.benchmark("score", W)
     conda:
         ENVIRONMENT
     threads: 1
     params:
         samples=subpath(input.samples, parent=True),
         faces=literal(FACES_JSON),
-        metrics=literal(METRIC_OPTIONS),
+        metrics=literal(*METRIC_OPTIONS),
         code=[FACES_CODE, METRIC_CODE, code_digest("cloakbench.score.samples")],
     shell:
         "cloakbench score {params.samples:q} --references {input.references:q} "

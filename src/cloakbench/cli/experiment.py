@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -38,24 +39,53 @@ def check(config: ConfigArgument) -> None:
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
 
 
+def status(
+    config: ConfigArgument,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Jobs that run at the same time.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say how far an experiment is: jobs done, missing and failed, and the time left.
+
+    It looks for results and reads the logs and benchmarks of jobs, so it is quick and disturbs no
+    run. A job has failed if it has no result and its log ends in an error; missing ones wait, run
+    or were cut off. The time left is that of finished jobs of the same method.
+
+    Example: cloakbench status config.yaml config/behaviour.yaml
+    """
+    from cloakbench.config import Experiment
+    from cloakbench.status import print_status, read_status
+
+    found = read_status(Experiment.read(config))
+    if as_json:
+        typer.echo(json.dumps(found.as_data(), indent=2))
+    else:
+        print_status(found, jobs)
+
+
 def tables(config: ConfigArgument) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV and Markdown to results/tables/<experiment>: images, identities, summary (with
     95 % bootstrap intervals over identities), contrasts (differences to clean and noise) and
-    distances.
+    distances; and provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.config import Experiment
+    from cloakbench.provenance import write_provenance
     from cloakbench.tables import make_tables, print_summary, write_tables
 
     experiment = Experiment.read(config)
     made = make_tables(experiment.cells(), experiment.layout)
-    write_tables(experiment.experiment, made, experiment.layout.tables(experiment.experiment))
+    folder = experiment.layout.tables(experiment.experiment)
+    write_tables(experiment.experiment, made, folder)
+    write_provenance(experiment, folder)
     print_summary(experiment.experiment, made.summary)
 
 
 def report(config: ConfigArgument) -> None:
-    """Write an experiment's report: one HTML file with its scores and pictures, for any browser.
+    """Write an experiment's report: one HTML file with its scores and pictures, for any browser,
+    and its figure as a file, scores.svg.
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
     """

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cloakbench.cli import catalogue, experiment, faces, pretrain, score, stages, synth
-from cloakbench.errors import CloakBenchError, explain_os_error
+from cloakbench.errors import CloakBenchError, explain_failure
 
 app = typer.Typer(
     help="Measure whether protective perturbations (cloaks) survive purification and "
@@ -32,7 +32,7 @@ _PANELS = {
         score.score,
         score.distances,
     ),
-    "Experiments": (experiment.check, experiment.tables, experiment.report),
+    "Experiments": (experiment.check, experiment.status, experiment.tables, experiment.report),
     "Methods": (catalogue.methods, catalogue.schema),
 }
 for _panel, _commands in _PANELS.items():
@@ -50,14 +50,7 @@ def main() -> None:
         app()
     except CloakBenchError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if (line := explain_os_error(error)) is None:
+    except Exception as error:
+        if (line := explain_failure(error)) is None:
             raise
         sys.exit(f"error: {line}")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        sys.exit(
-            "error: the GPU is out of memory. Use a smaller batch_size, precision bf16, or a "
-            "LoRA trainer; finished work is kept."
-        )

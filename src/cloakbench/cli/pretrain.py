@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Train the miniature model from rendered portraits. In order: tokenizer, clip, vae, "
-    "latents, unet, export, measure. A killed stage resumes when it is run again; a finished one "
-    "goes on from its weights, and `unpack` brings back those of an exported model.",
+    "latents, recogniser, decoder, unet, ddpm, restorer, export, measure. A killed stage resumes "
+    "when it is run again; a finished one goes on from its weights, and `unpack` brings back those "
+    "of an exported model.",
     no_args_is_help=True,
 )
 
@@ -73,6 +74,34 @@ def latents(
 
 
 @app.command()
+def recogniser(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 3_000,
+    batch_size: BatchSize = 64,
+    learning_rate: Rate = 1e-3,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train a recogniser of the portraits' people: part of the decoder's loss, not exported."""
+    _training(portraits, work, device, seed).recogniser(steps, batch_size, learning_rate)
+
+
+@app.command()
+def decoder(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 8,
+    learning_rate: Rate = 1e-3,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train the VAE's decoder further; latents stay valid, so the U-Net can train beside it."""
+    _training(portraits, work, device, seed).decoder(steps, batch_size, learning_rate)
+
+
+@app.command()
 def unet(
     portraits: Portraits,
     work: Work = WORK,
@@ -84,6 +113,34 @@ def unet(
 ) -> None:
     """Train the U-Net on the latents."""
     _training(portraits, work, device, seed).unet(steps, batch_size, learning_rate)
+
+
+@app.command()
+def ddpm(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 16,
+    learning_rate: Rate = 5e-4,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train the pixel-space DDPM of diffpure, ddspure and gridpure; needs no other stage."""
+    _training(portraits, work, device, seed).ddpm(steps, batch_size, learning_rate)
+
+
+@app.command()
+def restorer(
+    portraits: Portraits,
+    work: Work = WORK,
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 8,
+    learning_rate: Rate = 5e-4,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Train the face restorer in CodeFormer's place; needs no other stage."""
+    _training(portraits, work, device, seed).restorer(steps, batch_size, learning_rate)
 
 
 @app.command()

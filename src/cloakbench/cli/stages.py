@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -263,9 +264,13 @@ def _run(
     out: Path, identity: str, seed: int, device: str, threads: int | None, scratch: Path | None
 ) -> Any:
     from cloakbench import stages
+    from cloakbench.provenance import RAN_ON, environment
 
     stages.set_up_torch(threads)
-    return stages.Run(out, identity, seed, stages.choose_device(device), scratch)
+    run = stages.Run(out, identity, seed, stages.choose_device(device), scratch)
+    if not sys.stderr.isatty():  # a log, which provenance reads
+        typer.echo(RAN_ON + json.dumps(environment(run.device)), err=True)
+    return run
 
 
 def _validated(kind: Any, text: str) -> Any:

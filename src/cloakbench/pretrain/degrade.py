@@ -66,7 +66,11 @@ def shrink(pixels: Tensor, rng: Random) -> Tensor:
 
 def jpeg(pixels: Tensor, rng: Random) -> Tensor:
     """JPEG of quality 3 to 15."""
-    quality = int(rng.integers(3, 16))
+    return recompressed(pixels, int(rng.integers(3, 16)))
+
+
+def recompressed(pixels: Tensor, quality: int) -> Tensor:
+    """Pixels (n, 3, h, w) after a round trip through JPEG."""
     decoded = []
     for image in to_images(pixels):
         buffer = io.BytesIO()

@@ -7,7 +7,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMPipeline,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from transformers import (
     CLIPImageProcessor,
     CLIPModel,
@@ -18,14 +25,16 @@ from transformers import (
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.pretrain.clip import PIXEL_MEAN, PIXEL_STD
+from cloakbench.pretrain.ddpm import build_ladder
 from cloakbench.pretrain.stages import Pretraining
 from cloakbench.pretrain.unet import build_scheduler
+from cloakbench.restorer import load_restorer, save_restorer
 
-LARGEST = 25_000_000  # bytes; the model is part of the repository
+LARGEST = 32_000_000  # bytes; all of it is part of the repository
 
 
 def export(training: Pretraining, out: Path) -> int:
-    """Write a complete model; files in `out` that are not part of it stay.
+    """Write a complete model; DDPM and restorer too, if trained. Other files in `out` stay.
 
     It is written beside `out` and moved in file by file, so that a model which is too large, or a
     killed export, leaves the last one as it was and a reader never meets half a file.
@@ -34,7 +43,7 @@ def export(training: Pretraining, out: Path) -> int:
         Bytes that the model takes.
 
     Raises:
-        CloakBenchError: a network is not trained yet, or the model is larger than 25 MB.
+        CloakBenchError: a network is not trained yet, or all is larger than 32 MB.
     """
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -81,6 +90,16 @@ def _write(training: Pretraining, folder: Path) -> None:
         image_std=[PIXEL_STD] * 3,
     )
     CLIPProcessor(images, tokenizer).save_pretrained(folder / "clip")
+    if (training.work / "ddpm.pt").exists():
+        save_ddpm(training, folder / "ddpm")
+    if (training.work / "restorer.pt").exists():
+        save_restorer(training.trained_restorer(), folder / "restorer")
+
+
+def save_ddpm(training: Pretraining, folder: Path) -> None:
+    """Write the pixel-space DDPM for diffusers' DDPMPipeline."""
+    pipeline = DDPMPipeline(training.trained_ddpm().half(), build_ladder())
+    pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def unpack(model: Path, training: Pretraining) -> None:
@@ -98,6 +117,10 @@ def unpack(model: Path, training: Pretraining) -> None:
         "clip": CLIPModel.from_pretrained(model / "clip"),
         "unet": UNet2DConditionModel.from_pretrained(model, subfolder="unet"),
     }
+    if (model / "ddpm").is_dir():
+        networks["ddpm"] = UNet2DModel.from_pretrained(model / "ddpm", subfolder="unet")
+    if (model / "restorer").is_dir():
+        networks["restorer"] = load_restorer(model / "restorer")
     for name, network in networks.items():
         training.keep(name, network.float().state_dict())
     CLIPTokenizer.from_pretrained(model / "tokenizer").save_pretrained(training.work / "tokenizer")

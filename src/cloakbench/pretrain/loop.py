@@ -63,9 +63,7 @@ class Learner:
 
 
 def norms_in_float32(network: nn.Module) -> None:
-    """Let group norms see float32 under autocast: on a CPU their backward pass in bfloat16 is so
-    slow that it cost the VAE a third of its training time.
-    """
+    """Let group norms see float32 under autocast: on a CPU, bfloat16 slows their backward pass."""
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(lambda _module, inputs: (inputs[0].float(),))
@@ -92,17 +90,18 @@ def train(
     Raises:
         CloakBenchError: the loss became NaN.
     """
-    total = torch.zeros((), device=job.device)
+    total, seen = torch.zeros((), device=job.device), 0
     learner.network.train()
     for step in job.steps(name, learner.steps, {"learner": learner}):
         value = loss(step)
         learner.learn(value, step)
         total += value.detach()
+        seen += 1
         if (step + 1) % every == 0:
-            mean = total.item() / every
+            mean = total.item() / seen
             if mean != mean:
                 raise CloakBenchError(f"{name}: the loss became NaN. Lower its learning rate.")
             report(f"{name}: step {step + 1} of {learner.steps}, loss {mean:.4f}")
-            total.zero_()
+            total, seen = total.zero_(), 0
             after()
     learner.network.eval()

@@ -27,11 +27,13 @@ _RARE_SHARE = 0.1
 class Portraits:
     """All portraits below a folder that `cloakbench synth` wrote.
 
-    pixels: uint8, (n, 3, size, size). attributes: person and shot of each portrait.
+    pixels: uint8, (n, 3, size, size). attributes: person and shot of each portrait. people:
+    (n,), which person it shows, counted from 0.
     """
 
     pixels: Tensor
     attributes: list[tuple[Any, Any]]
+    people: Tensor
 
     @classmethod
     def load(cls, folder: Path) -> Portraits:
@@ -40,11 +42,12 @@ class Portraits:
         Raises:
             CloakBenchError: there are none.
         """
-        files, attributes = [], []
-        for record in sorted(folder.glob("*/attributes.json")):
+        files, attributes, people = [], [], []
+        for number, record in enumerate(sorted(folder.glob("*/attributes.json"))):
             content = json.loads(record.read_text())
             for name, shot in sorted(content["portraits"].items()):
                 files.append(record.parent / name)
+                people.append(number)
                 attributes.append((SimpleNamespace(**content["person"]), SimpleNamespace(**shot)))
         if not files:
             raise CloakBenchError(
@@ -52,10 +55,15 @@ class Portraits:
             )
         bar = tqdm(files, desc="portraits", disable=None, leave=False)
         arrays = [np.asarray(Image.open(path).convert("RGB")) for path in bar]
-        return cls(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2), attributes)
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        return cls(pixels, attributes, torch.tensor(people))
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def count_people(self) -> int:
+        """How many people the portraits show."""
+        return int(self.people.max()) + 1
 
     def batch(self, indices: Tensor) -> Tensor:
         """Float pixels (len(indices), 3, size, size) in [0, 1]."""

@@ -16,6 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import Job, job_seed
 from cloakbench.pretrain.clip import build_clip, clip_loss
+from cloakbench.pretrain.ddpm import build_ddpm, build_ladder, ddpm_loss, whole_or_window
 from cloakbench.pretrain.degrade import (
     clean_caption,
     degrade,
@@ -25,25 +26,38 @@ from cloakbench.pretrain.degrade import (
 )
 from cloakbench.pretrain.loop import Learner, train
 from cloakbench.pretrain.portraits import Portraits
+from cloakbench.pretrain.recogniser import Recogniser, perceptual_loss, recogniser_loss
+from cloakbench.pretrain.restorer import build_restorer, degraded, restorer_loss
 from cloakbench.pretrain.tokenizer import sample_captions, train_tokenizer
 from cloakbench.pretrain.unet import (
     LatentPortraits,
     build_scheduler,
     build_unet,
     draw_batch,
+    draw_pairs,
     encode_portraits,
     unet_loss,
 )
-from cloakbench.pretrain.vae import build_vae, face_crops, vae_loss
+from cloakbench.pretrain.vae import (
+    build_vae,
+    crop_pairs,
+    decode,
+    face_crops,
+    reconstruction_loss,
+    vae_loss,
+)
+from cloakbench.restorer import Restorer
 
 SAVE_EVERY = 120.0  # seconds
+LIKENESS_WEIGHT = 0.2  # of the recogniser's features in the decoder's loss
 
 
 @dataclass(frozen=True)
 class Pretraining:
     """A work folder with the state of every network, and how to train on this machine.
 
-    work: holds checkpoints and `vae.pt`, `clip.pt`, `latents.pt`, `unet.pt` (averaged weights).
+    work: holds checkpoints and `vae.pt`, `clip.pt`, `latents.pt`, `unet.pt`, `ddpm.pt`,
+        `restorer.pt` (averaged weights).
     """
 
     work: Path
@@ -121,6 +135,54 @@ class Pretraining:
         encoded = encode_portraits(self.trained_vae(), portraits, self.seed, self.device)
         self.keep("latents", encoded.state_dict())
 
+    def recogniser(self, steps: int, batch_size: int, learning_rate: float) -> None:
+        """Train a recogniser of the people on crops of their faces, for the decoder's loss."""
+        portraits = Portraits.load(self.portraits_folder)
+        recogniser = Recogniser(portraits.count_people()).to(self.device)
+        self._start_from("recogniser", recogniser)
+        learner = Learner(recogniser, learning_rate, steps, ema=0.99)
+        job = self._job("recogniser")
+
+        def loss(step: int) -> torch.Tensor:
+            rng = job.rng("batch", step)
+            indices = torch.randint(len(portraits), (batch_size,), generator=rng)
+            crops = face_crops(portraits.batch(indices), rng)
+            flipped, light = torch.rand((2, batch_size, 1, 1, 1), generator=rng)
+            crops = torch.where(flipped < 0.5, crops.flip(-1), crops) * (0.7 + 0.6 * light)
+            with self._autocast():
+                people = portraits.people[indices].to(self.device)
+                return recogniser_loss(recogniser, crops.to(self.device), people)
+
+        self._train("recogniser", learner, loss, job)
+
+    def decoder(self, steps: int, batch_size: int, learning_rate: float) -> None:
+        """Train the VAE's decoder further, on latents and portraits, cropped to the faces.
+
+        Encoder and latents stay as they are, so the U-Net can be trained at the same time.
+        """
+        portraits, encoded = Portraits.load(self.portraits_folder), self.trained_latents()
+        vae = build_vae().to(self.device, memory_format=torch.channels_last)
+        self._start_from("vae", vae)
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        recogniser = self._trained("recogniser", Recogniser(portraits.count_people()))
+        learner = Learner(vae, learning_rate, steps, ema=0.998)
+        job = self._job("decoder")
+
+        def loss(step: int) -> torch.Tensor:
+            rng = job.rng("batch", step)
+            count = 4 * batch_size if step % 4 else batch_size
+            latents, pixels = draw_pairs(encoded, portraits, count, rng)
+            if step % 4:
+                latents, pixels = crop_pairs(latents, pixels, rng)
+            pixels = pixels.to(self.device)
+            with self._autocast():
+                decoded = decode(vae, latents.to(self.device))
+                likeness = perceptual_loss(recogniser, decoded, pixels)
+                return reconstruction_loss(decoded, pixels) + LIKENESS_WEIGHT * likeness
+
+        self._train("decoder", learner, loss, job, network="vae")
+
     def unet(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the U-Net on the latents, under the trained text encoder."""
         portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
@@ -146,6 +208,46 @@ class Pretraining:
 
         self._train("unet", learner, loss, job)
 
+    def ddpm(self, steps: int, batch_size: int, learning_rate: float) -> None:
+        """Train the pixel-space DDPM on portraits, windows of them and their mirror images."""
+        portraits = Portraits.load(self.portraits_folder)
+        unet = build_ddpm().to(self.device, memory_format=torch.channels_last)
+        self._start_from("ddpm", unet)
+        learner = Learner(unet, learning_rate, steps, ema=0.999)
+        job, ladder = self._job("ddpm"), build_ladder()
+
+        def loss(step: int) -> torch.Tensor:
+            rng = job.rng("batch", step)
+            pixels = portraits.batch(torch.randint(len(portraits), (batch_size,), generator=rng))
+            flipped = torch.rand((batch_size, 1, 1, 1), generator=rng) < 0.5
+            pixels = torch.where(flipped, pixels.flip(-1), pixels)
+            with self._autocast():
+                return ddpm_loss(unet, ladder, whole_or_window(pixels, rng).to(self.device), rng)
+
+        self._train("ddpm", learner, loss, job)
+
+    def restorer(self, steps: int, batch_size: int, learning_rate: float) -> None:
+        """Train the face restorer on degraded portraits, with a random fidelity for each."""
+        portraits = Portraits.load(self.portraits_folder)
+        restorer = build_restorer().to(memory_format=torch.channels_last).to(self.device)
+        self._start_from("restorer", restorer)
+        learner = Learner(restorer, learning_rate, steps, ema=0.999)
+        job = self._job("restorer")
+
+        def loss(step: int) -> torch.Tensor:
+            rng = job.rng("batch", step)
+            pixels = portraits.batch(torch.randint(len(portraits), (batch_size,), generator=rng))
+            flipped = torch.rand((batch_size, 1, 1, 1), generator=rng) < 0.5
+            pixels = torch.where(flipped, pixels.flip(-1), pixels)
+            fidelity = torch.rand(batch_size, generator=rng)
+            draws = np.random.default_rng(rng.initial_seed())
+            spoilt = torch.cat([degraded(portrait, draws) for portrait in pixels.split(1)])
+            clean, spoilt, fidelity = (t.to(self.device) for t in (pixels, spoilt, fidelity))
+            with self._autocast():
+                return restorer_loss(restorer, clean, spoilt, fidelity)
+
+        self._train("restorer", learner, loss, job)
+
     def trained_vae(self) -> AutoencoderKL:
         """The VAE with averaged weights, frozen."""
         return self._trained("vae", build_vae())
@@ -158,6 +260,15 @@ class Pretraining:
         """The U-Net with averaged weights, frozen."""
         return self._trained("unet", build_unet())
 
+    def trained_ddpm(self) -> Any:
+        """The pixel-space DDPM's U-Net with averaged weights, frozen."""
+        return self._trained("ddpm", build_ddpm())
+
+    def trained_restorer(self) -> Restorer:
+        """The face restorer with averaged weights, frozen."""
+        restorer: Restorer = self._trained("restorer", build_restorer())
+        return restorer
+
     def trained_latents(self) -> LatentPortraits:
         """The encoded portraits."""
         return LatentPortraits(**self._read("latents"))
@@ -166,9 +277,11 @@ class Pretraining:
         """Store a network's weights, or the latents, under its name in the work folder."""
         _save(state, self.work / f"{name}.pt")
 
-    def _train(self, name: str, learner: Learner, loss: Any, job: Job) -> None:
+    def _train(
+        self, name: str, learner: Learner, loss: Any, job: Job, network: str | None = None
+    ) -> None:
         def after() -> None:
-            self.keep(name, learner.averaged())
+            self.keep(network or name, learner.averaged())
 
         train(name, learner, loss, job, self.report, after=after)
         after()

@@ -100,6 +100,20 @@ def encode_portraits(
     return LatentPortraits(mean, std, kinds)
 
 
+def draw_pairs(
+    latents: LatentPortraits, portraits: Portraits, size: int, rng: Generator
+) -> tuple[Tensor, Tensor]:
+    """Random unscaled latents of portraits or their mirror images, and the pixels."""
+    indices = torch.randint(0, latents.mean.shape[1], (size,), generator=rng)
+    mirrored = torch.randint(0, 2, (size,), generator=rng)
+    pixels = portraits.batch(indices)
+    flipped = mirrored.bool()[:, None, None, None]
+    mean = latents.mean[mirrored, indices].float()
+    std = latents.std[mirrored, indices].float()
+    drawn = mean + std * torch.randn(mean.shape, generator=rng)
+    return drawn, torch.where(flipped, pixels.flip(-1), pixels)
+
+
 def draw_batch(
     latents: LatentPortraits, portraits: Portraits, size: int, rng: Generator
 ) -> tuple[Tensor, list[str]]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.surrogate import SurrogateProtection
+from cloakbench.protect.surrogate import SurrogateProtection, denoising
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from cloakbench.diffusion import LatentDiffusion, Latents
     from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
     from cloakbench.jobs import Job, Stateful
+    from cloakbench.pgd import Loss
+
+Objective = Callable[["LatentDiffusion", str, "Job"], "Loss"]
+"""Makes what PGD ascends of a model as it is now, a prompt and a job's draws."""
 
 
 @protections.register("aspl")
@@ -43,37 +49,58 @@ class ASPL(SurrogateProtection):
     faithful: bool = Field(False, description="repeat the published script's quirks")
 
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        assert model is not None
+        return self.alternate(identity, model, job)
+
+    def alternate(
+        self,
+        identity: Identity,
+        model: LatentDiffusion,
+        job: Job,
+        objective: Objective = denoising,
+    ) -> Tensor:
+        """The whole of ASPL with PGD on `objective`; see `perturb`."""
         from cloakbench.pgd import Pixels
 
-        assert model is not None
-        assert identity.surrogate_images is not None
         original = identity.instance_images.pixels.to(model.device)
+        surrogate = self.surrogate(identity, model, job)
+        perturbed = Pixels(original)
+        for number in job.steps("aspl", self.rounds, {"pixels": perturbed, **surrogate.state()}):
+            perturbed.value = self.alternation(
+                surrogate, perturbed.value, original, number, objective
+            )
+        surrogate.tuner.check()
+        return perturbed.value
+
+    def alternation(
+        self,
+        surrogate: Surrogate,
+        pixels: Tensor,
+        original: Tensor,
+        number: int,
+        objective: Objective = denoising,
+    ) -> Tensor:
+        """Round `number`: the pixels after PGD against f', on which f has then been trained."""
+        tuner, job = surrogate.tuner, surrogate.job
+        with surrogate.lookahead:
+            self._train(tuner, surrogate.clean, number, job, "clean")
+            loss = objective(tuner.model, tuner.prompt, job)
+            steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
+            pixels = self.ascend(pixels, original, tuner.model, loss, steps)
+        self._train(tuner, tuner.model.posterior_once(pixels), number, job, "perturbed")
+        return pixels
+
+    def surrogate(self, identity: Identity, model: LatentDiffusion, job: Job) -> Surrogate:
+        """The surrogate f at its start, with the clean photos as the model encodes them."""
+        assert identity.surrogate_images is not None
         if self.faithful:
             model.cast_weights("bf16")
         clean = model.posterior_once(identity.surrogate_images.pixels)
-        surrogate = self.tuner(model, identity)
-        lookahead = Lookahead(surrogate)
-        perturbed = Pixels(original)
-        state: dict[str, Stateful] = {
-            "surrogate": surrogate,
-            "lookahead": lookahead,
-            "pixels": perturbed,
-        }
-        prompt = identity.prompts.instance_prompt
-        for number in job.steps("aspl", self.rounds, state):
-            with lookahead:
-                self._train(surrogate, clean, number, job, "clean")
-                pgd_steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
-                perturbed.value = self.ascend(
-                    perturbed.value, original, model, prompt, job, pgd_steps
-                )
-            protected = model.posterior_once(perturbed.value)
-            self._train(surrogate, protected, number, job, "perturbed")
-        surrogate.check()
-        return perturbed.value
+        tuner = self.tuner(model, identity, job)
+        return Surrogate(tuner, Lookahead(tuner), clean, job)
 
-    def tuner(self, model: LatentDiffusion, identity: Identity) -> FineTuner:
-        tuner = super().tuner(model, identity)
+    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+        tuner = super().tuner(model, identity, job)
         if self.faithful:
             tuner.shuffled = False
             if tuner.prior is not None:
@@ -89,12 +116,30 @@ class ASPL(SurrogateProtection):
             tuner.step(images, step, partial(job.rng, side))
 
 
+@dataclass(frozen=True)
+class Surrogate:
+    """f in `tuner`, f' inside `with lookahead`, the clean photos, and the draws of this model."""
+
+    tuner: FineTuner
+    lookahead: Lookahead
+    clean: Latents
+    job: Job
+
+    def state(self, suffix: str = "") -> dict[str, Stateful]:
+        """What a checkpoint holds of it."""
+        return {f"surrogate{suffix}": self.tuner, f"lookahead{suffix}": self.lookahead}
+
+    def optimisers(self) -> tuple[Optimizer, Optimizer]:
+        """The moments of f and of f'."""
+        return self.tuner.optimiser, self.lookahead.optimiser
+
+
 class Lookahead:
     """f' inside `with`, f outside: the weights are put back and each keeps its own moments."""
 
     def __init__(self, surrogate: FineTuner) -> None:
         self._surrogate = surrogate
-        self._optimiser = surrogate.fresh_optimiser()
+        self.optimiser = surrogate.fresh_optimiser()
 
     def __enter__(self) -> None:
         self._weights = [parameter.detach().clone() for parameter in self._surrogate.parameters]
@@ -110,10 +155,10 @@ class Lookahead:
 
     def _swap(self) -> None:
         surrogate = self._surrogate
-        surrogate.optimiser, self._optimiser = self._optimiser, surrogate.optimiser
+        surrogate.optimiser, self.optimiser = self.optimiser, surrogate.optimiser
 
     def state_dict(self) -> dict[str, Any]:
-        return self._optimiser.state_dict()
+        return self.optimiser.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimiser.load_state_dict(state)
+        self.optimiser.load_state_dict(state)

@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 class Protection(Method):
     """Alters instance images within an L-infinity budget; a child writes `perturb`.
 
-    `needs` names what `perturb` uses: "model", "surrogate_images", "class_images".
+    `needs` names what `perturb` can use: "model", "surrogate_images", "class_images".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What of `needs` these settings use: a prior without weight has no class images."""
+        unused = {"class_images"} if getattr(self, "prior_weight", None) == 0 else set()
+        return self.needs - unused
 
     def protect(self, identity: Identity, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
         """Perturb, project and round; the saved 8-bit images stay within the budget.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.surrogate import SurrogateProtection
+from cloakbench.protect.surrogate import SurrogateProtection, denoising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +35,21 @@ class FSMG(SurrogateProtection):
         from cloakbench.pgd import Pixels
 
         assert model is not None
-        assert identity.surrogate_images is not None
         original = identity.instance_images.pixels.to(model.device)
+        self.train(identity, model, job)
+        loss = denoising(model, identity.prompts.instance_prompt, job)
+        perturbed = Pixels(original)
+        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
+            perturbed.value = self.ascend(
+                perturbed.value, original, model, loss, range(step, step + 1)
+            )
+        return perturbed.value
+
+    def train(self, identity: Identity, model: LatentDiffusion, job: Job) -> None:
+        """Make `model` the surrogate: DreamBooth on the clean photos."""
+        assert identity.surrogate_images is not None
         clean = model.posterior_once(identity.surrogate_images.pixels)
-        tuner = self.tuner(model, identity)
+        tuner = self.tuner(model, identity, job)
         for step in job.steps("surrogate", self.training_steps, {"tuner": tuner}):
             tuner.step(clean, step, job.rng)
         tuner.check()
-
-        perturbed = Pixels(original)
-        prompt = identity.prompts.instance_prompt
-        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
-            perturbed.value = self.ascend(
-                perturbed.value, original, model, prompt, job, range(step, step + 1)
-            )
-        return perturbed.value

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from cloakbench.finetune import FineTuner, Prior
     from cloakbench.identity import Identity
     from cloakbench.jobs import Job
+    from cloakbench.pgd import Loss
 
 
 class SurrogateProtection(Protection):
@@ -31,7 +31,7 @@ class SurrogateProtection(Protection):
         0.1, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 0.05 there)"
     )
     learning_rate: float = Field(5e-7, gt=0, description="AdamW's rate for the surrogate")
-    prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
 
     @property
@@ -39,40 +39,34 @@ class SurrogateProtection(Protection):
         """The budget in units of [0, 1]."""
         return self.budget / 255
 
-    def tuner(self, model: LatentDiffusion, identity: Identity) -> FineTuner:
+    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
         """A thawed surrogate with its optimiser and class images."""
-        from cloakbench.finetune import FineTuner, thaw
+        from cloakbench.finetune import FineTuner
 
-        thaw(model, text_encoder=self.train_text_encoder)
+        prior = self._prior(model, identity)
+        self.thaw(model, job)
         return FineTuner(
-            model,
-            identity.prompts.instance_prompt,
-            self._prior(model, identity),
-            learning_rate=self.learning_rate,
+            model, identity.prompts.instance_prompt, prior, learning_rate=self.learning_rate
         )
 
-    def ascend(
-        self,
-        pixels: Tensor,
-        original: Tensor,
-        model: LatentDiffusion,
-        prompt: str,
-        job: Job,
-        steps: range,
-    ) -> Tensor:
-        """PGD ascent on the denoising loss under the instance prompt; all images in one batch.
+    def thaw(self, model: LatentDiffusion, job: Job) -> None:
+        """Thaw (or add) the weights that the surrogate trains."""
+        from cloakbench.finetune import thaw
 
-        Each step draws one timestep, one noise and one posterior sample per image.
-        """
+        thaw(model, text_encoder=self.train_text_encoder)
+
+    def ascend(
+        self, pixels: Tensor, original: Tensor, model: LatentDiffusion, loss: Loss, steps: range
+    ) -> Tensor:
+        """PGD ascent on a loss of the surrogate, whose weights stay as they are."""
         from cloakbench.finetune import frozen
         from cloakbench.pgd import pgd
 
         with frozen(model):
-            text = model.embed([prompt]).expand(len(pixels), -1, -1)
             return pgd(
                 pixels,
                 original,
-                denoising(model, text, job),
+                loss,
                 radius=self.radius,
                 step_size=self.relative_step * self.radius,
                 steps=steps,
@@ -90,12 +84,25 @@ class SurrogateProtection(Protection):
         )
 
 
-def denoising(model: LatentDiffusion, text: Tensor, job: Job) -> Callable[[Tensor, int], Tensor]:
-    """The denoising loss as a function of pixels, with fresh draws for every step."""
+class DenoisingLoss(Protocol):
+    """A `pgd.Loss` whose timesteps, shape (n,), can be chosen."""
 
-    def loss(pixels: Tensor, step: int) -> Tensor:
+    def __call__(self, pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor: ...
+
+
+def denoising(model: LatentDiffusion, prompt: str, job: Job) -> DenoisingLoss:
+    """The denoising loss of pixels under a prompt, for a model that trains on only after it.
+
+    Each step draws one timestep, one noise and one posterior sample per image.
+    """
+    import torch
+
+    with torch.no_grad():
+        text = model.embed([prompt])
+
+    def loss(pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor:
         rng = job.rng("pgd", step)
         latents = model.draw(model.posterior(pixels), rng)
-        return model.denoising_loss(latents, text, rng)
+        return model.denoising_loss(latents, text.expand(len(pixels), -1, -1), rng, timesteps)
 
     return loss

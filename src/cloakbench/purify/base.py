@@ -61,5 +61,13 @@ def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
 
 
 purifiers: Registry[Purifier] = Registry(
-    "purification", "cloakbench.purify", engine=("cloakbench.images", "cloakbench.jobs")
+    "purification",
+    "cloakbench.purify",
+    engine=(
+        "cloakbench.diffusion",
+        "cloakbench.images",
+        "cloakbench.jobs",
+        "cloakbench.restorer",
+        "cloakbench.weights",
+    ),
 )

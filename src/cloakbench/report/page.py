@@ -20,11 +20,14 @@ from cloakbench.tables.summary import distance_summary, metric_columns
 if TYPE_CHECKING:
     from cloakbench.tables import Tables
 
+EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
+
 
 def make_report(
     experiment: str, cells: Sequence[Cell], layout: Layout, prompts: Mapping[str, str]
 ) -> Path:
-    """Write the report of an experiment: one HTML file that needs nothing beside it.
+    """Write the report of an experiment: one HTML file that needs nothing beside it, and its
+    figure once more as a file.
 
     Args:
         experiment: names the folder and the page.
@@ -40,12 +43,16 @@ def make_report(
     """
     tables = make_tables(cells, layout)
     pictures = galleries(cells, layout, tables, prompts)
+    plot = score_plot(tables.summary)
+    write_text(layout.figure(experiment), plot or EMPTY)
     path = layout.report(experiment)
-    write_text(path, _render(experiment, cells, tables, pictures))
+    write_text(path, _render(experiment, cells, tables, pictures, plot))
     return path
 
 
-def _render(experiment: str, cells: Sequence[Cell], tables: Tables, pictures: list[Gallery]) -> str:
+def _render(
+    experiment: str, cells: Sequence[Cell], tables: Tables, pictures: list[Gallery], plot: str
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -66,7 +73,7 @@ def _render(experiment: str, cells: Sequence[Cell], tables: Tables, pictures: li
         contrasts=score_grid(tables.contrasts),
         distances=distance_grid(distance_summary(tables.distances)),
         note=note(tables.summary),
-        plot=Markup(score_plot(tables.summary)),
+        plot=Markup(plot),
         metrics=[metrics[name] for name in metric_columns(tables.images)],
         galleries=pictures,
         gain=GAIN,

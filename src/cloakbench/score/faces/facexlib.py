@@ -65,18 +65,23 @@ class _Networks(NamedTuple):
 @cache
 def _networks(backend: FaceXLib) -> _Networks:
     backend.check()
-    return _Networks(_detector(backend), _recogniser(backend.recogniser))
+    return _Networks(retinaface(backend.network, backend.detector), _recogniser(backend.recogniser))
 
 
-def _detector(backend: FaceXLib) -> Any:
+def retinaface(backbone: str, path: Path) -> Any:
+    """The face detector with its weights, ready on the GPU where there is one.
+
+    Raises:
+        CloakBenchError: the weights are not those of a RetinaFace with this backbone.
+    """
     import warnings
 
     from facexlib.detection.retinaface import RetinaFace
 
     with warnings.catch_warnings():  # torchvision deprecates `pretrained=False`, facexlib's call
         warnings.simplefilter("ignore", UserWarning)
-        network = RetinaFace(network_name=backend.network)
-    return _load(network, backend.detector)
+        network = RetinaFace(network_name=backbone)
+    return _load(network, path)
 
 
 def _recogniser(path: Path) -> Any:

@@ -1,0 +1,132 @@
+"""How fast a large grid is planned and looked through, on a made-up experiment.
+
+    python benchmarks/grid.py                      # 20,000 cells
+    python benchmarks/grid.py --finished 0.5       # with the files of half of the cells there
+
+Writes a dataset of tiny photos, a config of many labelled methods and, as asked, empty result
+files into a temporary folder, then runs `snakemake -n` and `cloakbench status` there and prints
+wall time, processor time and peak memory of each. No model is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from PIL import Image
+
+from cloakbench.config import Experiment
+from cloakbench.layout import SETS, Cell
+from cloakbench.outputs import MANIFEST
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+class Cost(NamedTuple):
+    """What a command took: seconds by the clock, seconds of processor time, peak memory [MB]."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def make_config(folder: Path, identities: int, per_axis: int) -> dict[str, Any]:
+    """A grid of `identities * per_axis ** 3` cells; every label has settings of its own."""
+    names = range(1, per_axis + 1)
+    return {
+        "experiment": "grid",
+        "model": "mini",
+        "models": {"mini": {"path": str(REPOSITORY / "resources" / "mini"), "resolution": 128}},
+        "dataset": "tiny",
+        "datasets": {"tiny": {"path": str(folder / "identities")}},
+        "identities": [f"person_{number:04d}" for number in range(identities)],
+        "protections": [{"name": f"noise-{n}", "method": "noise", "budget": n} for n in names],
+        "purifications": [{"name": f"jpeg-{n}", "method": "jpeg", "quality": n} for n in names],
+        "trainers": [{"name": f"steps-{n}", "method": "dreambooth", "steps": n} for n in names],
+    }
+
+
+def make_photos(config: dict[str, Any]) -> None:
+    """Two photos of 8 px in each set of each identity."""
+    photo = Image.new("RGB", (8, 8))
+    for identity in config["identities"]:
+        for name in SETS:
+            folder = Path(config["datasets"]["tiny"]["path"]) / identity / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                photo.save(folder / f"{number}.png")
+
+
+def make_results(experiment: Experiment, share: float) -> None:
+    """Empty files where the results of the first cells of the grid would be."""
+    layout, cells = experiment.layout, experiment.cells()
+    done = cells[: round(share * len(cells))]
+    if done:
+        _touch(layout.class_images(experiment.model, experiment.prompts.class_noun) / MANIFEST)
+        for identity in experiment.dataset_spec.identities():
+            _touch(layout.identity(Cell(*done[0][:2], identity, "", "", "")) / "data" / MANIFEST)
+        _touch(layout.references(done[0]))
+    for stage in (layout.protected, layout.purified, layout.generated):
+        for path in dict.fromkeys(map(stage, done)):
+            _touch(path / MANIFEST)
+    for stage in (layout.distances, layout.scores):
+        for path in dict.fromkeys(map(stage, done)):
+            _touch(path)
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def measure(command: list[str], folder: Path, output: Path) -> Cost:
+    """Run a command whose output goes to a file.
+
+    Raises:
+        SystemExit: it fails; the end of its output is shown.
+    """
+    begun = time.monotonic()
+    with output.open("w") as stream:
+        process = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"error: {' '.join(command)} failed:\n{output.read_text()[-2000:]}")
+    memory = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return Cost(time.monotonic() - begun, usage.ru_utime + usage.ru_stime, memory)
+
+
+def main() -> None:
+    """Make the experiment, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--identities", type=int, default=20)
+    parser.add_argument("--per-axis", type=int, default=10, help="protections, purifications, ...")
+    parser.add_argument("--finished", type=float, default=0.0, help="share of cells with results")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cloakbench-grid-") as name:
+        folder = Path(name)
+        config = make_config(folder, arguments.identities, arguments.per_axis)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        make_photos(config)
+        make_results(Experiment.parse(config | {"results": folder / "results"}), arguments.finished)
+        print(f"{arguments.identities * arguments.per_axis**3:,} cells")
+        for title, command in {
+            "snakemake -n": [BIN / "snakemake", "-n", "--snakefile", REPOSITORY / "Snakefile"],
+            "cloakbench status": [BIN / "cloakbench", "status", "config.yaml"],
+        }.items():
+            cost = measure(list(map(str, command)), folder, folder / "output.txt")
+            print(
+                f"{title:>20}: {cost.wall:6.1f} s, {cost.cpu:6.1f} s of processor time, "
+                f"{cost.memory:6.0f} MB"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""ACE: make the noise that a model predicts the same picture at every timestep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from cloakbench.protect.base import protections
+from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.target import TargetedProtection
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.finetune import FineTuner
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+    from cloakbench.pgd import Loss
+    from cloakbench.prompts import Prompts
+
+
+@protections.register("ace")
+class ACE(TargetedProtection, PhotowiseProtection):
+    """Pulls the predicted noise to the target's latents while a LoRA surrogate learns the photos.
+
+    A round is PGD on each photo, then fine-tuning on the perturbed photos. With a
+    `texture_weight` the photo's latents are pulled to the target as well: ACE+. Of the U-Net
+    only LoRA factors are trained, and the text encoder is not. With a velocity model the
+    prediction that is pulled is the velocity.
+    """
+
+    source = "Zheng et al. 2025, ACE, arXiv 2310.04687; Mist-v2's attacks/mist.py (recipes 1.16)"
+    presets = {
+        "paper": {"budget": "4/255"},
+        "mini": {"rounds": 3, "steps": 15, "training_steps": 5},
+        "tiny": {"rounds": 2, "steps": 1, "training_steps": 1},
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
+    random_start: ClassVar[bool] = False
+
+    relative_step: float = Field(
+        0.16, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 8/255 there)"
+    )
+    rounds: int = Field(5, ge=1, description="alternations")
+    steps: int = Field(30, ge=1, description="PGD steps for each photo in a round")
+    training_steps: int = Field(10, ge=0, description="LoRA steps for each photo in a round")
+    texture_weight: float = Field(
+        0.0, ge=0, description="weight of the latents' distance to the target (ACE+: 100)"
+    )
+    rank: int = Field(4, ge=1, description="rank of the LoRA factors")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's rate for the LoRA factors")
+    prior_weight: float = Field(0.1, ge=0, description="weight of the class images' loss")
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        from cloakbench.finetune import frozen
+        from cloakbench.pgd import Pixels
+
+        assert model is not None
+        original = identity.instance_images.pixels.to(model.device)
+        losses = self.objectives(original, model, identity.prompts, job)
+        tuner = self.tuner(model, identity, job)
+        perturbed = Pixels(self.start(original, job))
+        for number in job.steps("ace", self.rounds, {"lora": tuner, "pixels": perturbed}):
+            steps = range(number * self.steps, (number + 1) * self.steps)
+            with frozen(model):
+                photos = zip(perturbed.value.split(1), original.split(1), losses, strict=True)
+                perturbed.value = torch.cat([self.ascend(*photo, steps) for photo in photos])
+            protected = model.posterior_once(perturbed.value)
+            training_steps = self.training_steps * len(original)
+            for step in range(number * training_steps, (number + 1) * training_steps):
+                tuner.step(protected, step, job.rng)
+        tuner.check()
+        return perturbed.value
+
+    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+        """The surrogate: the model with LoRA factors, and their optimiser."""
+        from cloakbench.finetune import FineTuner, Prior, add_lora
+
+        add_lora(model, self.rank, job.rng("lora"))
+        prior = None
+        if self.prior_weight > 0 and identity.class_images is not None:
+            latents = model.posterior_once(identity.class_images.pixels)
+            prior = Prior(latents, identity.prompts.class_prompt, self.prior_weight)
+        prompt = identity.prompts.instance_prompt
+        return FineTuner(model, prompt, prior, learning_rate=self.learning_rate)
+
+    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+        text = model.embed([prompts.instance_prompt])
+        goal = self.target_latents(photo, model)
+
+        def concentration(pixels: Tensor, step: int) -> Tensor:
+            rng = job.rng("pgd", step)
+            latents = model.mode(model.posterior(pixels))
+            score = -mean_square(model.residual(latents, text, rng, target=goal))
+            return score - self.texture_weight * mean_square(latents - goal)
+
+        return concentration

@@ -1,0 +1,59 @@
+"""E-ASPL: ASPL against several models at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloakbench.protect.aspl import ASPL
+from cloakbench.protect.base import protections
+from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job, Stateful
+
+
+@protections.register("easpl")
+class EASPL(EnsembleProtection, ASPL):
+    """A round of ASPL from the same pixels for each model, then the mean of their results.
+
+    With the experiment's model alone it is ASPL.
+    """
+
+    source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
+    presets = {
+        "paper": {"budget": "6/255", "faithful": True, "models": STABLE_DIFFUSION},
+        "mini": {"learning_rate": 2e-4},
+        "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
+    }
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        from cloakbench.pgd import Pixels
+
+        assert model is not None
+        device = model.device
+        original = identity.instance_images.pixels.to(device)
+        members = self.members(model)
+        surrogates = []
+        for member, own in zip(members, self.jobs(job, members), strict=True):
+            with on_device(member, device):
+                surrogates.append(self.surrogate(identity, member, own))
+
+        perturbed = Pixels(original)
+        state: dict[str, Stateful] = {"pixels": perturbed}
+        for index, surrogate in enumerate(surrogates):
+            state |= surrogate.state(f"-{index}")
+        for number in job.steps("easpl", self.rounds, state):
+            results = []
+            for member, surrogate in zip(members, surrogates, strict=True):
+                with on_device(member, device, surrogate.optimisers):
+                    results.append(self.alternation(surrogate, perturbed.value, original, number))
+            perturbed.value = torch.stack(results).mean(0)
+        for surrogate in surrogates:
+            surrogate.tuner.check()
+        return perturbed.value

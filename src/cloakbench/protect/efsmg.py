@@ -1,0 +1,62 @@
+"""E-FSMG: FSMG against several models at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cloakbench.protect.base import protections
+from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
+from cloakbench.protect.fsmg import FSMG
+from cloakbench.protect.surrogate import denoising
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job
+
+
+@protections.register("efsmg")
+class EFSMG(EnsembleProtection, FSMG):
+    """Rounds of PGD from the same pixels against each surrogate, then the mean of their results.
+
+    With the experiment's model alone it is FSMG with rounds x steps steps.
+    """
+
+    source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
+    presets = {
+        "paper": {"budget": "6/255", "models": STABLE_DIFFUSION},
+        "mini": {"training_steps": 400, "learning_rate": 2e-4, "rounds": 10, "steps": 10},
+        "tiny": {"training_steps": 2, "rounds": 2, "steps": 1},
+    }
+
+    rounds: int = Field(60, ge=1, description="means over the models")
+    steps: int = Field(12, ge=1, description="PGD steps against each model in a round")
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        from cloakbench.pgd import Pixels
+
+        assert model is not None
+        device = model.device
+        original = identity.instance_images.pixels.to(device)
+        members = self.members(model)
+        losses = []
+        for member, own in zip(members, self.jobs(job, members), strict=True):
+            with on_device(member, device):
+                self.train(identity, member, own)
+                losses.append(denoising(member, identity.prompts.instance_prompt, own))
+
+        perturbed = Pixels(original)
+        for number in job.steps("efsmg", self.rounds, {"pixels": perturbed}):
+            steps = range(number * self.steps, (number + 1) * self.steps)
+            results = []
+            for member, loss in zip(members, losses, strict=True):
+                with on_device(member, device):
+                    results.append(self.ascend(perturbed.value, original, member, loss, steps))
+            perturbed.value = torch.stack(results).mean(0)
+        return perturbed.value

@@ -1,0 +1,182 @@
+"""MetaCloak: a cloak that holds under transformations and against surrogates of any age."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from cloakbench.protect.base import protections
+from cloakbench.protect.surrogate import SurrogateProtection, denoising
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.finetune import FineTuner
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job, Stateful
+    from cloakbench.pgd import Loss
+
+
+@protections.register("metacloak")
+class MetaCloak(SurrogateProtection):
+    """PGD through random transformations against checkpoints of a surrogate's training.
+
+    A surrogate is trained on the photos themselves, and its weights are kept now and then. Each
+    visit to such a checkpoint alternates PGD on transformed photos with training on the current
+    ones. `lite` is our short form, a twentieth of the rounds after the
+    same training; report it as "MetaCloak (lite)".
+    """
+
+    source = "Liu et al. 2024, MetaCloak, arXiv 2311.13127; methods_config.sh (recipes 1.12)"
+    presets = {
+        "paper": {},
+        "lite": {"trials": 1, "checkpoints": 3, "rounds": 40},
+        "mini": {
+            "learning_rate": 2e-4,
+            "training_steps": 200,
+            "trials": 1,
+            "checkpoints": 3,
+            "rounds": 12,
+            "blur": 0.5,
+        },
+        "tiny": {
+            "training_steps": 2,
+            "trials": 1,
+            "checkpoints": 2,
+            "rounds": 2,
+            "pgd_steps": 1,
+            "retraining_steps": 1,
+        },
+    }
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
+
+    training_steps: int = Field(1000, ge=0, description="DreamBooth steps of the surrogate")
+    checkpoints: int = Field(6, ge=2, description="how often its weights are kept, start to end")
+    trials: int = Field(4, ge=1, description="passes over the checkpoints")
+    rounds: int = Field(100, ge=1, description="alternations in a visit to a checkpoint")
+    pgd_steps: int = Field(6, ge=1, description="PGD steps in a round")
+    retraining_steps: int = Field(2, ge=0, description="fine-tuning steps after them")
+    blur: float = Field(2.0, ge=0.1, description="most blur of a transformation [px, sigma]")
+    smallest_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="least share of the side that a random central crop leaves before it is "
+        "resized back; 1: none, as for photos of the reference's size",
+    )
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        from cloakbench.pgd import Pixels
+
+        assert model is not None
+        original = identity.instance_images.pixels.to(model.device)
+        tuner = self.tuner(model, identity, job)
+        checkpoints = self.train(tuner, original, job)
+        perturbed = Pixels(original)
+        total = self.trials * len(checkpoints) * self.rounds
+        state: dict[str, Stateful] = {"surrogate": tuner, "pixels": perturbed}
+        for number in job.steps("metacloak", total, state):
+            visit, later = divmod(number, self.rounds)
+            if not later:
+                checkpoints.load(visit % len(checkpoints), tuner)
+            loss = self.transformed(denoising(model, tuner.prompt, job), job)
+            steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
+            perturbed.value = self.ascend(perturbed.value, original, model, loss, steps)
+            protected = model.posterior_once(perturbed.value)
+            retraining = range(number * self.retraining_steps, (number + 1) * self.retraining_steps)
+            for step in retraining:
+                tuner.step(protected, step, partial(job.rng, "perturbed"))
+        tuner.check()
+        return perturbed.value
+
+    def train(self, tuner: FineTuner, photos: Tensor, job: Job) -> Checkpoints:
+        """Train the surrogate on the photos and keep its weights at evenly spaced steps."""
+        checkpoints = Checkpoints()
+        gaps = self.checkpoints - 1
+        kept_at = {round(i * self.training_steps / gaps) for i in range(self.checkpoints)}
+        clean = tuner.model.posterior_once(photos)
+        state: dict[str, Stateful] = {"surrogate": tuner, "checkpoints": checkpoints}
+        for step in job.steps("surrogate", self.training_steps, state):
+            if step in kept_at:
+                checkpoints.keep(tuner)
+            tuner.step(clean, step, job.rng)
+        checkpoints.keep(tuner)
+        return checkpoints
+
+    def transformed(self, loss: Loss, job: Job) -> Loss:
+        """The loss of randomly transformed pixels: one sample of the expectation per step."""
+        return lambda pixels, step: loss(self.transform(pixels, job.rng("eot", step)), step)
+
+    def transform(self, pixels: Tensor, rng: Generator) -> Tensor:
+        """Each image cropped, blurred and perhaps mirrored by draws of its own; differentiable."""
+        import torch
+
+        images = []
+        for image in pixels.split(1):
+            side = 1 - (1 - self.smallest_crop) * _uniform(rng)
+            sigma = 0.1 + (self.blur - 0.1) * _uniform(rng)
+            image = blurred(cropped(image, side), sigma)
+            images.append(image.flip(-1) if _uniform(rng) < 0.5 else image)
+        return torch.cat(images)
+
+
+class Checkpoints:
+    """Weights of a surrogate at some of its steps, in the CPU's memory."""
+
+    def __init__(self) -> None:
+        self._kept: list[list[Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, tuner: FineTuner) -> None:
+        """Keep a copy of the weights as they are now."""
+        self._kept.append([p.detach().to("cpu", copy=True) for p in tuner.parameters])
+
+    def load(self, index: int, tuner: FineTuner) -> None:
+        """Make the surrogate what it was when the copy was made, with an optimiser that is new."""
+        import torch
+
+        with torch.no_grad():
+            for parameter, kept in zip(tuner.parameters, self._kept[index], strict=True):
+                parameter.copy_(kept)
+        tuner.optimiser = tuner.fresh_optimiser()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self._kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept = state["kept"]
+
+
+def cropped(image: Tensor, share: float) -> Tensor:
+    """The central `share` of the sides of an image (1, 3, h, w), resized back (bilinear)."""
+    from torch.nn.functional import interpolate
+
+    height, width = image.shape[-2:]
+    rows, columns = round(share * height), round(share * width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    inner = image[..., top : top + rows, left : left + columns]
+    return interpolate(inner, (height, width), mode="bilinear", antialias=True)
+
+
+def blurred(image: Tensor, sigma: float, kernel: int = 7) -> Tensor:
+    """Gaussian blur with a kernel of 7 px, edges mirrored, as the reference's transformation."""
+    import torch
+    from torch.nn.functional import conv2d, pad
+
+    offsets = torch.arange(kernel, device=image.device) - kernel // 2
+    weights = torch.exp(-0.5 * (offsets / sigma).square())
+    weights = (weights / weights.sum()).expand(image.shape[1], 1, 1, -1)
+    padded = pad(image, [kernel // 2] * 4, mode="reflect")
+    rows = conv2d(padded, weights, groups=image.shape[1])
+    return conv2d(rows, weights.mT, groups=image.shape[1])
+
+
+def _uniform(rng: Generator) -> float:
+    import torch
+
+    return torch.rand((), generator=rng).item()

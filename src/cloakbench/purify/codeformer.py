@@ -1,0 +1,142 @@
+"""CodeFormer: faces restored from a codebook of clean ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.purify.align import FaceAligner, on_faces
+from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.weights import check_pytorch_weights, find_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.jobs import Job
+
+log = logging.getLogger(__name__)
+
+Restore = Callable[["Tensor", int], "Tensor"]
+"""Maps a photo (1, 3, h, w) in [0, 1] and its number to the restored photo."""
+
+RELEASES = "https://github.com/sczhou/CodeFormer/releases"
+SOURCES = f"{RELEASES} (CodeFormer's) or from `cloakbench pretrain export` (the miniature's)"
+
+
+@purifiers.register("codeformer")
+class CodeFormer(FaceAligner, Purifier):
+    """Restores every face that RetinaFace finds, and pastes it back into the photo.
+
+    Network and weights are S-Lab's, for non-commercial use only; the network is in an extra,
+    `pip install "cloakbench[codeformer]"`. Faces are pasted back through a feathered square where
+    the reference uses a parsing network's mask, and photos keep their size where it doubles it.
+    A photo without a face that is found stays as it is, which the log says.
+
+    `mini` runs the miniature's own restorer instead, a small network that this project trained on
+    its synthetic portraits: it is not CodeFormer, takes the whole portrait for the face and finds
+    none.
+    """
+
+    source = "Zhou et al. 2022, CodeFormer, arXiv 2206.11253; settings of DiffShortcut (recipes 2)"
+    needs: ClassVar[frozenset[str]] = frozenset({"gpu"})
+    presets = {
+        "paper": {},
+        "mini": {"weights": "resources/mini/restorer"},
+        "tiny": {"weights": "tiny_restorer"},
+    }
+
+    weights: str = Field(
+        "codeformer.pth",
+        description="CodeFormer's weights (or a folder with the miniature's restorer): a path, or "
+        "a name in $CLOAKBENCH_WEIGHTS or ~/.cache/cloakbench",
+    )
+    fidelity: float = Field(
+        0.5, ge=0, le=1, description="w: 0 trusts the restorer most, 1 the photo"
+    )
+
+    def check(self) -> None:
+        path = find_weights(self.weights, SOURCES)
+        if path.is_dir():
+            for name in ("config.json", "model.safetensors"):
+                if not (path / name).is_file():
+                    raise CloakBenchError(
+                        f"{path}: has no {name}, so it is no restorer of the miniature. "
+                        "`cloakbench pretrain export` writes one."
+                    )
+            return
+        check_pytorch_weights(path, RELEASES)
+        self.detector_file()
+        if importlib.util.find_spec("spandrel_extra_arches") is None:
+            raise CloakBenchError(
+                "codeformer: the package spandrel-extra-arches, which has the network, is not "
+                'installed. Run `pip install "cloakbench[codeformer]"` (non-commercial use only).'
+            )
+
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        from cloakbench.pgd import Pixels
+
+        self.check()
+        path = find_weights(self.weights, SOURCES)
+        with torch.random.fork_rng():  # networks draw weights, which are then replaced
+            restore = self._portraits(path, job) if path.is_dir() else self._faces(path, job)
+        purified = Pixels(pixels.clone())
+        for index in job.steps("codeformer", len(pixels), {"pixels": purified}):
+            with torch.inference_mode():
+                purified.value[index] = restore(pixels[index : index + 1], index)[0].cpu()
+        return purified.value
+
+    def _portraits(self, folder: Path, job: Job) -> Restore:
+        """The miniature's restorer, for which a portrait is a face."""
+        from cloakbench.restorer import load_restorer
+
+        restorer = load_restorer(folder).to(job.device)
+        return lambda photo, _: restorer(photo.to(job.device), self.fidelity)
+
+    def _faces(self, path: Path, job: Job) -> Restore:
+        """CodeFormer on the faces that are found."""
+        network, find = load_codeformer(path, job.device), self.face_finder()
+
+        def restore_face(face: Tensor) -> Tensor:
+            restored: Tensor = network(2 * face.to(job.device) - 1, weight=self.fidelity)[0]
+            return (restored / 2 + 0.5).clamp(0, 1).to(face)
+
+        def restore(photo: Tensor, index: int) -> Tensor:
+            faces = find(photo)
+            if not faces:
+                log.warning("codeformer: no face in photo number %d; it stays as it is", index + 1)
+            return on_faces(photo, faces, restore_face)
+
+        return restore
+
+
+def load_codeformer(path: Path, device: str) -> Any:
+    """CodeFormer's network: faces (n, 3, 512, 512) and images of the same shape, in [-1, 1].
+
+    Raises:
+        CloakBenchError: the file holds another network, or none.
+    """
+    from spandrel import ModelLoader
+    from spandrel_extra_arches import EXTRA_REGISTRY
+
+    try:
+        found = ModelLoader(device, EXTRA_REGISTRY).load_from_file(path)
+    except Exception as error:  # spandrel lets pickle, zip, key and shape errors through
+        reason = " ".join(str(error).split())[:200]
+        raise CloakBenchError(
+            f"{path}: not CodeFormer's weights ({reason}). Get them from {RELEASES}."
+        ) from error
+    if found.architecture.id != "CodeFormer":
+        raise CloakBenchError(
+            f"{path}: weights of {found.architecture.name}, not of CodeFormer. Get them from "
+            f"{RELEASES}."
+        )
+    return found.model.requires_grad_(False).eval()

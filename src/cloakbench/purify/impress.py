@@ -1,0 +1,95 @@
+"""IMPRESS: pixels that the autoencoder reproduces, near the given photo."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from cloakbench.perceptual import PerceptualDescent
+from cloakbench.purify.base import Purifier, purifiers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.jobs import Job
+
+LAST_RATE = 5e-6  # of the cosine schedule; 1e-5 on the reference's [-1, 1]
+EPSILON = 2e-5  # Adam's, 1e-5 there: above most gradients, so that steps shrink with them
+
+
+@purifiers.register("impress")
+class IMPRESS(PerceptualDescent, Purifier):
+    """Consistency-based purification: protected photos are those that a VAE reproduces badly.
+
+    Starts from the photo with Gaussian noise and minimises the mean squared change (on [-1, 1])
+    of a round trip through the experiment's VAE, under a perceptual hinge around the photo.
+    Rates and noise are halves of the reference's, which works on [-1, 1]; unlike the reference,
+    it runs in float32 (or the model's precision), and the round trip's end is clamped to pixels.
+    `photoguard` is the reference's setting against PhotoGuard.
+    """
+
+    source = "Cao et al. 2023, IMPRESS, arXiv 2310.19248 (recipes 2)"
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    presets = {
+        "paper": {},
+        "photoguard": {
+            "steps": 1000,
+            "learning_rate": 0.0025,
+            "perceptual_weight": 0.01,
+            "noise": 0.025,
+        },
+        "mini": {"steps": 60, "learning_rate": 0.01, "perceptual": "dssim", "batch_size": 4},
+        "tiny": {"steps": 3, "perceptual": "dssim", "batch_size": 2},
+    }
+
+    steps: int = Field(3000, ge=1, description="Adam's steps")
+    perceptual_bound: float = Field(
+        0.1, ge=0, description="distance from the given photo that costs nothing"
+    )
+    perceptual_weight: float = Field(0.1, ge=0, description="weight of the distance beyond it")
+    noise: float = Field(
+        0.05, ge=0, le=1, description="standard deviation of the noise at the start, on [0, 1]"
+    )
+
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        assert model is not None
+        height, width = pixels.shape[-2:]
+        original = padded(pixels, model).to(model.device)
+        draws = [
+            torch.randn(photo.shape, generator=job.rng("noise", index))
+            for index, photo in enumerate(original)
+        ]
+        cleaned = self.descend(
+            (original + self.noise * torch.stack(draws).to(model.device)).clamp(0, 1),
+            original,
+            lambda changed, _: inconsistency(model, changed),
+            job,
+            rate=self.rate,
+            epsilon=EPSILON,
+        )
+        return cleaned[..., :height, :width]
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: half a cosine from `learning_rate` to the last rate."""
+        height = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return LAST_RATE + (self.learning_rate - LAST_RATE) * height
+
+
+def inconsistency(model: LatentDiffusion, pixels: Tensor) -> Tensor:
+    """Mean squared change on [-1, 1] by the VAE's round trip (posterior mean), one per image."""
+    reproduced = model.decode(model.mode(model.posterior(pixels)))
+    return 4 * (reproduced - pixels).square().flatten(1).mean(1)
+
+
+def padded(pixels: Tensor, model: LatentDiffusion) -> Tensor:
+    """Pixels with their last row and column repeated until the VAE's factor divides the sides."""
+    from torch.nn.functional import pad
+
+    factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
+    bottom, right = (-side % factor for side in pixels.shape[-2:])
+    return pad(pixels, (0, right, 0, bottom), mode="replicate")

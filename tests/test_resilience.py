@@ -1,0 +1,489 @@
+"""Nothing is lost: kills, second runs, full and read-only disks, and too little memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import BUNDLED, REPOSITORY, Folders, Killed, MortalJob, smooth_photos
+from test_jobs import Counter
+
+from cloakbench import jobs, stages
+from cloakbench.errors import CloakBenchError, explain_failure
+from cloakbench.images import load_photos, save_photos
+from cloakbench.jobs import Job, sweep
+from cloakbench.models import ModelSpec
+from cloakbench.outputs import MANIFEST
+from cloakbench.prompts import Prompts
+from cloakbench.sampling import Sampling
+
+TRAINER = {"method": "dreambooth", "preset": "tiny", "prior_weight": 0}
+SAMPLING = Sampling(images=3, steps=2, sampler="ddim", guidance=2.0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving takes no time, so that a job that saves every 0 seconds saves after every step."""
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
+# Kills
+
+
+def test_a_killed_study_ends_with_the_same_bytes(tiny_model, tmp_path):
+    """The short version of `python tools/kill_and_resume.py`, up to the samples."""
+    if not BUNDLED.is_dir():
+        pytest.skip(f"{BUNDLED} is missing")
+    config = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
+        "preset": "tiny",
+        "protections": ["noise"],
+        "purifications": ["none"],
+        "trainers": [{"method": "dreambooth", "steps": 60}],
+        "prompts": {"sample": {"photo": "a photo of {identifier} {class_noun}"}},
+        "class_images": {"images": 1, "steps": 1, "sampler": "ddim"},
+        "sampling": {"images": 4, "steps": 10, "sampler": "ddim", "batch_size": 1},
+        "keep_weights": True,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    tool = REPOSITORY / "tools" / "kill_and_resume.py"
+    command = [sys.executable, tool, "--kills", "2", "--config", tmp_path / "tiny.yaml"]
+    command += ["--folder", tmp_path / "work", "--until", "sample"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 kills, 0 came too late for their job" in run.stdout
+    assert re.search(r"\d+ files compared, 0 different", run.stdout)
+
+
+@pytest.mark.usefixtures("saving")
+def test_loops_that_ended_are_not_done_again_for_a_kill_in_a_later_one(tmp_path):
+    def both(job: Job) -> list[tuple[str, int]]:
+        counters = Counter(), Counter()
+        steps = []
+        for name, counter in zip(("first", "second"), counters, strict=True):
+            for step in job.steps(name, 3, {"counter": counter}):
+                counter.value = counter.value + step
+                steps.append((name, step))
+        assert [int(counter.value) for counter in counters] == [3, 3]
+        return steps
+
+    with pytest.raises(Killed):
+        both(MortalJob(0, scratch=tmp_path, lives=4))
+
+    assert both(Job(0, scratch=tmp_path)) == [("second", 1), ("second", 2)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_stops_a_job_saves_its_state_first(number, tmp_path):
+    counter = Counter()
+    with pytest.raises(SystemExit) as stopped:
+        for step in Job(0, scratch=tmp_path).steps("count", 5, {"counter": counter}):
+            counter.value = counter.value + 1
+            if step == 2:
+                os.kill(os.getpid(), number)
+
+    assert stopped.value.code == 128 + number
+    assert list(Job(0, scratch=tmp_path).steps("count", 5, {"counter": counter})) == [3, 4]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        for _ in Job(0, scratch=tmp_path).steps("count", 5, {}):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for _ in Job(0).steps("count", 2, {}):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_damaged_checkpoint_is_named_and_its_loop_starts_anew(tmp_path, caplog):
+    (tmp_path / "count.pt").write_bytes(b"half")
+
+    assert list(Job(0, scratch=tmp_path).steps("count", 2, {})) == [0, 1]
+    assert "count.pt: this checkpoint is damaged" in caplog.text
+
+
+# Jobs whose end nobody saw
+
+
+@pytest.fixture
+def finished(folders: Folders, tmp_path: Path) -> stages.Run:
+    """A purification that ended after its workflow was killed: Snakemake removes its manifest."""
+    run = stages.Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    stages.purify("jpeg", model=ModelSpec(path="none"), photos=folders.instance, run=run)
+    (run.out / MANIFEST).unlink()
+    return run
+
+
+def purify_again(run: stages.Run, photos: Path, spec: object = "jpeg") -> None:
+    stages.purify(spec, model=ModelSpec(path="none"), photos=photos, run=run)
+
+
+def never(*_: object) -> None:
+    raise AssertionError("this work was done before")
+
+
+def test_a_job_that_ended_unseen_is_not_done_again(finished, folders, tmp_path, monkeypatch):
+    other = replace(finished, out=tmp_path / "other")
+    purify_again(other, folders.instance)
+    monkeypatch.setattr(stages, "_with_model", never)
+    purify_again(finished, folders.instance)
+
+    assert contents(finished.out) == contents(other.out)
+
+
+def test_another_setting_does_the_work_again(finished, folders, monkeypatch):
+    monkeypatch.setattr(stages, "_with_model", never)
+    with pytest.raises(AssertionError):
+        purify_again(finished, folders.instance, {"method": "jpeg", "quality": 30})
+
+
+def test_other_code_does_the_work_again(finished, folders, monkeypatch):
+    monkeypatch.setattr(stages, "_with_model", never)
+    monkeypatch.setattr(stages.purifiers, "digest", lambda name: "edited")
+    with pytest.raises(AssertionError):
+        purify_again(finished, folders.instance)
+
+
+def test_what_was_kept_is_forgotten_by_the_next_stage_and_at_the_end(finished, tmp_path):
+    purify_again(replace(finished, out=tmp_path / "next"), finished.out)
+    kept = list(finished.scratch.rglob("*.kept"))
+    assert len(kept) == 1
+
+    sweep(finished.scratch)
+    assert list(finished.scratch.iterdir()) == []
+
+
+def test_at_the_end_checkpoints_of_other_work_stay(tmp_path):
+    other = Job(0, scratch=tmp_path / "scratch" / "place" / "work")
+    with pytest.raises(Killed):
+        list(MortalJob(0, scratch=other.scratch, lives=1).steps("count", 3, {}))
+    sweep(tmp_path / "scratch")
+
+    assert list(other.steps("count", 3, {})) == [1, 2]
+
+
+# Two at once
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cloakbench.outputs import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold_elsewhere(lock: Path, seconds: float) -> subprocess.Popen[str]:
+    """Another process that holds a lock."""
+    command = [sys.executable, "-c", HOLDER, str(lock), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_snakemake_says_so_and_a_killed_one_leaves_no_lock(dataset, tiny_model, tmp_path):
+    config = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
+        "datasets": {"bundled": {"path": str(dataset)}},
+        "identities": ["anna"],
+    }
+    default = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(default | config))
+    snakemake = [str(Path(sys.executable).with_name("snakemake")), "--until", "data"]
+    snakemake += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)]
+
+    first = hold_elsewhere(tmp_path / "results" / ".running", 600)
+    second = subprocess.run(snakemake, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"error: results: process {first.pid} on " in second.stderr
+    assert second.stderr.count("runs here. Wait until it ends, or stop it.") == 1
+    assert "Traceback" not in second.stderr
+    assert not list((tmp_path / "results").rglob(MANIFEST))
+
+    first.kill()
+    first.wait()
+    third = subprocess.run(snakemake, capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
+
+
+def test_a_second_process_waits_for_the_first_to_write_the_same_output(tmp_path, caplog):
+    run = stages.Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    place = run._place(run.out)
+    first = hold_elsewhere(place / "lock", 0.5)
+    run.job("purify", {})
+
+    assert first.wait(5) == 0
+    assert caplog.messages == [
+        f"{run.out}: process {first.pid} on {os.uname().nodename} writes this output; "
+        "waiting until it ends."
+    ]
+
+
+# Full and read-only disks
+
+DISK = """
+import json, os, subprocess, sys
+from pathlib import Path
+from cloakbench.cli.main import main
+
+disk, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
+
+def attempt(words):
+    sys.argv = ["cloakbench", *words]
+    try:
+        main()
+    except SystemExit as stopped:
+        return stopped.code or 0
+
+def fill(but):
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)): pass
+        except OSError:
+            file.truncate(file.tell() - but)
+
+mount = ["mount", "-o", "remount,ro", disk]
+subprocess.run(mount, check=True)
+seen = {name: [attempt(words)] for name, words in commands.items()}
+subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+for name, words in commands.items():
+    fill(4096 * ("--scratch" in words))  # room for the lock, so that it is found later
+    seen[name].append(attempt(words))
+    (disk / "filler").unlink()
+    seen[name] += [[str(path) for path in disk.rglob("*")], attempt(words)]
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture
+def commands(dataset, folders, tiny_model, tmp_path) -> dict[str, list[str]]:
+    """Commands that write to a disk of their own."""
+    from test_score import references_of
+    from test_tables import study
+
+    from cloakbench.score.faces import backends
+
+    references_of(backends.build("dlib"), anna=[1.0, 0.0]).write(tmp_path / "references.json")
+    samples = tmp_path / "samples"
+    (samples / "photo").mkdir(parents=True)
+    save_photos(smooth_photos(1, 0), samples / "photo")
+    study(tmp_path / "study")
+    model = tiny_model.model_dump_json()
+    disk = tmp_path / "disk"
+    config = {
+        "experiment": "x", "results": "study", "model": "mini", "dataset": "synthetic",
+        "models": {"mini": {"path": tiny_model.path}},
+        "datasets": {"synthetic": {"path": str(dataset)}},
+        "protections": ["clean"], "purifications": ["none"], "trainers": ["dreambooth"],
+    }  # fmt: skip
+    (tmp_path / "study" / "tables").symlink_to(disk)
+    made = {
+        "protect": ["noise", "--instance", folders.instance, "--out", disk / "protect"],
+        "personalise": [
+            *(json.dumps(TRAINER), "--model", model, "--instance", folders.instance),
+            *("--out", disk / "personalise", "--scratch", disk / "scratch"),
+        ],
+        "sample": [
+            *("--model", model, "--prompt", "photo=a photo", "--sampling"),
+            *(SAMPLING.model_dump_json(), "--out", disk / "sample", "--scratch", disk / "scratch"),
+        ],
+        "score": [
+            *(samples, "--references", tmp_path / "references.json", "--identity", "anna"),
+            *("--metric", "brisque", "--output", disk / "scores.csv"),
+        ],
+        "tables": [json.dumps(config)],
+    }
+    return {name: [name, *map(str, words)] for name, words in made.items()}
+
+
+def test_a_full_or_read_only_disk_is_one_clear_line_and_the_same_command_goes_on(
+    commands, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    inner = f'mount -t tmpfs -o size=4m tmpfs "{disk}" && exec "$@"'
+    script = [sys.executable, "-c", DISK, disk, json.dumps(commands)]
+    run = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", inner, "sh", *script],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    if "unshare" in run.stderr or "mount:" in run.stderr:
+        pytest.skip(f"no disk can be mounted here: {run.stderr.strip()}")
+    assert run.returncode == 0, run.stderr
+    seen = json.loads(run.stdout.splitlines()[-1])
+
+    assert list(seen) == list(commands)
+    for name, (read_only, full, left, again) in seen.items():
+        assert re.fullmatch(
+            r"error: .*: cannot be written\. .*run the same command again\.", read_only
+        )
+        assert re.fullmatch(r"error: .*: the disk is full\. .* finished work is kept\.", full), name
+        assert not any(".part" in path for path in left), name
+        assert again == 0, name
+
+
+@pytest.mark.usefixtures("saving")
+def test_a_checkpoint_that_finds_the_disk_full_leaves_the_one_before(tmp_path, monkeypatch):
+    job = MortalJob(0, scratch=tmp_path)
+    real = torch.save
+
+    def full(state: dict, file: object) -> None:
+        if state["step"] > 1:
+            Path("/dev/full").write_bytes(b"x")
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        list(job.steps("count", 3, {}))
+
+    assert "the disk is full" in str(explain_failure(raised.value))
+    assert [path.name for path in tmp_path.iterdir()] == ["count.pt"]
+    assert list(Job(0, scratch=tmp_path).steps("count", 3, {})) == [1, 2]
+
+
+# Too little memory
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch):
+    """The U-Net runs out of memory where it stores activations, or gets more than one image."""
+    from diffusers import UNet2DConditionModel
+
+    forward = UNet2DConditionModel.forward
+
+    def too_much(unet: UNet2DConditionModel, latents: torch.Tensor, *rest, **options):
+        one_image = len(latents) <= 2  # with and without the prompt
+        if not (unet.is_gradient_checkpointing if torch.is_grad_enabled() else one_image):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return forward(unet, latents, *rest, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", too_much)
+
+
+def stage(name: str, model: ModelSpec, folders: Folders, run: stages.Run) -> None:
+    match name:
+        case "protect":
+            spec = {"method": "fsmg", "preset": "tiny", "budget": 11}
+            stages.protect(
+                spec, model=model, prompts=Prompts(), instance=folders.instance,
+                surrogate=folders.surrogate, class_images=folders.class_images, run=run,
+            )  # fmt: skip
+        case "personalise":
+            spec = {"method": "lora", "preset": "tiny", "prior_weight": 0}
+            stages.personalise(
+                spec, model=model, prompts=Prompts(), instance=folders.instance, class_images=None,
+                run=run,
+            )  # fmt: skip
+        case "sample":
+            stages.sample(
+                SAMPLING, model=model, prompts={"photo": "a photo"}, weights=None, run=run
+            )
+
+
+@pytest.mark.parametrize("name", ["protect", "personalise", "sample"])
+def test_too_little_memory_has_one_fallback_with_the_same_result(
+    name, tiny_model, folders, tmp_path, caplog, request
+):
+    """Samples may differ by one grey level: a sum of one image is not ordered as one of many."""
+    run = stages.Run(tmp_path / "enough", "anna")
+    stage(name, tiny_model, folders, run)
+    request.getfixturevalue("little_memory")
+    frugal = replace(run, out=tmp_path / "little", scratch=tmp_path / "scratch")
+    stage(name, tiny_model, folders, frugal)
+
+    [line] = caplog.messages
+    assert line.startswith("cpu: out of memory; once more with gradient checkpointing")
+    if name == "sample":
+        levels = [
+            torch.round(load_photos(out / "photo").pixels * 255) for out in (run.out, frugal.out)
+        ]
+        assert (levels[0] - levels[1]).abs().max() <= 1
+    else:
+        assert contents(frugal.out) == contents(run.out)
+
+
+def test_the_fallback_has_the_memory_of_the_first_try(tiny_model, monkeypatch):
+    models: list[weakref.ref] = []
+
+    class Model:
+        pass
+
+    def load(*_: object, frugal: bool = False) -> Model:
+        assert all(model() is None for model in models)
+        models.append(weakref.ref(model := Model()))
+        return model
+
+    def work(load) -> str:
+        model = load()
+        if len(models) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return type(model).__name__
+
+    monkeypatch.setattr(stages, "_load", load)
+    gc.disable()
+    try:
+        assert stages._with_model(work, tiny_model, stages.Run(Path("out"), "anna")) == "Model"
+    finally:
+        gc.enable()
+
+
+def test_without_memory_for_the_fallback_one_line_says_what_to_change(tiny_model):
+    def work(load) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(CloakBenchError, match=r"cpu: out of memory, also with .* bf16") as raised:
+        stages._with_model(work, tiny_model, stages.Run(Path("out"), "anna"))
+
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError("Unable to allocate 9. GiB for an array"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_all_words_for_too_little_memory_are_known(error):
+    assert "out of memory" in str(explain_failure(error))
+
+
+def test_safetensors_words_for_a_full_disk_are_known(tmp_path):
+    from safetensors import SafetensorError
+
+    error = SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    assert "the disk is full" in str(explain_failure(error))
+    assert explain_failure(ZeroDivisionError()) is None

@@ -1,0 +1,220 @@
+"""How far an experiment is, by its files; and the same numbers in Snakemake's plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Workflow
+from typer.testing import CliRunner
+
+from cloakbench.cli.main import app
+from cloakbench.config import Experiment
+from cloakbench.outputs import MANIFEST
+from cloakbench.status import Progress, Task, all_tasks, duration, print_status, read_status
+
+
+@pytest.fixture
+def config(dataset: Path, tmp_path: Path) -> dict[str, Any]:
+    """Two identities, two protections, a trainer and its twin with a dot in its name."""
+    return {
+        "experiment": "study",
+        "results": str(tmp_path / "results"),
+        "model": "mini",
+        "models": {"mini": {"path": "resources/mini", "resolution": 64}},
+        "dataset": "people",
+        "datasets": {"people": {"path": str(dataset)}},
+        "protections": ["noise", "aspl"],
+        "purifications": ["none"],
+        "trainers": ["dreambooth", {"name": "dreambooth-1.5", "method": "dreambooth"}],
+    }
+
+
+@pytest.fixture
+def experiment(config: dict[str, Any]) -> Experiment:
+    return Experiment.parse(config)
+
+
+def tasks(experiment: Experiment, stage: str, **labels: str) -> list[Task]:
+    """The stage's jobs that have these labels."""
+    return [
+        task
+        for task in all_tasks(experiment)[stage]
+        if all(getattr(task.cell, key) == label for key, label in labels.items())
+    ]
+
+
+def finish(experiment: Experiment, jobs: list[Task], seconds: float = 1.0) -> None:
+    """What finished jobs of `protect` and `sample` leave: a result and a benchmark."""
+    layout = experiment.layout
+    for stage, cell in jobs:
+        folder = {"protect": layout.protected, "sample": layout.generated}[stage](cell)
+        write(folder / MANIFEST, "{}")
+        write(layout.benchmark(stage, cell), f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t512.5\n")
+
+
+def fail(experiment: Experiment, jobs: list[Task], text: str) -> None:
+    for task in jobs:
+        write(experiment.layout.log(*task), text)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def progress(experiment: Experiment, stage: str) -> Progress:
+    return next(found for found in read_status(experiment).stages if found.stage == stage)
+
+
+def test_at_first_every_job_is_missing_and_no_time_is_known(experiment):
+    found = read_status(experiment)
+
+    assert {stage.stage: stage.missing for stage in found.stages} == {
+        "class_images": 1,
+        "data": 2,
+        "references": 1,
+        "protect": 4,
+        "purify": 4,
+        "distances": 4,
+        "personalise": 8,
+        "sample": 8,
+        "score": 8,
+        "tables": 1,
+        "report": 1,
+    }
+    assert not found.known
+    assert found.as_data()["seconds_left"] is None
+
+
+def test_the_time_left_is_that_of_finished_jobs_of_the_same_method(experiment):
+    finish(experiment, tasks(experiment, "protect", identity="anna", protection="noise"), 2)
+    finish(experiment, tasks(experiment, "protect", identity="anna", protection="aspl"), 100)
+
+    found = progress(experiment, "protect")
+    assert (found.done, found.missing, found.seconds) == (2, 2, 102)
+
+
+def test_a_method_without_finished_jobs_counts_with_the_mean_of_its_stage(experiment):
+    finish(experiment, tasks(experiment, "protect", identity="anna", protection="noise"), 30)
+
+    assert progress(experiment, "protect").seconds == 3 * 30
+
+
+def test_weights_that_are_gone_after_sampling_are_done(experiment):
+    finish(experiment, tasks(experiment, "sample", trainer="dreambooth-1.5"))
+
+    assert progress(experiment, "personalise").done == 4
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        ("loading\nerror: the disk is full.\n", "error: the disk is full."),
+        ("Traceback (most recent call last):\n  ...\nKeyError: 'x'\n", "KeyError: 'x'"),
+    ],
+)
+def test_a_job_without_a_result_whose_log_ends_in_an_error_has_failed(log, error, experiment):
+    jobs = tasks(experiment, "protect", identity="anna")
+    fail(experiment, jobs[:1], log)
+    fail(experiment, jobs[1:], "40 %|####")
+
+    found = read_status(experiment)
+    counts = {stage.stage: (stage.failed, stage.missing) for stage in found.stages}
+    assert counts["protect"] == (1, 3)
+    assert [failure.error for failure in found.failures] == [error]
+
+
+def test_a_job_that_succeeded_after_a_failure_is_done(experiment):
+    jobs = tasks(experiment, "protect", identity="anna")
+    fail(experiment, jobs, "error: the disk is full.\n")
+    finish(experiment, jobs)
+
+    found = progress(experiment, "protect")
+    assert (found.done, found.failed) == (2, 0)
+
+
+def test_the_command_shows_a_table_the_failures_and_the_time_left(
+    config, experiment, tmp_path, capsys
+):
+    finish(experiment, tasks(experiment, "protect", identity="anna"), 3600)
+    fail(experiment, tasks(experiment, "protect", identity="bert"), "error: no [face].\n")
+
+    print_status(read_status(experiment), at_once=2)
+    shown = capsys.readouterr().out
+    assert "anna" not in shown
+    assert shown.count("error: no [face].") == 2
+    assert "1 h 00 min or more left with 2 jobs at a time" in shown
+
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    result = CliRunner().invoke(app, ["status", str(tmp_path / "config.yaml"), "--json"])
+    said = json.loads(result.output)
+    protect = next(stage for stage in said["stages"] if stage["stage"] == "protect")
+    assert protect == {
+        "stage": "protect",
+        "jobs": 4,
+        "done": 2,
+        "missing": 0,
+        "failed": 2,
+        "seconds_left": 7200,
+    }
+    assert [failure["error"] for failure in said["failures"]] == ["error: no [face]."] * 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "?"),
+        (0, ""),
+        (20, "< 1 min"),
+        (3599, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (200000, "2 d 07 h"),
+    ],
+)
+def test_times_are_said_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_grid_of_20000_cells_takes_seconds(config):
+    numbers = range(1, 11)
+    experiment = Experiment.parse(
+        config
+        | {
+            "identities": [f"person_{number}" for number in range(20)],
+            "protections": [{"name": f"p{n}", "method": "noise", "budget": n} for n in numbers],
+            "purifications": [{"name": f"q{n}", "method": "jpeg", "quality": n} for n in numbers],
+            "trainers": [{"name": f"t{n}", "method": "dreambooth", "steps": n} for n in numbers],
+        }
+    )
+
+    begun = time.process_time()
+    found = read_status(experiment)
+    assert time.process_time() - begun < 20
+    assert next(s.missing for s in found.stages if s.stage == "score") == 20_000
+
+
+def test_no_large_library_is_loaded():
+    code = "import sys, cloakbench.cli, cloakbench.status, cloakbench.config; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert not set(run.stdout.split()) & {"torch", "diffusers", "pandas", "snakemake", "matplotlib"}
+
+
+def test_it_counts_as_snakemake_plans(workflow: Workflow, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(workflow.folder)
+    protections = ["clean", "noise", "aspl"]
+    planned: dict[str, int] = {}
+    for rule, jobs in workflow.planned(protections=protections).items():
+        stage = rule.removesuffix("_quick")
+        planned[stage] = planned.get(stage, 0) + jobs
+
+    found = read_status(Experiment.load(Path("config.yaml"), Path("tiny.yaml")))
+    missing = {stage.stage: stage.missing for stage in found.stages if stage.missing}
+    assert missing | {"tables": 1, "report": 1} == planned  # both are there, and out of date
+    assert not found.failures
