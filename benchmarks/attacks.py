@@ -40,6 +40,7 @@ from cloakbench.protect.surrogate import denoising
 from cloakbench.stages import set_up_torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+Networks = tuple[Any, Any]  # U-Net and text encoder
 DRAWS = 24  # of noise and timestep for each photo when a protected set is judged
 
 
@@ -57,24 +58,21 @@ class Published:
 
     def aspl(self, settings: ASPL) -> Tensor:
         """A new optimiser in every call, first images only, all images encoded in every step."""
-        networks = (self.model.unet, self.model.text_encoder, self.model.vae)
         if self.dtype is not None:
-            for network in networks:
+            for network in (self.model.unet, self.model.text_encoder, self.model.vae):
                 network.to(self.dtype)
         clean, photos = self._signed(self.identity.surrogate_images), self._photos()
         pixels = photos.clone()
-        surrogate = networks[:2]
-        for network in surrogate:
-            network.requires_grad_(True)
+        surrogate = self._thawed()
         for _ in range(settings.rounds):
-            lookahead = tuple(map(copy.deepcopy, surrogate))
-            self.train(lookahead, clean, settings)
+            lookahead = self.train(self._copy(surrogate), clean, settings)
             pixels = self.ascend(lookahead, pixels, photos, settings, settings.pgd_steps)
-            self.train(surrogate, pixels, settings)
+            surrogate = self.train(surrogate, pixels, settings)
         return pixels / 2 + 0.5
 
-    def train(self, networks: tuple[Any, Any], images: Tensor, settings: ASPL) -> None:
-        unet, text_encoder = networks
+    def train(self, networks: Networks, images: Tensor, settings: ASPL) -> Networks:
+        """Trains a copy, so that with the look-ahead's there are two beside the surrogate."""
+        networks = unet, text_encoder = self._copy(networks)
         parameters = [p for network in networks for p in network.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=1e-2)
         classes = self._signed(self.identity.class_images)
@@ -87,10 +85,11 @@ class Published:
             # their clipping gets an iterator that is used up, and does nothing
             optimiser.step()
             optimiser.zero_grad()
+        return networks
 
     def ascend(
         self,
-        networks: tuple[Any, Any],
+        networks: Networks,
         pixels: Tensor,
         original: Tensor,
         settings: ASPL | FSMG,
@@ -121,9 +120,7 @@ class Published:
         return self.ascend(networks, photos, photos, settings, settings.steps) / 2 + 0.5
 
     def dreambooth(self, settings: FSMG) -> None:
-        networks = (self.model.unet, self.model.text_encoder)
-        for network in networks:
-            network.requires_grad_(True)
+        networks = self._thawed()
         parameters = [p for network in networks for p in network.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=1e-2)
         with torch.no_grad():
@@ -142,6 +139,15 @@ class Published:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             optimiser.zero_grad()
+
+    def _thawed(self) -> Networks:
+        networks = self.model.unet, self.model.text_encoder
+        for network in networks:
+            network.requires_grad_(True)
+        return networks
+
+    def _copy(self, networks: Networks) -> Networks:
+        return copy.deepcopy(networks[0]), copy.deepcopy(networks[1])
 
     @property
     def _instance_prompt(self) -> str:
@@ -318,6 +324,13 @@ def main() -> None:
     original = identity.instance_images.pixels
     noise = protections.build("noise").perturb(identity, None, Job(0))
     controls = {"clean": judge(original), "noise": judge(noise)}
+    one = {"training_steps": 1}
+    short = (
+        aspl.model_copy(update={"rounds": 1, **one}),
+        fsmg.model_copy(update={"steps": 1, **one}),
+    )
+    for run in variants(model, identity, *short):
+        run.run(0)  # the first calls of a process choose kernels and import late
     runs = variants(model, identity, aspl, fsmg)
     for repeat in range(options.repeats):
         for run in runs[repeat % len(runs) :] + runs[: repeat % len(runs)]:

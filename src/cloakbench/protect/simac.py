@@ -36,7 +36,7 @@ class SimAC(ASPL):
     source = "Wang et al. 2024, SimAC, arXiv 2312.07865, section 4; time_feature.py (recipes 1.13)"
     presets = {
         "paper": {"budget": "8/255", "relative_step": 0.08},
-        "mini": {"learning_rate": 2e-4},
+        "mini": {"learning_rate": 2e-4, "rounds": 40},
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1, "search_rounds": 2},
     }
 

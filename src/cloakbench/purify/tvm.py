@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -37,6 +37,7 @@ class TVM(Purifier):
     """
 
     source = "Guo et al. 2018, arXiv 1711.00117; DiffShortcut defenses/tvm.py"
+    needs: ClassVar[frozenset[str]] = frozenset({"gpu"})
     presets = {
         "paper": {"side": 64},
         "mini": {},
