@@ -43,6 +43,6 @@ onsuccess:
 
 
 onerror:
-    if shutil.disk_usage(LAYOUT.root).free < 2**20:  # logs are empty then
+    if shutil.disk_usage(LAYOUT.root).free < 2**20:  # then the logs may be empty
         full = OSError(errno.ENOSPC, "", str(LAYOUT.root))
         print(f"error: {explain_os_error(full)}", file=sys.stderr)

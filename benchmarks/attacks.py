@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -308,6 +309,7 @@ def main() -> None:
     options = parser.parse_args()
 
     set_up_torch(options.threads)
+    diffusers.utils.logging.set_verbosity_error()  # it warns of casts that are meant here
     people = sorted((REPOSITORY / "resources/identities").glob("person_*"))
     folder = options.identity or people[0]
     others = [person for person in people if person != folder][:3]

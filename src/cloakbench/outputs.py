@@ -20,13 +20,16 @@ log = logging.getLogger(__name__)
 MANIFEST = "job.json"
 """What made a folder: stage, settings and seed. Nothing in it differs between equal runs."""
 
+FULL = 2**16
+"""Bytes left on a disk on which nothing more can be done."""
+
 
 def check_output(path: Path, *inputs: Path | None) -> None:
     """Find out before any work that a folder can be written and replaces nothing that is needed.
 
     Raises:
         CloakBenchError: it is, or holds, one of the inputs or the current folder.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or its disk is full.
     """
     target = path.resolve()
     for needed in (Path.cwd(), *(folder.resolve() for folder in inputs if folder is not None)):
@@ -37,6 +40,9 @@ def check_output(path: Path, *inputs: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+    disk = shutil.disk_usage(path.parent)
+    if disk.free < FULL <= disk.total:  # some network file systems say 0 for both
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
 
 
 @contextmanager

@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import gc
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -35,6 +36,8 @@ SOURCES = shlex.quote(str(Path(cloakbench.__file__).parents[1]))
 shell.prefix(
     f'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -m cloakbench "$@" ); '
 )
+
+logging.raiseExceptions = False  # on a full disk: no traceback for every line of a log
 
 try:
     EXPERIMENT = Experiment.parse(config)
@@ -138,3 +141,9 @@ def data_of_all(wildcards):
         manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
         for i in everyone
     ]
+
+
+def shown(path, category, what):
+    """An output that `snakemake --report` shows, with the caption of its name."""
+    caption = f"../report/{path.stem}.rst"
+    return report(path, caption=caption, category=category, labels={"what": what})

@@ -2,12 +2,6 @@ SCORES = [LAYOUT.scores(cell) for cell in CELLS]
 DISTANCES = sorted({LAYOUT.distances(cell) for cell in CELLS})
 
 
-def shown(path, category, what):
-    """An output that `snakemake --report` shows, with the caption of its name."""
-    caption = f"../report/{path.stem}.rst"
-    return report(path, caption=caption, category=category, labels={"what": what})
-
-
 rule tables:
     input:
         SCORES,
