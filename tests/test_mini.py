@@ -38,7 +38,8 @@ def test_weights_are_half_precision_safetensors_only() -> None:
     for suffix in ("bin", "pt", "ckpt", "pth", "pkl"):
         assert not list(MINI.rglob(f"*.{suffix}"))
     files = sorted(MINI.rglob("*.safetensors"))
-    assert {path.parent.name for path in files} == {"vae", "text_encoder", "unet", "clip"}
+    parts = {"vae", "text_encoder", "unet", "clip", "restorer"}
+    assert {path.parent.name for path in files} == parts
     for path in files:
         with safe_open(path, "pt") as opened:
             types = {opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
