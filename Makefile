@@ -3,12 +3,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
 BIN := .venv/bin
+PICTURED := person_000004
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup slurm demo behaviour benchmark test lint format lock clean
+.PHONY: help setup slurm demo behaviour defence protections purifications benchmark test lint format lock clean
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:\t/'
+	@grep -E '^[a-z ]+:.*##' Makefile | sed 's/:.*##/:\t/'
 
 setup: $(BIN)/.ready ## install every pinned package into .venv
 
@@ -27,12 +28,12 @@ slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
 
-behaviour: setup ## measure clean, noise and ASPL on six people; refresh docs/behaviour
-	snakemake --configfile config/behaviour.yaml
-	mkdir -p docs/behaviour
-	cp results/tables/behaviour/*.md docs/behaviour/
-	for n in 0 1 2 3 4 5; do cloakbench sheet results/mini/bundled/person_00000$$n/generated \
-		docs/behaviour/person_00000$$n.png --columns 8 || exit 1; done
+behaviour defence protections purifications: setup ## run config/<name>.yaml; refresh docs/<name>
+	snakemake --configfile config/$@.yaml
+	mkdir -p docs/$@
+	cp results/tables/$@/*.md results/report/$@/scores.svg docs/$@/
+	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
+		--out docs/$@/$(PICTURED).png
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/attacks.py

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import settings
 from tiny import RESOLUTION, make_tiny_ddpm, make_tiny_model, make_tiny_restorer
 
 from cloakbench.jobs import Job
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
     from cloakbench.images import Photos
+
+settings.register_profile("cloakbench", deadline=None)  # machines may be slow or busy
+settings.load_profile("cloakbench")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLED = REPOSITORY / "resources" / "identities"

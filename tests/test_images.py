@@ -204,7 +204,7 @@ def test_an_empty_file_or_another_kind_of_file_is_refused_by_name(content, reaso
         read_photo(tmp_path / "fake.jpg")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_corrupt_file_is_read_or_refused_but_never_a_crash(data, tmp_path):
     content = bytearray(encoded(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]))))

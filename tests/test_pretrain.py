@@ -37,7 +37,7 @@ from cloakbench.pretrain.tokenizer import MAX_LENGTH, RARE
 from cloakbench.pretrain.unet import LatentPortraits, build_unet, draw_batch
 from cloakbench.pretrain.vae import crop_pairs
 
-NETWORKS = ("vae", "clip", "unet")
+NETWORKS = ("vae", "clip", "unet", "ddpm", "restorer")
 STEPS, BATCH, RATE = 2, 2, 1e-3
 
 
@@ -81,7 +81,8 @@ def trained(portraits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     start(training, "clip")
     start(training, "vae")
     training.latents()
-    start(training, "unet")
+    for name in ("unet", "ddpm", "restorer"):
+        start(training, name)
     return training
 
 
@@ -283,6 +284,41 @@ def test_a_killed_stage_resumes_bit_for_bit(
         assert torch.equal(value, resumed[key]), key
 
 
+def test_a_training_that_goes_on_draws_other_batches_even_if_killed(
+    trained: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    def batch(portraits: Portraits, count: int, rng: torch.Generator) -> torch.Tensor:
+        drawn.append(torch.rand(1, generator=rng).item())
+        return portraits.batch(torch.arange(count))
+
+    def job(seed: int, device: str, scratch: Path, _save_every: float) -> MortalJob:
+        return MortalJob(seed, device, scratch, lives=lives)
+
+    monkeypatch.setattr(Portraits, "draw", batch)
+    monkeypatch.setattr(stages, "Job", job)
+    training = Pretraining(tmp_path, trained.portraits_folder, report=silent)
+    lives = float("inf")
+    start(training, "ddpm")
+    first = torch.load(tmp_path / "ddpm.pt")
+    start(training, "ddpm")
+    straight = weights(training, "ddpm")
+
+    training.keep("ddpm", first)
+    lives = 1
+    with pytest.raises(Killed):
+        start(training, "ddpm")
+    training.keep("ddpm", weights(trained, "ddpm"))  # as a stage does now and then as it trains
+    lives = float("inf")
+    start(training, "ddpm")
+
+    assert len(set(drawn)) == len(drawn) - STEPS == 2 * STEPS
+    assert drawn[-STEPS:] == drawn[STEPS : 2 * STEPS]
+    resumed = weights(training, "ddpm")
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
 def test_a_missing_stage_is_named(tmp_path: Path, portraits_folder: Path) -> None:
     training = Pretraining(tmp_path, portraits_folder, report=silent)
     with pytest.raises(CloakBenchError, match="cloakbench pretrain tokenizer"):
@@ -361,6 +397,19 @@ def test_an_export_keeps_what_is_not_part_of_it(trained: Pretraining, tmp_path: 
     assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
+def test_ddpm_and_restorer_are_exported_only_if_trained(
+    exported: Path, trained: Pretraining, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    for needed in ("tokenizer", "clip.pt", "vae.pt", "latents.pt", "unet.pt"):
+        (tmp_path / "work" / needed).symlink_to(trained.work / needed)
+
+    export(Pretraining(tmp_path / "work", trained.portraits_folder), tmp_path / "mini")
+
+    names, all_names = ({path.name for path in m.iterdir()} for m in (tmp_path / "mini", exported))
+    assert all_names - names == {"ddpm", "restorer"}
+
+
 def test_the_exported_text_encoder_is_clips_text_tower(exported: Path) -> None:
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -379,9 +428,9 @@ def test_an_unpacked_model_is_the_exported_one(
 
     unpack(exported, back)
 
-    for network in ("trained_vae", "trained_clip", "trained_unet"):
-        before = getattr(trained, network)().state_dict()
-        after = getattr(back, network)().state_dict()
+    for network in NETWORKS:
+        before = getattr(trained, f"trained_{network}")().state_dict()
+        after = getattr(back, f"trained_{network}")().state_dict()
         for name, weights in before.items():
             torch.testing.assert_close(after[name], weights, rtol=1e-3, atol=1e-4)
     prompt = "a photo of sks person, noisy"

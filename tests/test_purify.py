@@ -190,6 +190,27 @@ def test_a_chain_equals_its_links_one_after_another():
     assert not torch.equal(backwards.pixels, by_hand.pixels)
 
 
+def test_a_chain_keeps_nothing_on_a_links_device(monkeypatch):
+    class OnDevice(torch.Tensor):
+        """Pretends to be on a GPU."""
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    given = []
+
+    def clean(link, pixels, model, job):
+        given.append(pixels)
+        return torch.nn.Parameter(pixels).as_subclass(OnDevice)
+
+    monkeypatch.setattr(purifiers["none"], "clean", clean)
+
+    build_purifier(["none", "none", "none"]).purify(cloaked(), no_model, Job(0))
+
+    assert [type(pixels) for pixels in given] == [torch.Tensor] * 3
+    assert not any(pixels.requires_grad for pixels in given)
+
+
 def test_a_chains_spec_says_every_setting_of_its_links():
     purifier = build_purifier(["resize", {"method": "jpeg", "preset": "mini"}])
 

@@ -176,6 +176,14 @@ def test_a_digest_changes_with_the_method_its_base_and_the_engine(package, file,
     assert registry_of(package).digest("shiny") != before
 
 
+def test_the_digest_of_a_package_changes_with_any_of_its_files(package):
+    before = code_digest(package.name)
+    (package / "page.html").write_text("<p>")
+    module._code.cache_clear()
+
+    assert code_digest(package.name) != before
+
+
 def test_a_digest_does_not_change_with_another_methods_code(package):
     source = METHOD.format(package=package.name, name="dull").replace("Shiny", "Dull")
     (package / "dull.py").write_text(source)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_tables import study
+from test_tables import study, tabulate
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import Cell, Layout
+from cloakbench.outputs import MANIFEST
 from cloakbench.report import make_report
 from cloakbench.report.gallery import SAMPLES
 from cloakbench.report.pictures import embed, magnify
 from cloakbench.report.plot import score_plot
-from cloakbench.tables import make_tables
 
-PROMPTS = {"photo": "a photo of <sks> person"}
+SAMPLED = {"prompts": {"photo": "a photo of <sks> person"}, "negative_prompt": ""}
+CDL = {
+    "prompts": {"photo": "a photo of <sks> person, without bhj noisy pattern"},
+    "negative_prompt": "noisy, lowres",
+}
 
 
 def pictures(folder: Path, count: int, shift: int = 0) -> None:
@@ -39,12 +45,15 @@ def cells(tmp_path: Path) -> list[Cell]:
         pictures(layout.protected(cell), 2, shift=0 if cell.protection == "clean" else 5)
         for prompt in ("photo", "portrait"):
             pictures(layout.generated(cell) / prompt, SAMPLES + 1)
+        settings = CDL if cell.trainer == "cdl" else SAMPLED
+        (layout.generated(cell) / MANIFEST).write_text(json.dumps({"settings": settings}))
     return made
 
 
 @pytest.fixture
 def page(cells: list[Cell], tmp_path: Path) -> str:
-    return make_report("demo", cells, Layout(tmp_path), PROMPTS).read_text(encoding="utf-8")
+    path = make_report("demo", cells, Layout(tmp_path), tabulate(cells, tmp_path))
+    return path.read_text(encoding="utf-8")
 
 
 def images(page: str) -> list[Image.Image]:
@@ -62,9 +71,17 @@ def test_the_page_holds_every_picture_it_promises(page: str) -> None:
 
 def test_the_page_shows_scores_with_intervals_and_prompts_as_text(page: str) -> None:
     assert "0.255 <small>[0.205, 0.305]</small>" in page
-    assert "a photo of &lt;sks&gt; person" in page
     assert "<svg" in page
     assert "perturbation × 10" in page
+
+
+def test_the_page_shows_the_prompts_that_were_sampled_with(page: str) -> None:
+    captions = Counter(re.findall("<figcaption>(a photo.*)</figcaption>", page))
+
+    plain = "a photo of &lt;sks&gt; person"
+    assert captions == {plain: 6, f"{plain}, without bhj noisy pattern": 6}
+    assert page.count("negative prompt: noisy, lowres") == 6
+    assert page.count("<figcaption>portrait</figcaption>") == 12, "a key without words"
 
 
 def test_the_page_needs_nothing_beside_it(page: str) -> None:
@@ -96,12 +113,20 @@ def test_the_page_is_well_formed(page: str) -> None:
     assert checker.open == []
 
 
+def test_the_page_counts_one_thing_in_the_singular(page: str, cells, tmp_path: Path) -> None:
+    alone = make_report("one", cells[:1], Layout(tmp_path), tabulate(cells[:1], tmp_path))
+
+    assert "2 identities, 12 cells, 72 samples." in page
+    assert "1 identity, 1 cell, 6 samples." in alone.read_text(encoding="utf-8")
+
+
 def test_a_missing_folder_of_samples_is_named(cells: list[Cell], tmp_path: Path) -> None:
     layout = Layout(tmp_path)
+    tables = tabulate(cells, tmp_path)
     layout.generated(cells[0]).rename(tmp_path / "gone")
 
     with pytest.raises(CloakBenchError, match="generated/clean/none/dreambooth: no such folder"):
-        make_report("demo", cells, layout, PROMPTS)
+        make_report("demo", cells, layout, tables)
 
 
 def test_a_perturbation_is_magnified_around_middle_grey() -> None:
@@ -121,11 +146,12 @@ def test_large_pictures_are_shrunk_and_stay_small_files() -> None:
 
 
 def test_the_figure_takes_the_colour_of_the_page(cells: list[Cell], tmp_path: Path) -> None:
-    summary = make_tables(cells, Layout(tmp_path)).summary
+    summary = tabulate(cells, tmp_path).summary
 
     svg = score_plot(summary)
 
     assert "currentColor" in svg
     assert "aspl / cdl" in svg
+    assert "100%" in svg, "shares are percentages, as in the tables"
     assert score_plot(summary) == svg
     assert score_plot(summary.drop(columns=["relative_ism", "fdfr"])) == ""

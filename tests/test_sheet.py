@@ -1,27 +1,56 @@
-"""Contact sheets show the pictures that are there."""
+"""Contact sheets show the pictures that are there, with their labels."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.sheet import contact_sheet
+from cloakbench.layout import Cell, Layout
+from cloakbench.sheet import cell_rows, contact_sheet, folder_rows
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
-def test_each_folder_becomes_a_row(tmp_path):
-    for name, colour in (("a", "red"), ("b", "blue")):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (4, 4), colour).save(tmp_path / name / "1.png")
+def picture(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 20), colour).save(path)
 
-    contact_sheet(tmp_path, tmp_path / "out.png", columns=2, rows=5)
+
+def test_each_folder_becomes_a_labelled_row(tmp_path):
+    picture(tmp_path / "a" / "1.png", RED)
+    picture(tmp_path / "b" / "1.png", BLUE)
+
+    contact_sheet(folder_rows(tmp_path), tmp_path / "out.png", columns=2)
 
     sheet = Image.open(tmp_path / "out.png")
-    assert sheet.size == (8, 8)
-    corners = [sheet.getpixel(place) for place in ((0, 0), (0, 7), (7, 0))]
-    assert corners == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
+    left = sheet.width - 40
+    assert sheet.height == 40
+    assert [sheet.getpixel((left, y)) for y in (0, 39)] == [RED, BLUE]
+    assert sheet.getpixel((left + 20, 0)) == WHITE  # no second picture
+    for top in (0, 20):
+        label = sheet.crop((0, top, left, top + 20)).convert("L")
+        assert label.getextrema()[0] < 128  # something is written
 
 
 def test_a_folder_without_pictures_is_named(tmp_path):
     with pytest.raises(CloakBenchError, match="no folders of PNG"):
-        contact_sheet(tmp_path, tmp_path / "out.png", columns=2, rows=5)
+        folder_rows(tmp_path)
+
+
+def test_a_sheet_of_cells_has_the_photos_and_every_prompt(tmp_path):
+    layout, first = Layout(tmp_path), Cell("m", "d", "anna", "aspl", "none", "dreambooth")
+    cells = [first, replace(first, trainer="cdl")]
+    picture(layout.data(first) / "set_B" / "0.png", RED)
+    for cell in cells:
+        for prompt in ("dslr", "photo"):
+            for index in range(3):
+                picture(layout.generated(cell) / prompt / f"{index}.png", BLUE)
+
+    rows = cell_rows(cells, layout, columns=4)
+
+    assert list(rows) == ["photos", "dreambooth", "cdl"]
+    shown = [(path.parent.name, path.stem) for path in rows["cdl"]]
+    assert shown == [("dslr", "0"), ("dslr", "1"), ("photo", "0"), ("photo", "1")]

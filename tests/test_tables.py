@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell, Layout
+from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv
 from cloakbench.score.labels import PHOTO_LABELS, label
-from cloakbench.tables import make_tables, mean_interval, print_summary, write_tables
-from cloakbench.tables.display import number
+from cloakbench.tables import Tables, make_tables, mean_interval, print_summary, write_tables
+from cloakbench.tables.display import difference_grid, number
 
 PROTECTIONS = ("clean", "noise", "aspl")
+BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
 BASE = {"clean": 0.8, "noise": 0.75, "aspl": 0.3}
 
 
@@ -37,6 +39,11 @@ def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Ce
         write_csv(_scores(cell), Layout(root).scores(cell))
         write_csv(_distances(cell), Layout(root).distances(cell))
     return cells
+
+
+def tabulate(cells: list[Cell], root: Path, **budgets: int) -> Tables:
+    controls = Controls(("clean", "noise"), ("none",), ("dreambooth",))
+    return make_tables(cells, Layout(root), controls, {**BUDGETS, **budgets})
 
 
 def _scores(cell: Cell) -> pd.DataFrame:
@@ -72,7 +79,7 @@ def _distances(cell: Cell) -> pd.DataFrame:
 
 @pytest.fixture
 def made(tmp_path: Path):
-    return make_tables(study(tmp_path), Layout(tmp_path))
+    return tabulate(study(tmp_path), tmp_path)
 
 
 def row(frame: pd.DataFrame, **labels: str) -> dict:
@@ -88,15 +95,18 @@ def test_the_interval_holds_the_mean_and_stays_among_the_values(given_values: li
     mean, low, high, n = mean_interval(np.array(given_values))
 
     assert n == len(given_values)
-    assert min(given_values) - 1e-9 <= low <= mean + 1e-9
-    assert mean - 1e-9 <= high <= max(given_values) + 1e-9
+    if len(set(given_values)) == 1:
+        assert np.isnan([low, high]).all()
+    else:
+        assert min(given_values) - 1e-9 <= low <= mean + 1e-9
+        assert mean - 1e-9 <= high <= max(given_values) + 1e-9
 
 
 @given(values, st.integers(0, 5))
 def test_equal_seeds_give_equal_intervals(given_values: list[float], seed: int) -> None:
     array = np.array(given_values)
 
-    assert mean_interval(array, seed) == mean_interval(array, seed)
+    np.testing.assert_equal(mean_interval(array, seed), mean_interval(array, seed))
 
 
 def test_the_interval_agrees_with_the_normal_one_for_many_values() -> None:
@@ -108,11 +118,27 @@ def test_the_interval_agrees_with_the_normal_one_for_many_values() -> None:
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.06)
 
 
+def test_intervals_of_six_values_hold_the_truth_nearly_as_often_as_they_say() -> None:
+    samples = np.random.default_rng(0).normal(size=(400, 6))
+
+    intervals = [mean_interval(sample) for sample in samples]
+
+    held = np.mean([low <= 0 <= high for _, low, high, _ in intervals])
+    assert 0.91 <= held <= 0.98  # plain percentile intervals: 0.86
+
+
 def test_missing_values_are_left_out_and_one_value_has_no_interval() -> None:
-    assert mean_interval(np.array([np.nan, 1.0, 1.0])) == (1, 1, 1, 2)
+    assert mean_interval(np.array([np.nan, 0.0, 1.0])) == (0.5, 0, 1, 2)
     assert mean_interval(np.array([np.nan, 0.5]))[::3] == (0.5, 1)
     assert np.isnan(mean_interval(np.array([0.5]))[1:3]).all()
     assert mean_interval(np.array([np.nan])).n == 0
+
+
+def test_values_that_agree_have_no_interval() -> None:
+    mean, low, high, n = mean_interval(np.zeros(6))
+
+    assert (mean, n) == (0, 6)
+    assert np.isnan([low, high]).all()
 
 
 def test_identities_average_the_images_that_have_a_value(made) -> None:
@@ -140,19 +166,81 @@ def test_rows_keep_the_order_of_the_cells(made) -> None:
 def test_with_one_identity_images_are_resampled_and_the_table_says_so(tmp_path: Path) -> None:
     cells = study(tmp_path, identities=("anna",))
 
-    found = row(make_tables(cells, Layout(tmp_path)).summary, protection="aspl", trainer="cdl")
+    found = row(tabulate(cells, tmp_path).summary, protection="aspl", trainer="cdl")
 
     assert (found["over"], found["relative_ism_n"]) == ("images", 4)
     assert 0.3 <= found["relative_ism_low"] < found["relative_ism"] < found["relative_ism_high"]
 
 
 def test_contrasts_are_paired_so_that_identities_do_not_blur_them(made) -> None:
-    assert set(made.contrasts["protection"]) == {"aspl"}
-    found = row(made.contrasts, baseline="clean", trainer="dreambooth")
+    found = row(made.contrasts, protection="aspl", baseline="clean", trainer="dreambooth")
 
     assert found["relative_ism"] == pytest.approx(0.305 - 0.81)
-    assert found["relative_ism_low"] == pytest.approx(found["relative_ism_high"])
+    assert not found["relative_ism_high"] - found["relative_ism_low"] > 1e-9
     assert found["fdfr"] == pytest.approx(1 / 3)
+
+
+def test_every_cell_is_compared_with_the_controls_of_each_of_its_methods(made) -> None:
+    compared = made.contrasts[["protection", "trainer", "baseline"]].itertuples(index=False)
+
+    assert set(map(tuple, compared)) == {
+        *(("noise", trainer, "clean") for trainer in ("dreambooth", "cdl")),
+        *(("aspl", trainer, "clean") for trainer in ("dreambooth", "cdl")),
+        *(("aspl", trainer, "noise") for trainer in ("dreambooth", "cdl")),
+        *((protection, "cdl", "dreambooth") for protection in PROTECTIONS),
+    }
+
+
+def test_a_defence_is_compared_with_each_half_and_with_nothing(tmp_path: Path) -> None:
+    cells = [replace(cell, purification=p) for cell in study(tmp_path) for p in ("none", "codesr")]
+    for cell in cells:
+        write_csv(_scores(cell), Layout(tmp_path).scores(cell))
+        write_csv(_distances(cell), Layout(tmp_path).distances(cell))
+
+    contrasts = tabulate(cells, tmp_path).contrasts
+
+    defended = contrasts[
+        (contrasts[["protection", "purification", "trainer"]] == ["aspl", "codesr", "cdl"]).all(
+            axis=1
+        )
+    ]
+    assert defended["baseline"].tolist() == [
+        *("clean", "noise", "none", "dreambooth", "none + dreambooth")
+    ]
+
+
+def test_budgets_are_in_the_summary_and_where_they_differ_in_the_comparison(tmp_path: Path) -> None:
+    tables = tabulate(study(tmp_path), tmp_path, aspl=16)
+
+    assert row(tables.summary, protection="aspl", trainer="cdl")["budget"] == "16/255"
+    baselines = tables.contrasts.query("protection == 'aspl' and trainer == 'cdl'")["baseline"]
+    assert set(baselines) == {"clean", "noise, 11/255", "dreambooth"}
+
+
+def test_differences_carry_their_signs(made) -> None:
+    texts = {str(value) for line in difference_grid(made.contrasts).rows for value in line}
+
+    assert "+33%" in texts
+    assert any(text.startswith("\N{MINUS SIGN}0.505") for text in texts)
+
+
+def test_photos_are_tabulated_with_the_seconds_that_jobs_took(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    for identity, seconds in (("anna", 10.0), ("bert", 30.0)):
+        [cell] = {
+            replace(c, trainer="")
+            for c in cells
+            if (c.identity, c.protection) == (identity, "aspl")
+        }
+        path = Layout(tmp_path).benchmark("protect", cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\n{seconds}\t100.0\n")
+
+    photos = tabulate(cells, tmp_path).photos
+
+    aspl, noise = row(photos, protection="aspl"), row(photos, protection="noise")
+    assert (aspl["protect_s"], aspl["linf"], aspl["photos"]) == (20, 11, 4)
+    assert math.isnan(noise["protect_s"])
 
 
 def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
@@ -160,7 +248,7 @@ def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
     Layout(tmp_path).scores(cells[3]).unlink()
 
     with pytest.raises(CloakBenchError, match=r"dreambooth.csv|cdl.csv: no such file.*score"):
-        make_tables(cells, Layout(tmp_path))
+        tabulate(cells, tmp_path)
 
 
 def test_scores_of_another_cell_are_refused(tmp_path: Path) -> None:
@@ -168,7 +256,7 @@ def test_scores_of_another_cell_are_refused(tmp_path: Path) -> None:
     layout.scores(cells[0]).write_bytes(layout.scores(cells[1]).read_bytes())
 
     with pytest.raises(CloakBenchError, match=r"trainer should be 'dreambooth' .* found cdl"):
-        make_tables(cells, layout)
+        tabulate(cells, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
@@ -177,18 +265,18 @@ def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
     layout.scores(cells[0]).write_text(content)
 
     with pytest.raises(CloakBenchError, match=r"dreambooth\.csv: "):
-        make_tables(cells, layout)
+        tabulate(cells, tmp_path)
 
 
 def test_an_experiment_without_cells_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CloakBenchError, match="no cells"):
-        make_tables([], Layout(tmp_path))
+        tabulate([], tmp_path)
 
 
 def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path: Path) -> None:
     [cell, *_] = study(tmp_path, identities=("NA",))
 
-    images = make_tables([cell], Layout(tmp_path)).images
+    images = tabulate([cell], tmp_path).images
 
     assert images["identity"].unique().tolist() == ["NA"]
     assert images["image"].tolist()[:2] == ["00", "01"]
@@ -200,7 +288,7 @@ def test_the_files_hold_what_was_made(made, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {
         *("images.csv", "identities.csv", "summary.csv", "contrasts.csv", "distances.csv"),
-        *("summary.md", "identities.md", "contrasts.md", "distances.md"),
+        *("photos.csv", "summary.md", "identities.md", "contrasts.md", "photos.md"),
     }
     read = pd.read_csv(tmp_path / "tables" / "summary.csv")
     assert read["relative_ism"].tolist() == pytest.approx(made.summary["relative_ism"].tolist())
@@ -214,15 +302,17 @@ def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
 
     assert "For model mini, dataset synthetic, purification none." in summary
     assert "FDFR ↑" in summary
-    assert "33% [33%, 33%]" in summary
+    assert "| 33% |" in summary
     assert "0.255 [0.205, 0.305]" in summary
-    assert "| clean | 0 | ∞ | 1.000 |" in (tmp_path / "distances.md").read_text(encoding="utf-8")
+    assert "| clean | 0 | ∞ | 1.000 | – | – |" in (tmp_path / "photos.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:
     write_tables("demo", made, tmp_path)
 
-    assert "| aspl | 11 | 30.0 | 0.890 |" in (tmp_path / "distances.md").read_text("utf-8")
+    assert "| aspl | 11 | 30.0 | 0.890 |" in (tmp_path / "photos.md").read_text("utf-8")
 
 
 def test_the_terminal_shows_the_summary(made) -> None:
@@ -237,7 +327,13 @@ def test_the_terminal_shows_the_summary(made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(-0.5, "\N{MINUS SIGN}0.5"), (math.nan, "\N{EN DASH}"), (math.inf, "∞")]
+    ("value", "text"),
+    [
+        (-0.5, "\N{MINUS SIGN}0.5"),
+        (-0.04, "0.0"),
+        (math.nan, "\N{EN DASH}"),
+        (math.inf, "∞"),
+    ],
 )
 def test_numbers_are_typeset(value: float, text: str) -> None:
     assert number(value, ".1f") == text

@@ -20,10 +20,22 @@ def test_two_clear_clusters_are_told_apart():
     assert result["same"] == pytest.approx(np.cos(np.radians(10)))
 
 
-def test_crossed_clusters_score_like_guessing():
+def test_people_who_look_least_like_themselves_score_like_guessing():
+    """The best threshold calls all pairs the same person, which is wrong for one kind of two."""
+    result = verification(["a", "b", "a", "b"], _at(0, 90, 180, 270))
+    expected = {"accuracy": 0.5, "threshold": -1, "same": -1, "different": 0}
+    assert result == pytest.approx(expected)
+
+
+def test_both_kinds_of_pairs_weigh_alike():
+    """Two same pairs at 90 degrees, of four different ones three are nearer and one is not."""
     result = verification(["a", "b", "a", "b"], _at(0, 5, 90, 95))
-    assert result["accuracy"] == pytest.approx(0.5, abs=0.26)
-    assert result["same"] < result["different"]
+    assert result["accuracy"] == (1 + 1 / 4) / 2
+
+
+@pytest.mark.parametrize("order", ["aabb", "abab"])
+def test_equal_faces_cannot_be_told_apart(order):
+    assert verification(list(order), _at(0, 0, 0, 0))["accuracy"] == 0.5
 
 
 def test_missing_faces_are_left_out():

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloakbench.data import Dataset
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
-from cloakbench.layout import Cell, Layout
+from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.models import ModelSpec
 from cloakbench.outputs import check_output
 from cloakbench.personalise import Trainer, trainers
@@ -158,6 +158,17 @@ class Experiment(BaseModel):
     @property
     def chosen_identities(self) -> list[str]:
         return self.dataset_spec.identities() if self.identities is None else self.identities
+
+    @property
+    def controls(self) -> Controls:
+        """The methods that others are compared with."""
+        stages = (self.all_protections, self.all_purifiers, self.all_trainers)
+        return Controls(*(tuple(k for k, m in s.items() if m.is_control) for s in stages))
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Budgets [grey levels] by the protections' labels."""
+        return {label: protection.budget for label, protection in self.all_protections.items()}
 
     @property
     def layout(self) -> Layout:

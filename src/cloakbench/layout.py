@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (Anti-DreamBooth)
 
@@ -35,6 +36,14 @@ class Cell:
     protection: str
     purification: str
     trainer: str
+
+
+class Controls(NamedTuple):
+    """Labels of the methods that others are compared with; earlier ones are compared with first."""
+
+    protection: tuple[str, ...] = ()
+    purification: tuple[str, ...] = ()
+    trainer: tuple[str, ...] = ()
 
 
 WILDCARDS = Cell(*(f"{{{name}}}" for name in Cell.__dataclass_fields__))

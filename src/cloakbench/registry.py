@@ -39,6 +39,11 @@ class Method(BaseModel):
         """The settings after defaults, as plain data that builds an equal method."""
         return {"method": self.name, **self.model_dump(mode="json")}
 
+    @property
+    def is_control(self) -> bool:
+        """Whether this is what the stage's other methods are compared with."""
+        return False
+
     def check(self) -> None:
         """Look for every file that the method reads, without loading it.
 
@@ -150,18 +155,30 @@ def _place(method: type) -> tuple[str, str]:
 
 
 def code_digest(*modules: str) -> str:
-    """Twelve hex digits that change when the code of one of the modules does."""
+    """Twelve hex digits that change when the code of one of the modules does.
+
+    A package stands for all files in its folder.
+    """
     text = "\n".join(_code(module) for module in sorted(set(modules)))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @cache
 def _code(module: str) -> str:
-    """The syntax tree of a module without its docstrings, as text."""
+    """What the files of a module mean, as text."""
     spec = _find(module)
     if spec is None or spec.origin is None:
         raise CloakBenchError(f"{module}: its source file cannot be found. Reinstall cloakbench.")
-    tree = ast.parse(Path(spec.origin).read_text())
+    file = Path(spec.origin)
+    files = sorted(file.parent.glob("*.*")) if spec.submodule_search_locations else [file]
+    return "\n".join(map(_meaning, files))
+
+
+def _meaning(file: Path) -> str:
+    """The syntax tree of a Python file without its docstrings; other files as they are."""
+    if file.suffix != ".py":
+        return file.read_text()
+    tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
             node

@@ -1,33 +1,61 @@
-"""Contact sheets: a row of pictures per folder."""
+"""Contact sheets: rows of pictures with their labels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.layout import Cell, Layout
+from cloakbench.score.labels import CELL_LABELS
+from cloakbench.score.samples import prompt_folders
+
+FONT_SIZE, MARGIN = 12, 6  # px
 
 
-def contact_sheet(folder: Path, out: Path, columns: int, rows: int) -> None:
-    """Tile the first PNG files of the first subfolders of `folder`, a row per subfolder.
-
-    All pictures must share the first one's size.
+def folder_rows(folder: Path) -> dict[str, list[Path]]:
+    """The PNG files of every subfolder that has some, by its name.
 
     Raises:
-        CloakBenchError: there are no pictures.
+        CloakBenchError: there are none.
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [sorted(path.rglob("*.png"))[:columns] for path in folders]
-    grid = [row for row in files if row][:rows]
-    if not grid:
+    rows = {path.name: files for path in folders if (files := sorted(path.rglob("*.png")))}
+    if not rows:
         raise CloakBenchError(f"{folder}: no folders of PNG files. Check the path.")
-    with Image.open(grid[0][0]) as first:
+    return rows
+
+
+def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, list[Path]]:
+    """The photos of one identity, then samples of each of its cells, in equal parts per prompt.
+
+    Rows are called by the labels in which the cells differ.
+    """
+    varying = [name for name in CELL_LABELS if len({getattr(cell, name) for cell in cells}) > 1]
+    rows = {"photos": sorted((layout.data(cells[0]) / "set_B").glob("*.png"))}
+    for cell in cells:
+        prompts = prompt_folders(layout.generated(cell))
+        share = -(-columns // len(prompts))
+        label = " / ".join(getattr(cell, name) for name in varying) or "samples"
+        rows[label] = [path for folder in prompts for path in sorted(folder.glob("*.png"))[:share]]
+    return rows
+
+
+def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -> None:
+    """Tile the first pictures of every row beside its label. All share the first one's size."""
+    font = ImageFont.load_default(FONT_SIZE)
+    left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
+    with Image.open(next(iter(rows.values()))[0]) as first:
         width, height = first.size
-    sheet = Image.new("RGB", (width * columns, height * len(grid)), "white")
-    for y, row in enumerate(grid):
-        for x, path in enumerate(row):
+    sheet = Image.new("RGB", (left + width * columns, height * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, (label, files) in enumerate(rows.items()):
+        middle = (MARGIN, y * height + height // 2)
+        draw.text(middle, label, fill="black", font=font, anchor="lm")
+        for x, path in enumerate(files[:columns]):
             with Image.open(path) as picture:
-                sheet.paste(picture, (x * width, y * height))
+                sheet.paste(picture, (left + x * width, y * height))
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, optimize=True)

@@ -9,10 +9,11 @@ rule tables:
     output:
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
-        shown(TABLES / "contrasts.csv", "Tables", "differences to clean and noise"),
+        shown(TABLES / "contrasts.csv", "Tables", "differences to the controls"),
         shown(TABLES / "identities.csv", "Tables", "identities in each cell"),
         shown(TABLES / "images.csv", "Tables", "images"),
         shown(TABLES / "distances.csv", "Tables", "photos against their originals"),
+        shown(TABLES / "photos.csv", "Tables", "what methods do to photos, and seconds"),
         TABLES / "provenance.json",
         shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
     log:
@@ -23,9 +24,7 @@ rule tables:
     params:
         config=literal(CONFIG_JSON),
         code=code_digest(
-            "cloakbench.tables.experiment",
-            "cloakbench.tables.summary",
-            "cloakbench.provenance",
+            "cloakbench.tables", "cloakbench.score.labels", "cloakbench.provenance"
         ),
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
@@ -44,6 +43,6 @@ rule report:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=code_digest("cloakbench.report"),
+        code=code_digest("cloakbench.report", "cloakbench.tables"),
     shell:
         "cloakbench report {params.config:q} > {log:q} 2>&1"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cloakbench.config import Experiment
+    from cloakbench.tables import Tables
 
 ConfigArgument = Annotated[
     list[str],
@@ -68,19 +72,42 @@ def tables(config: ConfigArgument) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV and Markdown to results/tables/<experiment>: images, identities, summary (with
-    95 % bootstrap intervals over identities), contrasts (differences to clean and noise) and
-    distances; and provenance: versions, settings, weights, machines, time and memory.
+    95 % bootstrap intervals over identities), contrasts (differences to the controls: clean,
+    noise, none, DreamBooth), distances and photos (what methods do to the photos, and how long it
+    takes); and provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.config import Experiment
     from cloakbench.provenance import write_provenance
-    from cloakbench.tables import make_tables, print_summary, write_tables
+    from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
-    made = make_tables(experiment.cells(), experiment.layout)
+    made = _tables(experiment)
     folder = experiment.layout.tables(experiment.experiment)
     write_tables(experiment.experiment, made, folder)
     write_provenance(experiment, folder)
     print_summary(experiment.experiment, made.summary)
+
+
+def picture(
+    config: ConfigArgument,
+    identity: Annotated[str, typer.Option(help="Whose samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
+    columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+) -> None:
+    """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
+
+    Example: cloakbench picture config.yaml --identity person_000010 -o samples.png
+    """
+    from cloakbench.config import Experiment
+    from cloakbench.errors import CloakBenchError, nearest
+    from cloakbench.sheet import cell_rows, contact_sheet
+
+    experiment = Experiment.read(config)
+    cells = [cell for cell in experiment.cells() if cell.identity == identity]
+    if not cells:
+        known = experiment.chosen_identities
+        raise CloakBenchError(f"--identity: unknown '{identity}': {nearest(identity, known)}")
+    contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
 
 
 def report(config: ConfigArgument) -> None:
@@ -97,6 +124,14 @@ def report(config: ConfigArgument) -> None:
         experiment.experiment,
         experiment.cells(),
         experiment.layout,
-        experiment.prompts.sample_prompts,
+        _tables(experiment),
     )
     typer.echo(f"report: {Path(out)}")
+
+
+def _tables(experiment: Experiment) -> Tables:
+    from cloakbench.tables import make_tables
+
+    return make_tables(
+        experiment.cells(), experiment.layout, experiment.controls, experiment.budgets
+    )

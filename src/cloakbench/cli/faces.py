@@ -41,6 +41,6 @@ def sheet(
 
     Example: cloakbench sheet resources/identities docs/identities.png --columns 8 --rows 6
     """
-    from cloakbench.sheet import contact_sheet
+    from cloakbench.sheet import contact_sheet, folder_rows
 
-    contact_sheet(folder, out, columns, rows)
+    contact_sheet(dict(list(folder_rows(folder).items())[:rows]), out, columns)

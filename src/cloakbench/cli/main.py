@@ -32,7 +32,13 @@ _PANELS = {
         score.score,
         score.distances,
     ),
-    "Experiments": (experiment.check, experiment.status, experiment.tables, experiment.report),
+    "Experiments": (
+        experiment.check,
+        experiment.status,
+        experiment.tables,
+        experiment.report,
+        experiment.picture,
+    ),
     "Methods": (catalogue.methods, catalogue.schema),
 }
 for _panel, _commands in _PANELS.items():

@@ -51,6 +51,11 @@ class Trainer(Method):
         "noisy, lowres, artifact, pattern", description="the negative prompt, where it is on"
     )
 
+    @property
+    def is_control(self) -> bool:
+        """Whether CDL is off, in all its parts."""
+        return not (self.phrase_in_training or self.suffix_in_sampling or self.negative_in_sampling)
+
     def instance_prompt(self, prompts: Prompts) -> str:
         """The prompt that instance images are trained on."""
         suffix = f", {self.noise_phrase}" if self.phrase_in_training else ""

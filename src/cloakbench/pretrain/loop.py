@@ -1,4 +1,4 @@
-"""The training loop that all three networks share: AdamW, warm-up and decay, EMA, resumable."""
+"""The training loop that all networks share: AdamW, warm-up and decay, EMA, resumable."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ DECAY = 0.25  # last share of the steps, over which the learning rate falls to z
 
 
 class Learner:
-    """A network with its optimiser and an exponential moving average of its weights."""
+    """A network with its optimiser and an exponential moving average of its weights.
 
-    def __init__(self, network: nn.Module, learning_rate: float, steps: int, ema: float) -> None:
+    origin: says which weights the training began from, and survives being killed, as the weights
+        in the work folder do not: batches drawn by it are other ones when a training goes on.
+    """
+
+    def __init__(
+        self, network: nn.Module, learning_rate: float, steps: int, ema: float, origin: str
+    ) -> None:
         norms_in_float32(network)
         self.network = network
         self.steps = steps
         self.rate = learning_rate
         self.ema = ema
+        self.origin = origin
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.AdamW(
@@ -53,6 +60,7 @@ class Learner:
             "network": self.network.state_dict(),
             "averages": list(self.averages),
             "optimiser": self.optimiser.state_dict(),
+            "origin": self.origin,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,6 +68,7 @@ class Learner:
         for average, stored in zip(self.averages, state["averages"], strict=True):
             average.copy_(stored)
         self.optimiser.load_state_dict(state["optimiser"])
+        self.origin = state["origin"]
 
 
 def norms_in_float32(network: nn.Module) -> None:

@@ -69,6 +69,12 @@ class Portraits:
         """Float pixels (len(indices), 3, size, size) in [0, 1]."""
         return self.pixels[indices].float() / 255
 
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """Random portraits as `batch` gives them, about half of them mirrored."""
+        pixels = self.batch(torch.randint(len(self), (count,), generator=rng))
+        flipped = torch.rand((count, 1, 1, 1), generator=rng) < 0.5
+        return torch.where(flipped, pixels.flip(-1), pixels)
+
     def caption(self, index: int, rng: np.random.Generator, *, mirrored: bool = False) -> str:
         """A caption of one portrait; for its mirror image, left and right change places.
 

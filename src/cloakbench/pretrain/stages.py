@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,18 +79,12 @@ class Pretraining:
         a person recognisable is there.
         """
         portraits = Portraits.load(self.portraits_folder)
-        vae = build_vae().to(self.device, memory_format=torch.channels_last)
-        self._start_from("vae", vae)
-        learner = Learner(vae, learning_rate, steps, ema=0.998)
-        job = self._job("vae")
+        vae = build_vae().to(memory_format=torch.channels_last)
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
+        def loss(step: int, rng: torch.Generator) -> torch.Tensor:
             cropped = step % 4 > 0
             count = 4 * batch_size if cropped else batch_size
-            pixels = portraits.batch(torch.randint(len(portraits), (count,), generator=rng))
-            flipped = torch.rand((count, 1, 1, 1), generator=rng) < 0.5
-            pixels = torch.where(flipped, pixels.flip(-1), pixels)
+            pixels = portraits.draw(count, rng)
             words = np.random.default_rng(rng.initial_seed())
             spoilt = count // 8
             if spoilt:
@@ -99,18 +94,14 @@ class Pretraining:
             with self._autocast():
                 return vae_loss(vae, pixels.to(self.device), rng)
 
-        self._train("vae", learner, loss, job)
+        self._train("vae", vae, loss, steps, learning_rate, ema=0.998)
 
     def clip(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train CLIP on clean portraits, degraded ones whose captions say so, and bare noise."""
         portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
-        clip = build_clip(tokenizer).to(self.device)
-        self._start_from("clip", clip)
-        learner = Learner(clip, learning_rate, steps, ema=0.995)
-        job = self._job("clip")
+        clip = build_clip(tokenizer)
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
             indices = torch.randint(len(portraits), (batch_size,), generator=rng)
             pixels = portraits.batch(indices)
             words = np.random.default_rng(rng.initial_seed())
@@ -127,7 +118,7 @@ class Pretraining:
             with self._autocast():
                 return clip_loss(clip, self._tokens(tokenizer, captions), pixels.to(self.device))
 
-        self._train("clip", learner, loss, job)
+        self._train("clip", clip, loss, steps, learning_rate, ema=0.995)
 
     def latents(self) -> None:
         """Encode all portraits with the trained VAE."""
@@ -138,13 +129,9 @@ class Pretraining:
     def recogniser(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train a recogniser of the people on crops of their faces, for the decoder's loss."""
         portraits = Portraits.load(self.portraits_folder)
-        recogniser = Recogniser(portraits.count_people()).to(self.device)
-        self._start_from("recogniser", recogniser)
-        learner = Learner(recogniser, learning_rate, steps, ema=0.99)
-        job = self._job("recogniser")
+        recogniser = Recogniser(portraits.count_people())
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
             indices = torch.randint(len(portraits), (batch_size,), generator=rng)
             crops = face_crops(portraits.batch(indices), rng)
             flipped, light = torch.rand((2, batch_size, 1, 1, 1), generator=rng)
@@ -153,7 +140,7 @@ class Pretraining:
                 people = portraits.people[indices].to(self.device)
                 return recogniser_loss(recogniser, crops.to(self.device), people)
 
-        self._train("recogniser", learner, loss, job)
+        self._train("recogniser", recogniser, loss, steps, learning_rate, ema=0.99)
 
     def decoder(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the VAE's decoder further, on latents and portraits, cropped to the faces.
@@ -161,16 +148,12 @@ class Pretraining:
         Encoder and latents stay as they are, so the U-Net can be trained at the same time.
         """
         portraits, encoded = Portraits.load(self.portraits_folder), self.trained_latents()
-        vae = build_vae().to(self.device, memory_format=torch.channels_last)
-        self._start_from("vae", vae)
+        vae = build_vae().to(memory_format=torch.channels_last)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         recogniser = self._trained("recogniser", Recogniser(portraits.count_people()))
-        learner = Learner(vae, learning_rate, steps, ema=0.998)
-        job = self._job("decoder")
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
+        def loss(step: int, rng: torch.Generator) -> torch.Tensor:
             count = 4 * batch_size if step % 4 else batch_size
             latents, pixels = draw_pairs(encoded, portraits, count, rng)
             if step % 4:
@@ -181,7 +164,7 @@ class Pretraining:
                 likeness = perceptual_loss(recogniser, decoded, pixels)
                 return reconstruction_loss(decoded, pixels) + LIKENESS_WEIGHT * likeness
 
-        self._train("decoder", learner, loss, job, network="vae")
+        self._train("decoder", vae, loss, steps, learning_rate, ema=0.998, kept="vae")
 
     def unet(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the U-Net on the latents, under the trained text encoder."""
@@ -192,13 +175,10 @@ class Pretraining:
                 f"{self.portraits_folder}: has fewer portraits than the latents were made of. "
                 "Run `cloakbench pretrain latents` again."
             )
-        unet = build_unet().to(self.device, memory_format=torch.channels_last)
-        self._start_from("unet", unet)
-        learner = Learner(unet, learning_rate, steps, ema=0.9995)
-        job, scheduler, factor = self._job("unet"), build_scheduler(), encoded.scaling_factor
+        unet = build_unet().to(memory_format=torch.channels_last)
+        scheduler, factor = build_scheduler(), encoded.scaling_factor
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
             drawn, captions = draw_batch(encoded, portraits, batch_size, rng)
             with self._autocast():
                 with torch.no_grad():
@@ -206,39 +186,27 @@ class Pretraining:
                 latents = (drawn * factor).to(self.device)
                 return unet_loss(unet, scheduler, latents, text, rng)
 
-        self._train("unet", learner, loss, job)
+        self._train("unet", unet, loss, steps, learning_rate, ema=0.9995)
 
     def ddpm(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the pixel-space DDPM on portraits, windows of them and their mirror images."""
         portraits = Portraits.load(self.portraits_folder)
-        unet = build_ddpm().to(self.device, memory_format=torch.channels_last)
-        self._start_from("ddpm", unet)
-        learner = Learner(unet, learning_rate, steps, ema=0.999)
-        job, ladder = self._job("ddpm"), build_ladder()
+        unet, ladder = build_ddpm().to(memory_format=torch.channels_last), build_ladder()
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
-            pixels = portraits.batch(torch.randint(len(portraits), (batch_size,), generator=rng))
-            flipped = torch.rand((batch_size, 1, 1, 1), generator=rng) < 0.5
-            pixels = torch.where(flipped, pixels.flip(-1), pixels)
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
+            pixels = portraits.draw(batch_size, rng)
             with self._autocast():
                 return ddpm_loss(unet, ladder, whole_or_window(pixels, rng).to(self.device), rng)
 
-        self._train("ddpm", learner, loss, job)
+        self._train("ddpm", unet, loss, steps, learning_rate, ema=0.999)
 
     def restorer(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the face restorer on degraded portraits, with a random fidelity for each."""
         portraits = Portraits.load(self.portraits_folder)
-        restorer = build_restorer().to(memory_format=torch.channels_last).to(self.device)
-        self._start_from("restorer", restorer)
-        learner = Learner(restorer, learning_rate, steps, ema=0.999)
-        job = self._job("restorer")
+        restorer = build_restorer().to(memory_format=torch.channels_last)
 
-        def loss(step: int) -> torch.Tensor:
-            rng = job.rng("batch", step)
-            pixels = portraits.batch(torch.randint(len(portraits), (batch_size,), generator=rng))
-            flipped = torch.rand((batch_size, 1, 1, 1), generator=rng) < 0.5
-            pixels = torch.where(flipped, pixels.flip(-1), pixels)
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
+            pixels = portraits.draw(batch_size, rng)
             fidelity = torch.rand(batch_size, generator=rng)
             draws = np.random.default_rng(rng.initial_seed())
             spoilt = torch.cat([degraded(portrait, draws) for portrait in pixels.split(1)])
@@ -246,7 +214,11 @@ class Pretraining:
             with self._autocast():
                 return restorer_loss(restorer, clean, spoilt, fidelity)
 
-        self._train("restorer", learner, loss, job)
+        self._train("restorer", restorer, loss, steps, learning_rate, ema=0.999)
+
+    def trained_tokenizer(self) -> CLIPTokenizer:
+        """The learnt vocabulary."""
+        return CLIPTokenizer.from_pretrained(self._of("tokenizer"))
 
     def trained_vae(self) -> AutoencoderKL:
         """The VAE with averaged weights, frozen."""
@@ -278,38 +250,52 @@ class Pretraining:
         _save(state, self.work / f"{name}.pt")
 
     def _train(
-        self, name: str, learner: Learner, loss: Any, job: Job, network: str | None = None
+        self,
+        stage: str,
+        network: torch.nn.Module,
+        loss: Callable[[int, torch.Generator], torch.Tensor],
+        steps: int,
+        learning_rate: float,
+        *,
+        ema: float,
+        kept: str = "",
     ) -> None:
-        def after() -> None:
-            self.keep(network or name, learner.averaged())
+        """Train a network from its weights so far, if there are any, and keep the averaged ones.
 
-        train(name, learner, loss, job, self.report, after=after)
-        after()
-        (self.work / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
-
-    def _start_from(self, name: str, network: torch.nn.Module) -> None:
-        """Go on from the weights of an earlier, shorter training where there are any."""
-        if (self.work / f"{name}.pt").exists():
+        loss: of a step and its draws. kept: the network's name, where the stage's is another.
+        """
+        name = kept or stage
+        origin = ""
+        if (path := self.work / f"{name}.pt").exists():
             network.load_state_dict(self._read(name))
+            origin = hashlib.sha256(path.read_bytes()).hexdigest()
+        learner = Learner(network.to(self.device), learning_rate, steps, ema, origin)
+        checkpoints = self.work / "checkpoints"
+        job = Job(job_seed(self.seed, stage), self.device, checkpoints, SAVE_EVERY)
+
+        def after() -> None:
+            self.keep(name, learner.averaged())
+
+        def draw(step: int) -> torch.Tensor:
+            return loss(step, job.rng("batch", learner.origin, step))
+
+        train(stage, learner, draw, job, self.report, after=after)
+        after()
+        (checkpoints / f"{stage}.pt").unlink(missing_ok=True)
 
     def _trained(self, name: str, network: Any) -> Any:
         network.load_state_dict(self._read(name))
         return network.requires_grad_(False).eval().to(self.device)
 
     def _read(self, name: str) -> Any:
-        path = self.work / f"{name}.pt"
-        if not path.exists():
-            raise CloakBenchError(f"{path}: is missing. Run `cloakbench pretrain {name}` first.")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(self._of(name, ".pt"), map_location="cpu", weights_only=True)
 
-    def trained_tokenizer(self) -> CLIPTokenizer:
-        """The learnt vocabulary."""
-        folder = self.work / "tokenizer"
-        if not folder.is_dir():
-            raise CloakBenchError(
-                f"{folder}: is missing. Run `cloakbench pretrain tokenizer` first."
-            )
-        return CLIPTokenizer.from_pretrained(folder)
+    def _of(self, stage: str, suffix: str = "") -> Path:
+        """What a stage left in the work folder."""
+        path = self.work / f"{stage}{suffix}"
+        if not path.exists():
+            raise CloakBenchError(f"{path}: is missing. Run `cloakbench pretrain {stage}` first.")
+        return path
 
     def _tokens(self, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
         encoded = tokenizer(
@@ -320,9 +306,6 @@ class Pretraining:
             return_tensors="pt",
         )
         return encoded.input_ids.to(self.device)
-
-    def _job(self, name: str) -> Job:
-        return Job(job_seed(self.seed, name), self.device, self.work / "checkpoints", SAVE_EVERY)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)

@@ -25,5 +25,9 @@ class Clean(Protection):
 
     budget: Levels = Field(0, description="not used: nothing is changed")
 
+    @property
+    def is_control(self) -> bool:
+        return True
+
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
         return identity.instance_images.pixels

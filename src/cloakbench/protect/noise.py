@@ -27,6 +27,10 @@ class Noise(Protection):
         "sign", description="plus or minus the budget, or uniform within it"
     )
 
+    @property
+    def is_control(self) -> bool:
+        return True
+
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
         import torch
 

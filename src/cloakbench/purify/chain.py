@@ -47,5 +47,6 @@ class Chain(Purifier):
 
     def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         for number, link in enumerate(self.links):
-            pixels = link.clean(pixels, model, job.part(number)).clamp(0, 1)
+            cleaned = link.clean(pixels, model, job.part(number))
+            pixels = cleaned.detach().clamp(0, 1).cpu()  # the next link may need the GPU's memory
         return pixels

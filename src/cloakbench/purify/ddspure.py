@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cloakbench.purify.base import purifiers
-from cloakbench.purify.denoise import (
-    MINI,
-    PixelDenoiser,
-    PixelDiffusing,
-    run_resized,
-    run_tiled,
-)
+from cloakbench.purify.denoise import MINI, PhotoDiffusing, PixelDenoiser
 from cloakbench.units import Levels
 
 if TYPE_CHECKING:
@@ -23,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @purifiers.register("ddspure")
-class DDSPure(PixelDiffusing):
+class DDSPure(PhotoDiffusing):
     """Adds noise as strong as the perturbation's budget and predicts the photo in one shot.
 
     The one shot is the method's; DiffShortcut's script walks back in many steps, from a depth
@@ -41,15 +35,10 @@ class DDSPure(PixelDiffusing):
     }
 
     delta: Levels = Field(11, ge=1, description="standard deviation of the noise [grey levels]")
-    tiled: bool = Field(False, description="windows of the photo instead of the resized photo")
 
-    def denoised(self, pixels: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
+    def cleaned(self, images: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
         depth = matching_depth(network.scheduler, 2 * self.delta / 255)
-
-        def run(images: Tensor) -> Tensor:
-            return network.original(network.noised(images, depth, job.rng), depth, job.rng)
-
-        return (run_tiled if self.tiled else run_resized)(pixels, network.side, run)
+        return network.original(network.noised(images, depth, job.rng), depth, job.rng)
 
 
 def matching_depth(scheduler: Any, delta: float) -> int:

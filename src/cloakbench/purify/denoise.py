@@ -188,6 +188,20 @@ class PixelDiffusing(Diffusing):
         """Purified pixels (n, 3, h, w) for pixels in [0, 1], on the network's device."""
 
 
+class PhotoDiffusing(PixelDiffusing):
+    """Shared by purifications that treat a photo once, at the model's side or in windows."""
+
+    tiled: bool = Field(False, description="windows of the photo instead of the resized photo")
+
+    def denoised(self, pixels: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
+        run = run_tiled if self.tiled else run_resized
+        return run(pixels, network.side, lambda images: self.cleaned(images, network, job))
+
+    @abstractmethod
+    def cleaned(self, images: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
+        """Purified images (m, 3, side, side) for images in [-1, 1]."""
+
+
 def run_resized(pixels: Tensor, side: int, run: Run) -> Tensor:
     """Run on photos resized to the model's side, and resize the results back."""
     cleaned = run(2 * resized(pixels, (side, side)) - 1)

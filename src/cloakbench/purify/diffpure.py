@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.purify.base import purifiers
-from cloakbench.purify.denoise import (
-    MINI,
-    PixelDenoiser,
-    PixelDiffusing,
-    run_resized,
-    run_tiled,
-)
+from cloakbench.purify.denoise import MINI, PhotoDiffusing, PixelDenoiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @purifiers.register("diffpure")
-class DiffPure(PixelDiffusing):
+class DiffPure(PhotoDiffusing):
     """Noises each photo to a depth and lets an unconditional DDPM denoise it step by step.
 
     Photos are resized to the model's side and back, as in GrIDPure's baseline; `tiled` runs on
@@ -42,8 +36,6 @@ class DiffPure(PixelDiffusing):
     }
 
     depth: int = Field(150, ge=1, le=1000, description="steps of noise, of the model's 1000")
-    tiled: bool = Field(False, description="windows of the photo instead of the resized photo")
 
-    def denoised(self, pixels: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
-        run = run_tiled if self.tiled else run_resized
-        return run(pixels, network.side, lambda images: self.walk(images, self.depth, network, job))
+    def cleaned(self, images: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
+        return self.walk(images, self.depth, network, job)

@@ -19,5 +19,9 @@ class NoPurification(Purifier):
 
     source = "control"
 
+    @property
+    def is_control(self) -> bool:
+        return True
+
     def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         return pixels

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
 
 from cloakbench.layout import Cell, Layout
+from cloakbench.outputs import MANIFEST
 from cloakbench.report.pictures import embed, first, perturbations
 from cloakbench.score.labels import PHOTO_LABELS, label
 from cloakbench.score.samples import prompt_folders
@@ -23,10 +27,14 @@ IDENTITIES = 4  # in the report; the tables have all
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated images of one trainer: prompt and pictures, and the cell's scores."""
+    """Generated images of one trainer: prompt and pictures, and the cell's scores.
+
+    Prompts are those that were sampled with, which some trainers lengthen.
+    """
 
     trainer: str
     scores: list[tuple[str, Value]]
+    negative_prompt: str
     prompts: list[tuple[str, list[str]]]
 
 
@@ -36,7 +44,7 @@ class Purified:
 
     purification: str
     photos: list[str]
-    distances: str
+    distances: list[tuple[str, str]]
     trainers: list[Samples]
 
 
@@ -59,15 +67,13 @@ class Gallery:
     protections: list[Protected]
 
 
-def galleries(
-    cells: Sequence[Cell], layout: Layout, tables: Tables, prompts: Mapping[str, str]
-) -> list[Gallery]:
+def galleries(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[Gallery]:
     """Pictures and scores of the first `IDENTITIES` identities of an experiment.
 
     Raises:
         CloakBenchError: a folder of photos or samples is missing; the message names it.
     """
-    maker = _Maker(layout, tables, prompts)
+    maker = _Maker(layout, tables)
     identities = _grouped(cells, ("model", "dataset", "identity"))
     return [maker.gallery(own) for own in identities[:IDENTITIES]]
 
@@ -84,7 +90,6 @@ def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
 class _Maker:
     layout: Layout
     tables: Tables
-    prompts: Mapping[str, str]
 
     def gallery(self, cells: list[Cell]) -> Gallery:
         cell = cells[0]
@@ -117,27 +122,35 @@ class _Maker:
     def _purified_photos(self, cell: Cell) -> list[str]:
         return [embed(image) for image in first(self.layout.purified(cell), PHOTOS).values()]
 
-    def _distances(self, cell: Cell) -> str:
+    def _distances(self, cell: Cell) -> list[tuple[str, str]]:
         rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
         values = {"linf": rows["linf"].max(), **rows[["psnr", "ssim"]].mean()}
-        return ", ".join(
-            f"{title} {number(values[name], spec)}" for name, (title, spec) in DISTANCES.items()
-        )
+        return [(title, number(values[name], spec)) for name, (title, spec) in DISTANCES.items()]
 
     def _samples(self, cell: Cell) -> Samples:
         row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
         names = metric_columns(self.tables.identities)
+        folder = self.layout.generated(cell)
+        folders, settings = prompt_folders(folder), _settings(folder)
+        texts = settings.get("prompts", {})
         return Samples(
             trainer=cell.trainer,
             scores=[(heading(name), score_value(row, name)) for name in names],
+            negative_prompt=settings.get("negative_prompt", ""),
             prompts=[
                 (
-                    self.prompts.get(folder.name, folder.name),
+                    texts.get(folder.name, folder.name),
                     [embed(image) for image in first(folder, SAMPLES).values()],
                 )
-                for folder in prompt_folders(self.layout.generated(cell))
+                for folder in folders
             ],
         )
+
+
+def _settings(samples: Path) -> dict[str, Any]:
+    """What `cloakbench sample` used; nothing is known of samples from elsewhere."""
+    manifest = samples / MANIFEST
+    return json.loads(manifest.read_text(encoding="utf-8"))["settings"] if manifest.exists() else {}
 
 
 def _select(frame: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:

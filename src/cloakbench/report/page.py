@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,8 @@ from cloakbench.report.pictures import GAIN
 from cloakbench.report.plot import score_plot
 from cloakbench.score.files import write_text
 from cloakbench.score.metric import metrics
-from cloakbench.tables import make_tables
-from cloakbench.tables.display import distance_grid, note, score_grid
-from cloakbench.tables.summary import distance_summary, metric_columns
+from cloakbench.tables.display import difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.summary import metric_columns
 
 if TYPE_CHECKING:
     from cloakbench.tables import Tables
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
 
 
-def make_report(
-    experiment: str, cells: Sequence[Cell], layout: Layout, prompts: Mapping[str, str]
-) -> Path:
+def make_report(experiment: str, cells: Sequence[Cell], layout: Layout, tables: Tables) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it, and its
     figure once more as a file.
 
@@ -33,16 +30,15 @@ def make_report(
         experiment: names the folder and the page.
         cells: what was run, in the order of the page.
         layout: where the results are.
-        prompts: the words of each prompt key; a key without words is shown as it is.
+        tables: of these cells.
 
     Returns:
         The file, `report/<experiment>/index.html` under the layout's root.
 
     Raises:
-        CloakBenchError: scores, photos or samples of a cell are missing; the message names them.
+        CloakBenchError: photos or samples of a cell are missing; the message names them.
     """
-    tables = make_tables(cells, layout)
-    pictures = galleries(cells, layout, tables, prompts)
+    pictures = galleries(cells, layout, tables)
     plot = score_plot(tables.summary)
     write_text(layout.figure(experiment), plot or EMPTY)
     path = layout.report(experiment)
@@ -70,8 +66,8 @@ def _render(
         counts=_counts(len(cells), len(tables.images), len(identities)),
         hidden=len(identities) - len(pictures),
         summary=score_grid(tables.summary),
-        contrasts=score_grid(tables.contrasts),
-        distances=distance_grid(distance_summary(tables.distances)),
+        contrasts=difference_grid(tables.contrasts),
+        photos=photo_grid(tables.photos),
         note=note(tables.summary),
         plot=Markup(plot),
         metrics=[metrics[name] for name in metric_columns(tables.images)],
@@ -81,5 +77,11 @@ def _render(
 
 
 def _counts(cells: int, samples: int, identities: int) -> str:
-    people = "1 identity" if identities == 1 else f"{identities} identities"
-    return f"{people}, {cells} cells, {samples} samples"
+    return ", ".join(
+        f"{number} {one if number == 1 else many}"
+        for number, one, many in (
+            (identities, "identity", "identities"),
+            (cells, "cell", "cells"),
+            (samples, "sample", "samples"),
+        )
+    )

@@ -68,6 +68,8 @@ def _row_names(summary: pd.DataFrame) -> list[str]:
 
 
 def _panel(axes: Axes, summary: pd.DataFrame, name: str) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     order = list(dict.fromkeys(summary["protection"]))
     for position, row in enumerate(summary.to_dict("records")):
         colour = COLOURS[order.index(row["protection"]) % len(COLOURS)]
@@ -75,6 +77,8 @@ def _panel(axes: Axes, summary: pd.DataFrame, name: str) -> None:
         if not math.isnan(low):
             axes.plot([low, high], [position, position], color=colour, linewidth=2, alpha=0.6)
         axes.plot(row[name], position, "o", color=colour, markersize=5)
+    if metrics[name].display.endswith("%"):
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(f"{metrics[name].title} {ARROWS[metrics[name].protects]}")
     for tick in (0, 1):
         axes.axvline(tick, color=INK, linewidth=0.6, alpha=0.35)

@@ -77,6 +77,8 @@ def _best_threshold(cosines: np.ndarray, alike: np.ndarray) -> tuple[float, floa
     order = np.argsort(-cosines)
     hits = np.cumsum(alike[order]) / alike.sum()
     false_alarms = np.cumsum(~alike[order]) / (~alike).sum()
-    balanced = (hits + 1 - false_alarms) / 2
+    ranked = cosines[order]
+    tied = np.append(ranked[:-1] == ranked[1:], False)  # a threshold lets in all of them or none
+    balanced = np.where(tied, 0, (hits + 1 - false_alarms) / 2)
     best = int(balanced.argmax())
-    return float(balanced[best]), float(cosines[order][best])
+    return float(balanced[best]), float(ranked[best])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +15,18 @@ from cloakbench.tables.summary import metric_columns
 
 MINUS = "\N{MINUS SIGN}"
 ARROWS = {"higher": "↑", "lower": "↓"}
-NOTE = "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}."
+NOTE = (
+    "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}, "
+    "none where all agree. Scores of faces leave out samples without one, but a sample without a "
+    "face is not identified."
+)
 DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
-LABELS = (*CELL_LABELS, "baseline")
+PHOTOS = {
+    **DISTANCES,
+    "protect_s": ("protect [s]", ".1f"),
+    "purify_s": ("purify [s]", ".1f"),
+}
+LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
 
@@ -39,16 +49,26 @@ class Grid(NamedTuple):
 
 
 def number(value: float, spec: str) -> str:
-    """A number in a format, with a true minus sign; a dash for NaN."""
+    """A number in a format, with a true minus sign, none for zero; a dash for NaN."""
     if math.isnan(value):
         return "\N{EN DASH}"
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
-    return format(value, spec).replace("-", MINUS)
+    text = format(value, spec)
+    return text.replace("-", MINUS) if re.search("[1-9]", text) else text.lstrip("+-")
 
 
 def score_grid(frame: pd.DataFrame, counts: Sequence[str] = COUNTS) -> Grid:
-    """Scores per identity or cell, or differences, with intervals where the table has them."""
+    """Scores per identity or cell, with intervals where the table has them."""
+    return _grid(frame, counts, "")
+
+
+def difference_grid(frame: pd.DataFrame) -> Grid:
+    """Differences between cells, with their signs."""
+    return _grid(frame, (), "+")
+
+
+def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
     names = metric_columns(frame)
     shared, labels = _labels(frame)
     counts = [name for name in counts if name in frame]
@@ -57,24 +77,24 @@ def score_grid(frame: pd.DataFrame, counts: Sequence[str] = COUNTS) -> Grid:
         [
             *(Value(str(row[name])) for name in labels),
             *(Value(number(row[name], ".0f")) for name in counts),
-            *(score_value(row, name) for name in names),
+            *(score_value(row, name, sign) for name in names),
         ]
         for row in frame.to_dict("records")
     ]
     return Grid(headings, rows, shared)
 
 
-def distance_grid(frame: pd.DataFrame) -> Grid:
-    """The summary of image distances."""
+def photo_grid(frame: pd.DataFrame) -> Grid:
+    """Photos against their originals, and seconds per identity."""
     shared, labels = _labels(frame)
     rows = [
         [
             *(Value(str(row[name])) for name in labels),
-            *(Value(number(row[name], spec)) for name, (_, spec) in DISTANCES.items()),
+            *(Value(number(row[name], spec)) for name, (_, spec) in PHOTOS.items()),
         ]
         for row in frame.to_dict("records")
     ]
-    return Grid([*labels, *(title for title, _ in DISTANCES.values())], rows, shared)
+    return Grid([*labels, *(title for title, _ in PHOTOS.values())], rows, shared)
 
 
 def heading(metric: str) -> str:
@@ -82,9 +102,9 @@ def heading(metric: str) -> str:
     return f"{metrics[metric].title} {ARROWS[metrics[metric].protects]}"
 
 
-def score_value(row: Mapping[Any, Any], metric: str) -> Value:
-    """One metric of one row, with its interval if the row has one."""
-    spec = metrics[metric].display
+def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
+    """One metric of one row, with its interval if the row has one; sign "+": always signed."""
+    spec = sign + metrics[metric].display
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
     interval = "" if math.isnan(low) else f"[{number(low, spec)}, {number(high, spec)}]"
     return Value(number(row[metric], spec), interval)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from cloakbench.layout import Cell, Layout
+from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv, write_text
-from cloakbench.tables.collect import read_distances, read_scores
-from cloakbench.tables.display import distance_grid, note, score_grid
+from cloakbench.tables.collect import read_distances, read_scores, read_seconds
+from cloakbench.tables.display import difference_grid, note, photo_grid, score_grid
 from cloakbench.tables.markdown import markdown
-from cloakbench.tables.summary import by_cell, by_identity, contrasts, distance_summary
+from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
 
 
 class Tables(NamedTuple):
     """The tables of an experiment, one CSV file each.
 
     images: one row per sample; identities: per identity and cell; summary: per cell, over
-    identities; contrasts: differences to clean and noise; distances: one row per photo.
+    identities; contrasts: differences to the controls; distances: one row per photo; photos: per
+    protection and purification, over identities.
     """
 
     images: pd.DataFrame
@@ -28,21 +29,27 @@ class Tables(NamedTuple):
     summary: pd.DataFrame
     contrasts: pd.DataFrame
     distances: pd.DataFrame
+    photos: pd.DataFrame
 
 
-def make_tables(cells: Sequence[Cell], layout: Layout) -> Tables:
+def make_tables(
+    cells: Sequence[Cell], layout: Layout, controls: Controls, budgets: Mapping[str, int]
+) -> Tables:
     """Read the score files of an experiment's cells and summarise them, in the cells' order.
+
+    controls: what methods are compared with. budgets: grey levels by protection.
 
     Raises:
         CloakBenchError: a file of scores or distances is missing; the message names it.
     """
-    images = read_scores(cells, layout)
+    images, distances = read_scores(cells, layout), read_distances(cells, layout)
     return Tables(
         images=images,
         identities=by_identity(images),
-        summary=by_cell(images),
-        contrasts=contrasts(images),
-        distances=read_distances(cells, layout),
+        summary=by_cell(images, budgets),
+        contrasts=contrasts(images, controls, budgets),
+        distances=distances,
+        photos=photo_summary(distances, read_seconds(cells, layout)),
     )
 
 
@@ -54,12 +61,11 @@ def write_tables(experiment: str, tables: Tables, folder: Path) -> None:
     texts = {
         "summary": markdown(experiment, score_grid(tables.summary), remark),
         "contrasts": markdown(
-            f"{experiment}, differences to the baselines", score_grid(tables.contrasts), remark
+            f"{experiment}, differences to the controls", difference_grid(tables.contrasts), remark
         ),
         "identities": markdown(f"{experiment}, by identity", score_grid(tables.identities)),
-        "distances": markdown(
-            f"{experiment}, photos against their originals",
-            distance_grid(distance_summary(tables.distances)),
+        "photos": markdown(
+            f"{experiment}, photos against their originals", photo_grid(tables.photos)
         ),
     }
     for name, text in texts.items():

@@ -26,12 +26,12 @@ def _line(texts: list[str]) -> str:
 
 
 def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the summary without its counts, narrow enough for a terminal."""
+    """Print the summary with one of its counts, narrow enough for a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = score_grid(summary, counts=())
+    grid = score_grid(summary, counts=("faces",))
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
     title = f"{experiment} ({shared})" if shared else experiment
     table = Table(title=Text(title), caption=Text(note(summary)))

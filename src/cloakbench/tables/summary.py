@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import product
 
 import pandas as pd
 
+from cloakbench.layout import Controls
 from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS
 from cloakbench.score.metric import metrics
 from cloakbench.tables.bootstrap import Interval, mean_interval
 
 GROUP = tuple(name for name in CELL_LABELS if name != "identity")
-BASELINES = ("clean", "noise")  # protections that every other protection is compared with
+REPLACED = (("protection",), ("purification",), ("trainer",), ("purification", "trainer"))
+"""What a cell and its baselines differ in: protections are compared, and what undoes them."""
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:
@@ -31,11 +34,14 @@ def by_identity(images: pd.DataFrame) -> pd.DataFrame:
     return counts.join(groups[metric_columns(images)].mean()).reset_index()
 
 
-def by_cell(images: pd.DataFrame) -> pd.DataFrame:
+def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
     """Mean scores over identities with 95 % bootstrap intervals, one row per cell of the study.
 
-    Columns: `GROUP`, `identities`, `images`, `faces`, `over` (what was resampled: "identities",
-    or "images" where there is one identity), then for each metric its mean, `_low`, `_high`, `_n`.
+    budgets: grey levels by protection.
+
+    Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (what was resampled:
+    "identities", or "images" where there is one identity), then for each metric its mean, `_low`,
+    `_high`, `_n`.
     """
     rows = []
     for labels, frame in _groups(images):
@@ -43,6 +49,7 @@ def by_cell(images: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **labels,
+                "budget": f"{budgets[labels['protection']]}/255",
                 "identities": frame["identity"].nunique(),
                 "images": len(frame),
                 "faces": frame["face"].sum(),
@@ -53,36 +60,63 @@ def by_cell(images: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def contrasts(images: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of each protection to `clean` and `noise`, all else equal.
+def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, int]) -> pd.DataFrame:
+    """Paired differences of each cell to its baselines: controls in its methods' places.
 
     Differences are taken per identity (per prompt and image where there is one identity, since
-    compared cells share their sampling noise) and then averaged. Columns: `GROUP`, `baseline`,
-    `over`, then for each metric the mean difference, `_low`, `_high`, `_n`.
+    compared cells share their sampling noise) and then averaged. Columns: `GROUP`, `baseline`
+    (the controls; with its budget where that differs), `over`, then for each metric the mean
+    difference, `_low`, `_high`, `_n`.
     """
-    groups = [(labels, frame) for labels, frame in _groups(images)]
+    groups = {tuple(labels.values()): (labels, frame) for labels, frame in _groups(images)}
     rows = []
-    for labels, frame in groups:
-        for other, baseline in groups:
-            if labels["protection"] not in BASELINES and _is_baseline(other, labels):
+    for labels, frame in groups.values():
+        for replaced in _baselines(labels, controls):
+            _, baseline = groups.get(tuple((labels | replaced).values()), (None, None))
+            if baseline is not None:
                 over, differences = _paired(frame, baseline)
-                names = {"baseline": other["protection"], "over": over}
+                names = {"baseline": _name(labels, replaced, budgets), "over": over}
                 rows.append({**labels, **names, **_intervals(differences)})
     return pd.DataFrame(rows, columns=None if rows else [*GROUP, "baseline", "over"])
 
 
-def distance_summary(distances: pd.DataFrame) -> pd.DataFrame:
-    """Largest L-infinity, mean PSNR and mean SSIM of every protection and purification.
+def _baselines(labels: Mapping[str, str], controls: Controls) -> Iterator[dict[str, str]]:
+    """Labels that make baselines of a cell; one of two controls is the other's baseline."""
+    candidates = controls._asdict()
+    for axes in REPLACED:
+        earlier = []
+        for axis in axes:
+            known = candidates[axis]
+            own = known.index(labels[axis]) if labels[axis] in known else len(known)
+            earlier.append(known[:own])
+        for chosen in product(*earlier):
+            yield dict(zip(axes, chosen, strict=True))
 
-    Means are over identities, so that an identity with more photos does not weigh more.
+
+def _name(labels: Mapping[str, str], replaced: dict[str, str], budgets: Mapping[str, int]) -> str:
+    name = " + ".join(replaced.values())
+    budget = budgets.get(replaced.get("protection", ""), 0)
+    return f"{name}, {budget}/255" if budget not in {0, budgets[labels["protection"]]} else name
+
+
+def photo_summary(distances: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
+    """What every protection and purification does to the photos, and how long it takes.
+
+    distances: one row per photo. seconds: one row per identity and method, see `read_seconds`.
+
+    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`,
+    `protect_s`, `purify_s` (seconds per identity). Means are over identities, so that an identity
+    with more photos does not weigh more.
     """
-    labels = [name for name in PHOTO_LABELS if name != "identity"]
-    per_identity = distances.groupby([*labels, "identity"], sort=False).agg(
+    per_identity = distances.groupby(list(PHOTO_LABELS), sort=False).agg(
         photos=("photo", "size"), linf=("linf", "max"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
     )
+    means = dict.fromkeys(("psnr", "ssim", "protect_s", "purify_s"), "mean")
+    labels = [name for name in PHOTO_LABELS if name != "identity"]
     return (
-        per_identity.groupby(labels, sort=False)
-        .agg({"photos": "sum", "linf": "max", "psnr": "mean", "ssim": "mean"})
+        per_identity.join(seconds.set_index(list(PHOTO_LABELS)))
+        .groupby(labels, sort=False)
+        .agg({"photos": "sum", "linf": "max", **means})
         .reset_index()
     )
 
@@ -110,13 +144,6 @@ def _paired(frame: pd.DataFrame, baseline: pd.DataFrame) -> tuple[str, pd.DataFr
     over, units = _units(frame[frame["identity"].isin(shared)])
     _, others = _units(baseline[baseline["identity"].isin(shared)])
     return over, units - others
-
-
-def _is_baseline(other: dict[str, str], labels: dict[str, str]) -> bool:
-    return other["protection"] in BASELINES and {**other, "protection": ""} == {
-        **labels,
-        "protection": "",
-    }
 
 
 def _intervals(units: pd.DataFrame) -> dict[str, float]:
