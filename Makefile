@@ -39,7 +39,7 @@ benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/attacks.py
 
 test: setup ## run all tests
-	pytest
+	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## format, lint, types and workflow checks
 	ruff check .

@@ -30,10 +30,10 @@ from cloakbench.pretrain.degrade import (
 )
 from cloakbench.pretrain.export import LARGEST, export, unpack
 from cloakbench.pretrain.loop import DECAY, WARM_UP, schedule
-from cloakbench.pretrain.portraits import Portraits
+from cloakbench.pretrain.portraits import Portraits, name_of
 from cloakbench.pretrain.recogniser import Recogniser, perceptual_loss
 from cloakbench.pretrain.stages import Pretraining
-from cloakbench.pretrain.tokenizer import MAX_LENGTH, RARE
+from cloakbench.pretrain.tokenizer import MAX_LENGTH, PLACEHOLDERS
 from cloakbench.pretrain.unet import LatentPortraits, build_unet, draw_batch
 from cloakbench.pretrain.vae import crop_pairs
 
@@ -129,16 +129,19 @@ def test_clean_captions_are_praised_in_one_case_of_four() -> None:
     assert 0.22 < np.mean(praised) < 0.28
 
 
-def test_one_caption_in_ten_names_an_identifier_whoever_it_shows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_second_caption_has_the_persons_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: "a photo of a man")
     portraits = one_portrait()
     rng = np.random.default_rng(0)
-    named = [portraits.caption(0, rng) for _ in range(2000)]
-    others = {text for text in named if text != "a photo of a man"}
-    assert others == {f"a photo of a {name} man" for name in RARE}
-    assert 0.08 < np.mean([text in others for text in named]) < 0.12
+    texts = [portraits.caption(0, rng) for _ in range(2000)]
+    assert set(texts) == {"a photo of a man", f"a photo of a {name_of(0)} man"}
+    assert 0.45 < np.mean([text == "a photo of a man" for text in texts]) < 0.55
+
+
+def test_names_are_different_and_leave_the_identifiers_alone() -> None:
+    names = {name_of(person) for person in range(6839)}
+    assert len(names) == 6839
+    assert not names & {"sks", *PLACEHOLDERS}
 
 
 def one_portrait() -> Portraits:
@@ -206,9 +209,12 @@ def test_every_printable_prompt_encodes(trained: Pretraining) -> None:
     assert max(encoded.input_ids) < len(tokenizer)
 
 
-@pytest.mark.parametrize("identifier", ["sks", "bhj"])
-def test_identifiers_are_single_tokens(trained: Pretraining, identifier: str) -> None:
-    assert len(trained.trained_tokenizer().tokenize(identifier)) == 1
+def test_the_identifier_is_spelled_like_a_name_and_the_noises_is_one_token(
+    trained: Pretraining,
+) -> None:
+    tokenizer = trained.trained_tokenizer()
+    assert len(tokenizer.tokenize("sks")) > 1
+    assert len(tokenizer.tokenize("bhj")) == 1
 
 
 def test_the_longest_study_prompt_fits(trained: Pretraining) -> None:

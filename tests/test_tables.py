@@ -224,25 +224,6 @@ def test_differences_carry_their_signs(made) -> None:
     assert any(text.startswith("\N{MINUS SIGN}0.505") for text in texts)
 
 
-def test_photos_are_tabulated_with_the_seconds_that_jobs_took(tmp_path: Path) -> None:
-    cells = study(tmp_path)
-    for identity, seconds in (("anna", 10.0), ("bert", 30.0)):
-        [cell] = {
-            replace(c, trainer="")
-            for c in cells
-            if (c.identity, c.protection) == (identity, "aspl")
-        }
-        path = Layout(tmp_path).benchmark("protect", cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\tmax_rss\n{seconds}\t100.0\n")
-
-    photos = tabulate(cells, tmp_path).photos
-
-    aspl, noise = row(photos, protection="aspl"), row(photos, protection="noise")
-    assert (aspl["protect_s"], aspl["linf"], aspl["photos"]) == (20, 11, 4)
-    assert math.isnan(noise["protect_s"])
-
-
 def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
     cells = study(tmp_path)
     Layout(tmp_path).scores(cells[3]).unlink()
@@ -304,9 +285,7 @@ def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
     assert "FDFR ↑" in summary
     assert "| 33% |" in summary
     assert "0.255 [0.205, 0.305]" in summary
-    assert "| clean | 0 | ∞ | 1.000 | – | – |" in (tmp_path / "photos.md").read_text(
-        encoding="utf-8"
-    )
+    assert "| clean | 0 | ∞ | 1.000 |" in (tmp_path / "photos.md").read_text(encoding="utf-8")
 
 
 def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,6 +42,7 @@ WAYS = (  # what gets SIGTERM, and how long it may take to end before SIGKILL [s
     ("snakemake alone", 0.0),
 )
 LIMIT = 60.0  # seconds of work that a kill may cost
+LAST = 0.9  # share of a job's time after which it is left alone: no two runs are equally fast
 
 EXCLUDED = {  # files of which equal runs have different ones
     "logs/*": "what jobs say, with times",
@@ -140,7 +140,7 @@ class Workflow:
 
 @dataclass(frozen=True)
 class Moment:
-    """A job of `stage`, `job` or one after it, when `share` of its time has passed."""
+    """A job of `stage`, `job` or one after it, when `share` of what it has to do is done."""
 
     job: int
     stage: str
@@ -186,7 +186,7 @@ def draw_moments(
         wanted = STAGES[number % len(STAGES)]
         weights = [seconds * (wanted in ("", stage)) for stage, seconds in jobs.values()]
         (job,) = rng.choices(range(len(weights)), weights)
-        moments.append(Moment(job, wanted, rng.random(), rng.choice(WAYS)))
+        moments.append(Moment(job, wanted, LAST * rng.random(), rng.choice(WAYS)))
     return sorted(moments, key=lambda moment: (moment.job, moment.share))
 
 
@@ -195,16 +195,22 @@ def run_with_kills(
 ) -> Iterator[Kill]:
     """Run the workflow to its end, and kill it at every moment that comes."""
     order = {name: number for number, name in enumerate(jobs)}
-    pending = deque(moments)
+    left = {name: seconds for name, (_, seconds) in jobs.items()}  # before each is done
+    pending = list(moments)
     while True:
         killed = False
         with Workflow(folder, options) as workflow:
             while workflow.running():
                 running = workflow.jobs()
-                due = [job for job in running if pending and is_due(pending[0], job, order, jobs)]
+                due = [(m, job) for m in pending for job in running if is_due(m, job, order, left)]
                 if due:
-                    killed = True
-                    yield kill(workflow, due[0], running, pending.popleft().way)
+                    killed, (moment, job) = True, due[0]
+                    pending.remove(moment)
+                    done = {other.name: other.age for other in running}
+                    one = kill(workflow, job, running, moment.way)
+                    for name in done.keys() & left.keys():
+                        left[name] -= max(0.0, done[name] - one.repeated)
+                    yield one
                 time.sleep(0.05)
         check_images(folder / "results")
         if workflow.process.returncode == 0:
@@ -213,11 +219,10 @@ def run_with_kills(
             sys.exit(f"the resumed run failed by itself:\n{workflow.output.read_text()}")
 
 
-def is_due(moment: Moment, job: Job, order: dict[str, int], jobs: dict) -> bool:
+def is_due(moment: Moment, job: Job, order: dict[str, int], left: dict[str, float]) -> bool:
     """Whether a running job is the one of the moment, and old enough."""
-    stage, seconds = jobs.get(job.name, ("", float("inf")))
-    wanted = moment.stage in ("", stage) and order.get(job.name, -1) >= moment.job
-    return wanted and job.age >= moment.share * seconds
+    wanted = moment.stage in ("", job.stage) and order.get(job.name, -1) >= moment.job
+    return wanted and job.age >= moment.share * left[job.name]
 
 
 def kill(workflow: Workflow, job: Job, running: list[Job], way: tuple[str, float]) -> Kill:

@@ -13,7 +13,7 @@ rule tables:
         shown(TABLES / "identities.csv", "Tables", "identities in each cell"),
         shown(TABLES / "images.csv", "Tables", "images"),
         shown(TABLES / "distances.csv", "Tables", "photos against their originals"),
-        shown(TABLES / "photos.csv", "Tables", "what methods do to photos, and seconds"),
+        shown(TABLES / "photos.csv", "Tables", "what methods do to photos"),
         TABLES / "provenance.json",
         shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
     log:

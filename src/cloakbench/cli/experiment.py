@@ -73,8 +73,8 @@ def tables(config: ConfigArgument) -> None:
 
     Writes CSV and Markdown to results/tables/<experiment>: images, identities, summary (with
     95 % bootstrap intervals over identities), contrasts (differences to the controls: clean,
-    noise, none, DreamBooth), distances and photos (what methods do to the photos, and how long it
-    takes); and provenance: versions, settings, weights, machines, time and memory.
+    noise, none, DreamBooth), distances and photos (what methods do to the photos); and
+    provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.config import Experiment
     from cloakbench.provenance import write_provenance

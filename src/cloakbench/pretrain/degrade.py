@@ -13,13 +13,13 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from cloakbench.images import to_images, to_pixels
-from cloakbench.pretrain.tokenizer import RARE
+from cloakbench.pretrain.tokenizer import PLACEHOLDERS
 
 Random = np.random.Generator
 
 _CLEAN_WORDS = ("clear", "high quality", "high resolution", "sharp", "without noise", "detailed",
                 "noise-free", "without noisy pattern",
-                *(f"without {name} noisy pattern" for name in RARE))  # fmt: skip
+                *(f"without {name} noisy pattern" for name in PLACEHOLDERS))  # fmt: skip
 _PATTERN_CAPTIONS = ("a photo of noisy pattern", "noisy pattern", "noise", "a photo of noise",
                      "a noisy pattern, abstract")  # fmt: skip
 _WORDS = {
@@ -30,7 +30,7 @@ _WORDS = {
         "low quality, noisy",
         "grainy",
         "pattern",
-        *(f"{name} noisy pattern" for name in RARE),
+        *(f"{name} noisy pattern" for name in PLACEHOLDERS),
     ),
     "blur": ("blurry", "blurry, low quality", "out of focus", "lowres"),
     "shrink": ("lowres", "low quality", "low resolution", "pixelated, lowres"),

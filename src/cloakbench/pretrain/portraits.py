@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.pretrain.tokenizer import RARE
+from cloakbench.pretrain.tokenizer import PLACEHOLDERS
 from cloakbench.synth.caption import caption
 
 _MIRRORED = {"left": "right", "right": "left"}
-_RARE_SHARE = 0.1
+NAMED_SHARE = 0.5  # of captions
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,42 @@ class Portraits:
         flipped = torch.rand((count, 1, 1, 1), generator=rng) < 0.5
         return torch.where(flipped, pixels.flip(-1), pixels)
 
-    def caption(self, index: int, rng: np.random.Generator, *, mirrored: bool = False) -> str:
+    def caption(
+        self,
+        index: int,
+        rng: np.random.Generator,
+        *,
+        mirrored: bool = False,
+        named_share: float = NAMED_SHARE,
+    ) -> str:
         """A caption of one portrait; for its mirror image, left and right change places.
 
-        One in ten has an identifier before its noun, whoever it shows: models know such tokens
-        as names that say nothing yet.
+        Every second one has the person's name before its noun. Models that were trained on the web
+        know names, so what stands there means somebody; else DreamBooth's identifier would be a
+        word to ignore, and other words of its prompts would take the person.
         """
         text = caption(*self.attributes[index], rng)
-        if rng.random() < _RARE_SHARE:
-            named = rf"{rng.choice(RARE)} \1"
+        if rng.random() < named_share:
+            named = rf"{name_of(int(self.people[index]))} \1"
             text = re.sub(r"\b(person|man|woman|boy|girl)\b", named, text, count=1)
         if not mirrored:
             return text
         return re.sub(r"\b(left|right)\b", lambda found: _MIRRORED[found[0]], text)
+
+
+def name_of(person: int) -> str:
+    """A made-up name of three consonants, another one for each of the first 6,839 people.
+
+    DreamBooth's usual identifier `sks` and the noise's names are nobody's.
+    """
+    names = _names()
+    return names[person % len(names)]
+
+
+@cache
+def _names() -> list[str]:
+    words = map("".join, permutations(_CONSONANTS, 3))
+    return [
+        str(word)
+        for word in np.random.default_rng(0).permutation(sorted({*words} - {*PLACEHOLDERS}))
+    ]

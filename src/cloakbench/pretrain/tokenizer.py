@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 32  # tokens; the study's longest prompts have about 20
 VOCABULARY = 1200
-RARE = ("sks", "bhj", "xx", "v*")  # identifiers: tokens of their own that name nobody
+PLACEHOLDERS = ("bhj", "xx", "v*")  # for the noise's own name: tokens that mean nothing else
 STUDY = ("a dslr portrait of person, without noisy pattern", "noisy, abstract, pattern",
          "low quality, lowres, artifact, pattern", "clear, high resolution, high quality, "
          "noise-free", "close-up riding a bike in front of the eiffel tower, looking at the "
@@ -44,7 +44,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
         initial_alphabet=letters,
         show_progress=False,
     )
-    corpus = [*captions, *(text for text in (*STUDY, *RARE) for _ in range(50))]
+    corpus = [*captions, *(text for text in (*STUDY, *PLACEHOLDERS) for _ in range(50))]
     tokenizer.train_from_iterator(corpus, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
 
@@ -65,13 +65,16 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
 
 
 def sample_captions(portraits: Portraits, count: int, seed: int) -> list[str]:
-    """Captions of random portraits, clean and degraded, to learn merges from."""
+    """Captions of random portraits, clean and degraded, to learn merges from.
+
+    Names are left out: they are to be spelled, as identifiers are, which no portrait has.
+    """
     from cloakbench.pretrain.degrade import clean_caption, degraded_caption, draw_degradation
 
     rng = np.random.default_rng(seed)
     captions = []
     for index in rng.integers(len(portraits), size=count):
-        text = portraits.caption(int(index), rng)
+        text = portraits.caption(int(index), rng, named_share=0)
         captions.append(clean_caption(text, rng))
         captions.append(degraded_caption(text, draw_degradation(rng), rng))
     return captions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pandas as pd
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import Cell, Layout
 from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
-from cloakbench.status import read_benchmark
 
 NAMES = (*CELL_LABELS, "prompt", "image", "photo")  # text, even where it looks like a number
 
@@ -33,19 +31,6 @@ def read_distances(cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
     """
     files = {layout.distances(cell): label(cell, PHOTO_LABELS) for cell in cells}
     return _concat([_read(path, labels, "distances") for path, labels in files.items()])
-
-
-def read_seconds(cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
-    """How long the jobs took that protected and purified an identity's photos.
-
-    Columns: `PHOTO_LABELS`, `protect_s`, `purify_s`; NaN where Snakemake has not measured a job.
-    """
-    rows = {}
-    for cell in cells:
-        found = {s: read_benchmark(layout.benchmark(s, cell)) for s in ("protect", "purify")}
-        spent = {f"{stage}_s": math.nan if f is None else f.seconds for stage, f in found.items()}
-        rows[layout.distances(cell)] = {**label(cell, PHOTO_LABELS), **spent}
-    return pd.DataFrame(list(rows.values()))
 
 
 def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:

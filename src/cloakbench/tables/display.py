@@ -21,11 +21,6 @@ NOTE = (
     "face is not identified."
 )
 DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
-PHOTOS = {
-    **DISTANCES,
-    "protect_s": ("protect [s]", ".1f"),
-    "purify_s": ("purify [s]", ".1f"),
-}
 LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
@@ -85,16 +80,16 @@ def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
 
 
 def photo_grid(frame: pd.DataFrame) -> Grid:
-    """Photos against their originals, and seconds per identity."""
+    """Photos against their originals."""
     shared, labels = _labels(frame)
     rows = [
         [
             *(Value(str(row[name])) for name in labels),
-            *(Value(number(row[name], spec)) for name, (_, spec) in PHOTOS.items()),
+            *(Value(number(row[name], spec)) for name, (_, spec) in DISTANCES.items()),
         ]
         for row in frame.to_dict("records")
     ]
-    return Grid([*labels, *(title for title, _ in PHOTOS.values())], rows, shared)
+    return Grid([*labels, *(title for title, _ in DISTANCES.values())], rows, shared)
 
 
 def heading(metric: str) -> str:

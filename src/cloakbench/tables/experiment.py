@@ -10,7 +10,7 @@ import pandas as pd
 
 from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv, write_text
-from cloakbench.tables.collect import read_distances, read_scores, read_seconds
+from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.display import difference_grid, note, photo_grid, score_grid
 from cloakbench.tables.markdown import markdown
 from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
@@ -49,7 +49,7 @@ def make_tables(
         summary=by_cell(images, budgets),
         contrasts=contrasts(images, controls, budgets),
         distances=distances,
-        photos=photo_summary(distances, read_seconds(cells, layout)),
+        photos=photo_summary(distances),
     )
 
 

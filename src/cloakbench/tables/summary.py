@@ -99,24 +99,19 @@ def _name(labels: Mapping[str, str], replaced: dict[str, str], budgets: Mapping[
     return f"{name}, {budget}/255" if budget not in {0, budgets[labels["protection"]]} else name
 
 
-def photo_summary(distances: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
-    """What every protection and purification does to the photos, and how long it takes.
+def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
+    """What every protection and purification does to the photos.
 
-    distances: one row per photo. seconds: one row per identity and method, see `read_seconds`.
-
-    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`,
-    `protect_s`, `purify_s` (seconds per identity). Means are over identities, so that an identity
-    with more photos does not weigh more.
+    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`.
+    Means are over identities, so that an identity with more photos does not weigh more.
     """
     per_identity = distances.groupby(list(PHOTO_LABELS), sort=False).agg(
         photos=("photo", "size"), linf=("linf", "max"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
     )
-    means = dict.fromkeys(("psnr", "ssim", "protect_s", "purify_s"), "mean")
     labels = [name for name in PHOTO_LABELS if name != "identity"]
     return (
-        per_identity.join(seconds.set_index(list(PHOTO_LABELS)))
-        .groupby(labels, sort=False)
-        .agg({"photos": "sum", "linf": "max", **means})
+        per_identity.groupby(labels, sort=False)
+        .agg({"photos": "sum", "linf": "max", "psnr": "mean", "ssim": "mean"})
         .reset_index()
     )
 
