@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import yaml
 from PIL import Image
 
 from cloakbench.config import Experiment
-from cloakbench.layout import SETS, Cell
+from cloakbench.layout import SETS
 from cloakbench.outputs import MANIFEST
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def make_results(experiment: Experiment, share: float) -> None:
     if done:
         _touch(layout.class_images(experiment.model, experiment.prompts.class_noun) / MANIFEST)
         for identity in experiment.dataset_spec.identities():
-            _touch(layout.identity(Cell(*done[0][:2], identity, "", "", "")) / "data" / MANIFEST)
+            _touch(layout.data(replace(done[0], identity=identity)) / MANIFEST)
         _touch(layout.references(done[0]))
     for stage in (layout.protected, layout.purified, layout.generated):
         for path in dict.fromkeys(map(stage, done)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from conftest import Workflow
 
 from snakemake_logger_plugin_cloakbench.estimate import Estimate
 
@@ -62,3 +65,12 @@ def test_the_time_left_is_said_in_words(seconds, words):
     estimate.start(1, "train", now=0)
     estimate.finish(1, now=seconds)
     assert estimate.left(now=seconds) == words
+
+
+def test_a_dry_run_is_a_line_per_job_and_its_command_where_asked(workflow: Workflow):
+    run = workflow.snakemake("--dry-run", experiment="another")
+    asked = workflow.snakemake("--dry-run", "-p", experiment="another")
+
+    assert re.search(r"^tables +\(Missing output files: .*summary", run.stderr, re.MULTILINE)
+    assert "cloakbench tables" not in run.stderr
+    assert "cloakbench tables" in asked.stderr

@@ -1,7 +1,7 @@
 """A logger plugin for Snakemake: one line per job, and how much time is left.
 
-`logger: cloakbench` in a profile (or `--logger cloakbench`) turns it on. Failures, warnings and
-dry-runs are shown as Snakemake shows them.
+`logger: cloakbench` in a profile (or `--logger cloakbench`) turns it on. A dry-run is a line per
+job with its reason (and its command with `-p`); failures and warnings look as Snakemake shows them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: Any) -> None:
         event = getattr(record, "event", None)
-        if self.common_settings.dryrun or record.levelno >= logging.WARNING:
+        if self.common_settings.dryrun:
+            self._planned(event, record)
+        elif record.levelno >= logging.WARNING:
             self._pass_on(record)
         elif event == LogEvent.RUN_INFO:
             self._estimate.plan(record.stats)
@@ -74,13 +76,22 @@ class LogHandler(LogHandlerBase):
         self._bar.stop()
         super().close()
 
+    def _planned(self, event: LogEvent | None, record: Any) -> None:
+        """A line per job, without rich: else half of a large plan's time is for showing it."""
+        if event == LogEvent.JOB_INFO:
+            text = f"{_words(record)}  ({record.reason})"
+        elif event == LogEvent.SHELLCMD and not self.common_settings.printshellcmds:
+            return
+        else:
+            text = self.format(record)
+        if text:
+            sys.stderr.write(f"{text}\n")
+
     def _started(self, record: Any) -> None:
         self._estimate.start(record.jobid, record.rule_name, time.monotonic())
         if record.rule_name == "all":
             return
-        wildcards = " ".join(map(str, (record.wildcards or {}).values()))
-        clock = time.strftime("%H:%M:%S")
-        self._console.print(f"{clock}  {record.rule_name:<12} {wildcards}", markup=False)
+        self._console.print(f"{time.strftime('%H:%M:%S')}  {_words(record)}", markup=False)
 
     def _progressed(self, done: int) -> None:
         left = self._estimate.left(time.monotonic())
@@ -91,3 +102,8 @@ class LogHandler(LogHandlerBase):
     def _pass_on(self, record: logging.LogRecord) -> None:
         if text := self.format(record):
             self._console.print(text, markup=False)
+
+
+def _words(record: Any) -> str:
+    """A job's rule and labels."""
+    return f"{record.rule_name:<12} {' '.join(map(str, (record.wildcards or {}).values()))}"
