@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
 BIN := .venv/bin
-PICTURED := person_000004
+PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help setup slurm demo behaviour defence protections purifications benchmark test lint format lock clean
