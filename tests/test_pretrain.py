@@ -175,8 +175,8 @@ def test_the_mirror_image_swaps_left_and_right(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: text)
     portraits = one_portrait()
     rng = np.random.default_rng(0)
-    assert portraits.caption(0, rng) == text
-    mirrored = portraits.caption(0, rng, mirrored=True)
+    assert portraits.caption(0, rng, named_share=0) == text
+    mirrored = portraits.caption(0, rng, mirrored=True, named_share=0)
     assert mirrored == "a photo of a man, looking right, side light, left"
 
 
