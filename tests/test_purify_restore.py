@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Killed, MortalJob, smooth_photos
+from conftest import smooth_photos
 from scipy.optimize import minimize
 from test_faces import PHOTOS, RETINAFACE, needs_photos, needs_weights
 from tiny import make_tiny_restorer
@@ -519,43 +519,6 @@ def test_blind_degradations_stay_in_range_and_repeat(seed):
     assert first.min() >= 0
     assert first.max() <= 1
     assert torch.equal(first, again)
-
-
-def test_a_killed_training_of_the_restorer_resumes_bit_for_bit(tmp_path, monkeypatch):
-    pytest.importorskip("anny", reason='portraits need anny: pip install "cloakbench[synth]"')
-    from cloakbench.pretrain import stages
-
-    class Portraits:
-        """Four smooth pictures."""
-
-        pixels = smooth_photos(4, 0, 64).pixels
-
-        def __len__(self) -> int:
-            return len(self.pixels)
-
-        def batch(self, indices: Tensor) -> Tensor:
-            return self.pixels[indices]
-
-    monkeypatch.setattr(stages.Portraits, "load", lambda _folder: Portraits())
-
-    def train(folder: str, lives: float = float("inf")) -> Any:
-        monkeypatch.setattr(
-            stages,
-            "Job",
-            lambda seed, device, scratch, _: MortalJob(seed, device, scratch, lives=lives),
-        )
-        training = stages.Pretraining(tmp_path / folder, tmp_path, report=lambda _line: None)
-        training.restorer(steps=3, batch_size=2, learning_rate=1e-3)
-        return training.trained_restorer().state_dict()
-
-    torch.manual_seed(0)  # the untrained network's weights are drawn from the global generator
-    straight = train("straight")
-    torch.manual_seed(0)
-    with pytest.raises(Killed):
-        train("interrupted", lives=1)
-    torch.manual_seed(99)  # other initial weights: the checkpoint must win
-    resumed = train("interrupted")
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
 def test_weights_are_sought_as_a_path_then_in_the_variables_folder_then_in_the_cache(
