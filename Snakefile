@@ -16,7 +16,13 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/protect.smk"
 include: "workflow/rules/purify.smk"
 include: "workflow/rules/personalise.smk"
-include: "workflow/rules/sample.smk"
+
+
+if EXPERIMENT.keep_weights:
+
+    include: "workflow/rules/sample.smk"
+
+
 include: "workflow/rules/score.smk"
 include: "workflow/rules/report.smk"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +13,12 @@ import torch
 from conftest import Killed, MortalJob, tiny_spec
 from safetensors.torch import load_file
 
-from cloakbench import stages
+from cloakbench import jobs, stages
 from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
 from cloakbench.finetune import FineTuner, Prior, thaw
 from cloakbench.identity import Identity
-from cloakbench.jobs import Job
+from cloakbench.jobs import KEPT, Job
 from cloakbench.models import ModelSpec
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
@@ -105,14 +108,14 @@ def test_saved_weights_generate_what_the_trained_model_generates(
     settings = {"train_text_encoder": text_encoder}
     trained = fit(name, tiny_model, identity, **settings)
     base = SAMPLING.generate(diffusion, "a photo of sks person", [1])
-    expected = SAMPLING.generate(trained, "a photo of sks person", [1])
     saved_bytes(name, trained, tmp_path, **settings)
+    build(name, **settings).merge(trained)
+    expected = SAMPLING.generate(trained, "a photo of sks person", [1])
 
     diffusion.adopt(tmp_path)
     again = SAMPLING.generate(diffusion, "a photo of sks person", [1])
 
-    exact = name != "lora"  # LoRA is fused into the weights when it is adopted
-    torch.testing.assert_close(again, expected, rtol=0, atol=0 if exact else 1e-4)
+    assert torch.equal(again, expected)
     assert (again - base).abs().max() > 1e-3
 
 
@@ -312,15 +315,71 @@ def test_the_prompts_of_a_trainer_reach_the_text_encoder(identity, diffusion, mo
     ]
 
 
-def stage(tiny_model, folders, out, spec, class_images) -> None:
+def stage(tiny_model, folders, out, spec, class_images, scratch=None, sampling=None) -> None:
     stages.personalise(
         spec,
         model=tiny_model,
         prompts=Prompts(),
         instance=folders.instance,
         class_images=class_images,
-        run=stages.Run(out, "anna"),
+        run=stages.Run(out, "anna", scratch=scratch),
+        sampling=sampling,
     )
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sampling_at_once_makes_the_images_of_the_saved_weights(
+    name, tiny_model, folders, tmp_path
+):
+    spec = tiny_spec(trainers, name, learning_rate=1e-2)
+    stage(tiny_model, folders, tmp_path / "weights", spec, folders.class_images)
+    stages.sample(
+        SAMPLING,
+        model=tiny_model,
+        prompts=Prompts().sample_prompts,
+        weights=tmp_path / "weights",
+        run=stages.Run(tmp_path / "later", "anna"),
+        **trainers.build(spec).sampling(),
+    )
+
+    stage(tiny_model, folders, tmp_path / "at_once", spec, folders.class_images, None, SAMPLING)
+
+    assert images(tmp_path / "at_once") == images(tmp_path / "later")
+    assert "photo/000.png" in images(tmp_path / "later")
+
+
+def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(
+    tiny_model, folders, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving is free
+    monkeypatch.setattr(stages, "Job", partial(Job, save_every=0.0))
+    spec, classes = tiny_spec(trainers, "cdl"), folders.class_images
+    stage(tiny_model, folders, tmp_path / "calm", spec, classes, None, SAMPLING)
+    scratch = tmp_path / "scratch"
+    drawn: list[str] = []
+    generate = Sampling.generate
+
+    def mortal(self, model, prompt, *rest):
+        if len(drawn) == 1:
+            drawn.append("killed")
+            raise Killed
+        drawn.append(prompt)
+        return generate(self, model, prompt, *rest)
+
+    monkeypatch.setattr(Sampling, "generate", mortal)
+    with pytest.raises(Killed):
+        stage(tiny_model, folders, tmp_path / "out", spec, classes, scratch, SAMPLING)
+    monkeypatch.setattr(FineTuner, "step", None)
+    stage(tiny_model, folders, tmp_path / "out", spec, classes, scratch, SAMPLING)
+
+    assert images(tmp_path / "out") == images(tmp_path / "calm")
+    assert len(drawn) == len(Prompts().sample_prompts) + 1
+    assert not [p for p in scratch.rglob("*.png") if KEPT not in str(p)]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -125,12 +125,12 @@ def test_machines_are_those_that_the_jobs_named(experiment):
     machine = provenance.environment("cpu")
     other = machine | {"gpu": "NVIDIA A100"}
     leave(experiment, "protect", [1, 1], f"warning\n{RAN_ON}{json.dumps(machine)}\n")
-    leave(experiment, "sample", [1], f"{RAN_ON}{json.dumps(other)}\n")
+    leave(experiment, "personalise", [1], f"{RAN_ON}{json.dumps(other)}\n")
     leave(experiment, "purify", [1], "nothing\n")
 
     assert provenance.environments(experiment) == [
         {**machine, "jobs": {"protect": 2}},
-        {**other, "jobs": {"sample": 1}},
+        {**other, "jobs": {"personalise": 1}},
     ]
     assert machine["cores"] >= 1
     assert machine["memory_gb"] >= 1

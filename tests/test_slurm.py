@@ -159,7 +159,6 @@ def test_slurm_ran_every_job_that_takes_longer_and_those_that_had_an_accident_ag
         ("references", "COMPLETED"): 1,
         ("protect", "COMPLETED"): 1,
         ("personalise", "COMPLETED"): 1,
-        ("sample", "COMPLETED"): 1,
         ("score", "COMPLETED"): 1,
     }
 

@@ -50,10 +50,10 @@ def tasks(experiment: Experiment, stage: str, **labels: str) -> list[Task]:
 
 
 def finish(experiment: Experiment, jobs: list[Task], seconds: float = 1.0) -> None:
-    """What finished jobs of `protect` and `sample` leave: a result and a benchmark."""
+    """What finished jobs of `protect` leave: a result and a benchmark."""
     layout = experiment.layout
     for stage, cell in jobs:
-        folder = {"protect": layout.protected, "sample": layout.generated}[stage](cell)
+        folder = layout.protected(cell)
         write(folder / MANIFEST, "{}")
         write(layout.benchmark(stage, cell), f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t512.5\n")
 
@@ -83,7 +83,6 @@ def test_at_first_every_job_is_missing_and_no_time_is_known(experiment):
         "purify": 4,
         "distances": 4,
         "personalise": 8,
-        "sample": 8,
         "score": 8,
         "tables": 1,
         "report": 1,
@@ -106,10 +105,22 @@ def test_a_method_without_finished_jobs_counts_with_the_mean_of_its_stage(experi
     assert progress(experiment, "protect").seconds == 3 * 30
 
 
-def test_weights_that_are_gone_after_sampling_are_done(experiment):
-    finish(experiment, tasks(experiment, "sample", trainer="dreambooth-1.5"))
+@pytest.mark.parametrize(
+    ("kept", "result", "done"),
+    [
+        (False, "generated", {"personalise": 1}),
+        (True, "generated", {"personalise": 0, "sample": 1}),
+        (True, "personalised", {"personalise": 1, "sample": 0}),
+    ],
+)
+def test_sampling_is_a_stage_of_its_own_where_weights_are_kept(kept, result, done, config):
+    experiment = Experiment.parse(config | {"keep_weights": kept})
+    folder = getattr(experiment.layout, result)(experiment.cells()[0])
+    write(folder / MANIFEST, "{}")
 
-    assert progress(experiment, "personalise").done == 4
+    stages = {found.stage: found for found in read_status(experiment).stages}
+    counted = {name: stages[name].done for name in ("personalise", "sample") if name in stages}
+    assert counted == done
 
 
 @pytest.mark.parametrize(

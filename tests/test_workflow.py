@@ -77,6 +77,20 @@ def test_a_switch_of_cdls_sampling_retrains_nothing(workflow):
     }
 
 
+def test_without_weights_to_keep_one_job_trains_and_samples_the_same_images(workflow):
+    changes = {"results": "light", "keep_weights": False, "protections": ["noise"]}
+    run = workflow.snakemake("--until", "personalise", **changes)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+    light = workflow.folder / "light"
+    paths = [p.relative_to(light) for p in sorted(light.rglob("generated/noise/**/*.png"))]
+    assert len(paths) == 2
+    for path in paths:
+        assert (light / path).read_bytes() == (workflow.folder / "results" / path).read_bytes()
+    assert not list(light.rglob("*.safetensors"))
+    assert not {"personalise", "sample"} & workflow.planned(**changes).keys()
+
+
 def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(workflow):
     """Everyone in the dataset is a possible answer to "who is this?"."""
     chosen = workflow.config["identities"]

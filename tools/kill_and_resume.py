@@ -3,7 +3,8 @@
     python tools/kill_and_resume.py --kills 20
 
 The experiment runs once undisturbed in `FOLDER/calm`, then in `FOLDER/killed`, where it is killed
-in `personalise`, `sample`, `protect` and any job in turn, at moments drawn evenly over the time
+in `personalise`, `protect`, `sample` (a job of its own only with `--keep-weights`) and any job in
+turn, at moments drawn evenly over the time
 that these jobs took, and started again with the same plain command. A kill is SIGTERM, then
 SIGKILL, to one job or to everything, or SIGKILL to Snakemake alone, whose jobs then go on without
 it. At the end the same files with the same bytes must be there. Options that are not listed go to
@@ -33,7 +34,7 @@ import yaml
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("personalise", "sample", "protect", "")  # "": any job
+STAGES = ("personalise", "protect", "sample", "")  # "": any job
 WAYS = (  # what gets SIGTERM, and how long it may take to end before SIGKILL [s]
     ("one job", 30.0),  # SLURM's KillWait
     ("one job", 0.0),
@@ -60,7 +61,6 @@ SHORT_DEMO = {  # laid over config.yaml: the bundled model, minutes instead of a
     "trainers": [{"method": "dreambooth", "steps": 60}, {"method": "lora", "steps": 60}],
     "class_images": {"images": 8, "steps": 10, "sampler": "dpmpp"},
     "sampling": {"images": 8, "steps": 10, "sampler": "dpmpp", "batch_size": 2},
-    "keep_weights": True,
 }
 
 
@@ -182,8 +182,10 @@ def draw_moments(
 ) -> list[Moment]:
     """Moments in the order of the jobs: the stages take turns, long jobs are hit more often."""
     moments = []
+    ran = {"", *(stage for stage, _ in jobs.values())}
+    stages = [stage for stage in STAGES if stage in ran]
     for number in range(kills):
-        wanted = STAGES[number % len(STAGES)]
+        wanted = stages[number % len(stages)]
         weights = [seconds * (wanted in ("", stage)) for stage, seconds in jobs.values()]
         (job,) = rng.choices(range(len(weights)), weights)
         moments.append(Moment(job, wanted, LAST * rng.random(), rng.choice(WAYS)))
@@ -293,10 +295,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="how many (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and ways (0)")
     parser.add_argument("--config", type=Path, help="laid over config.yaml; default: a short demo")
+    parser.add_argument("--keep-weights", action="store_true", help="sample in jobs of its own")
     parser.add_argument("--folder", type=Path, help="a new one, kept; default: a temporary one")
     arguments, options = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     config = yaml.safe_load(arguments.config.read_text()) if arguments.config else SHORT_DEMO
+    config = config | ({"keep_weights": True} if arguments.keep_weights else {})
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.folder or Path(temporary)
         calm = make_folder(root / "calm", config)

@@ -66,7 +66,9 @@ class Experiment(BaseModel):
         ["fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque"],
         description="metrics",
     )
-    keep_weights: bool = Field(False, description="keep personalised weights after sampling")
+    keep_weights: bool = Field(
+        False, description="keep personalised weights, and sample in another job"
+    )
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> Experiment:

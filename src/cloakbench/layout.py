@@ -20,7 +20,7 @@ STAGES = {
     "purify": 5,
     "distances": 5,
     "personalise": 6,
-    "sample": 6,
+    "sample": 6,  # where weights are kept; else `personalise` samples
     "score": 6,
 }
 """How many of a cell's labels name a job of a stage: cells that share them share the job."""

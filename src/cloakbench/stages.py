@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Loader = Callable[[], "LatentDiffusion"]
+
+SAMPLING_CODE = code_digest("cloakbench.sampling", "cloakbench.diffusion")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ class Run:
             for folder in filter(None, inputs):
                 for kept in self._place(folder).glob(f"*{KEPT}"):
                     shutil.rmtree(kept, ignore_errors=True)
-        return Job(job_seed(self.seed, stage, self.subject), self.device, own)
+        return Job(self.job_seed(stage), self.device, own)
+
+    def job_seed(self, stage: str) -> int:
+        """The seed of this run's job of a stage."""
+        return job_seed(self.seed, stage, self.subject)
 
     def manifest(self, stage: str, settings: Any) -> dict[str, Any]:
         """What `job.json` says of this run."""
@@ -116,6 +122,48 @@ class Run:
                 log.warning("%s: %s writes this output; waiting until it ends.", self.out, holder)
             said = True
             time.sleep(1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images that are wanted of a model, for every prompt.
+
+    suffix: put after every prompt. negative_prompt: what guidance leads away from.
+    """
+
+    sampling: Sampling
+    prompts: dict[str, str]
+    suffix: str = ""
+    negative_prompt: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """What `job.json` says of them."""
+        prompts = {"prompts": self._texts(), "negative_prompt": self.negative_prompt}
+        return self.sampling.model_dump(mode="json") | prompts
+
+    def write(self, model: LatentDiffusion, job: Job, folder: Path) -> None:
+        """Generate `folder/<key>/<index>.png`; batches that are finished survive a kill."""
+        texts, kept = self._texts(), job.scratch or folder
+        batches = [(key, indices) for key in texts for indices in self._batches()]
+        for number in job.steps("sample", len(batches), {}):
+            key, indices = batches[number]
+            names = tuple(f"{index:03d}" for index in indices)
+            if all((kept / key / f"{name}.png").exists() for name in names):
+                continue
+            seeds = [job_seed(job.seed, "image", key, index) for index in indices]
+            pixels = self.sampling.generate(model, texts[key], seeds, self.negative_prompt)
+            (kept / key).mkdir(parents=True, exist_ok=True)
+            save_photos(Photos(pixels, names), kept / key)
+        for key in texts:
+            if kept != folder:
+                copy_folder(kept / key, folder / key)  # a kill here must lose nothing
+
+    def _texts(self) -> dict[str, str]:
+        return {key: text + self.suffix for key, text in self.prompts.items()}
+
+    def _batches(self) -> list[range]:
+        count, size = self.sampling.images, self.sampling.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def close_job(job: Job) -> None:
@@ -198,8 +246,13 @@ def personalise(
     instance: Path,
     class_images: Path | None,
     run: Run,
+    sampling: Sampling | None = None,
 ) -> None:
-    """Teach a model an identity; `out` holds the trained weights only."""
+    """Teach a model an identity; `out` holds the trained weights.
+
+    sampling: sample from the model at once; `out` holds the images, which are those that `sample`
+        makes of the weights, and the weights are written nowhere.
+    """
     trainer = trainers.build(spec)
     wants_prior = trainer.prior_weight > 0
     identity = Identity(
@@ -207,20 +260,29 @@ def personalise(
         prompts,
         class_images=_wanted(class_images, wants_prior, trainer.name, "--class-images"),
     )
+    samples = None
+    if sampling is not None:
+        samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
     manifest = run.manifest("personalise", trainer.training_spec())
     work = [manifest, trainers.digest(trainer.name), model, prompts]
+    if samples is not None:
+        manifest = run.manifest("sample", samples.settings())
+        work += [manifest, SAMPLING_CODE]
     job = run.job("personalise", work, Path(model.path), instance, class_images)
     if run.restored(job, manifest):
         return
 
-    def fitted(load: Loader) -> LatentDiffusion:
+    def finish(load: Loader) -> None:
         diffusion = load()
         trainer.fit(diffusion, identity, job)
-        return diffusion
+        with run.output(job, manifest) as folder:
+            if samples is None:
+                trainer.save(diffusion, folder)
+            else:
+                trainer.merge(diffusion)
+                samples.write(diffusion, replace(job, seed=run.job_seed("sample")), folder)
 
-    diffusion = _with_model(fitted, model, run)
-    with run.output(job, manifest) as folder:
-        trainer.save(diffusion, folder)
+    _with_model(finish, model, run)
 
 
 def sample(
@@ -238,11 +300,9 @@ def sample(
     weights: what `personalise` wrote; None samples the base model. An image's noise depends on the
     seed, the identity, the prompt's key and its index alone.
     """
-    texts = {key: text + suffix for key, text in prompts.items()}
-    settings = sampling.model_dump(mode="json")
-    settings |= {"prompts": texts, "negative_prompt": negative_prompt}
-    manifest = run.manifest("sample", settings)
-    work = [manifest, code_digest("cloakbench.sampling", "cloakbench.diffusion"), model]
+    samples = Samples(sampling, prompts, suffix, negative_prompt)
+    manifest = run.manifest("sample", samples.settings())
+    work = [manifest, SAMPLING_CODE, model]
     job = run.job("sample", work, Path(model.path), weights)
     if run.restored(job, manifest):
         return
@@ -252,20 +312,7 @@ def sample(
         if weights is not None:
             diffusion.adopt(weights)
         with run.output(job, manifest) as folder:
-            kept = job.scratch or folder
-            batches = [(key, indices) for key in texts for indices in _batches(sampling)]
-            for number in job.steps("sample", len(batches), {}):
-                key, indices = batches[number]
-                names = tuple(f"{index:03d}" for index in indices)
-                if all((kept / key / f"{name}.png").exists() for name in names):
-                    continue
-                seeds = [job_seed(job.seed, "image", key, index) for index in indices]
-                pixels = sampling.generate(diffusion, texts[key], seeds, negative_prompt)
-                (kept / key).mkdir(parents=True, exist_ok=True)
-                save_photos(Photos(pixels, names), kept / key)
-            for key in texts:
-                if kept != folder:
-                    copy_folder(kept / key, folder / key)  # a kill here must lose nothing
+            samples.write(diffusion, job, folder)
 
     _with_model(generate, model, run)
 
@@ -304,11 +351,6 @@ def set_up_torch(threads: int | None) -> None:
         torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _batches(sampling: Sampling) -> list[range]:
-    count, size = sampling.images, sampling.batch_size
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _wanted(folder: Path | None, wanted: bool, method: str, option: str) -> Photos | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -117,14 +117,13 @@ def read_status(experiment: Experiment) -> Status:
 
     A result counts whatever made it; `snakemake -n` knows which are out of date.
     """
-    layout, noun = experiment.layout, experiment.prompts.class_noun
+    layout = experiment.layout
     stages, failures = [], []
     for stage, tasks in all_tasks(experiment).items():
         done: list[Task] = []
         left: list[Task] = []
         for task in tasks:
-            found = any(map(os.path.exists, _results(task, layout, noun)))
-            (done if found else left).append(task)
+            (done if os.path.exists(_result(task, experiment)) else left).append(task)
         failed = _failures(stage, [layout.log(stage, task.cell) for task in left])
         seconds = _seconds(left, done, layout)
         stages.append(Progress(stage, len(tasks), len(done), len(failed), seconds))
@@ -146,6 +145,7 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
     tasks = {
         stage: list(dict.fromkeys(Task(stage, _part(cell, labels)) for cell in cells))
         for stage, labels in STAGES.items()
+        if stage != "sample" or experiment.keep_weights  # else `personalise` samples
     }
     everyone = experiment.dataset_spec.identities()  # the references are of all
     first = tasks["data"][0].cell
@@ -210,29 +210,29 @@ def _part(cell: Cell, labels: int) -> Cell:
     return Cell(*values[:labels], *[""] * (len(values) - labels))
 
 
-def _results(task: Task, layout: Layout, class_noun: str) -> Iterator[Path]:
-    """Files of which any one shows that a job is done."""
-    cell = task.cell
+def _result(task: Task, experiment: Experiment) -> Path:
+    """The file that shows that a job is done."""
+    cell, layout = task.cell, experiment.layout
     match task.stage:
         case "class_images":
-            yield layout.class_images(cell.model, class_noun) / MANIFEST
+            folder = layout.class_images(cell.model, experiment.prompts.class_noun)
         case "data":
-            yield layout.data(cell) / MANIFEST
-        case "references":
-            yield layout.references(cell)
+            folder = layout.data(cell)
         case "protect":
-            yield layout.protected(cell) / MANIFEST
+            folder = layout.protected(cell)
         case "purify":
-            yield layout.purified(cell) / MANIFEST
+            folder = layout.purified(cell)
+        case "personalise" if experiment.keep_weights:
+            folder = layout.personalised(cell)
+        case "personalise" | "sample":
+            folder = layout.generated(cell)
+        case "references":
+            return layout.references(cell)
         case "distances":
-            yield layout.distances(cell)
-        case "personalise":
-            yield layout.generated(cell) / MANIFEST  # once sampled, the weights may be gone
-            yield layout.personalised(cell) / MANIFEST
-        case "sample":
-            yield layout.generated(cell) / MANIFEST
+            return layout.distances(cell)
         case "score":
-            yield layout.scores(cell)
+            return layout.scores(cell)
+    return folder / MANIFEST
 
 
 def _failures(stage: str, logs: Sequence[Path]) -> list[Failure]:

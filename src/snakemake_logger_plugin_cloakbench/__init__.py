@@ -26,7 +26,7 @@ _HIDDEN = {
     LogEvent.RESOURCES_INFO,
     LogEvent.RULEGRAPH,
 }
-_CHATTER = ("None", "Select jobs", "Removing temporary output", "Assuming unrestricted shared",
+_CHATTER = ("None", "Select jobs", "Assuming unrestricted shared",
             "Conda environments: ignored")  # fmt: skip
 
 

@@ -56,8 +56,10 @@ PROTECTIONS = EXPERIMENT.all_protections
 PURIFIERS = EXPERIMENT.all_purifiers
 TRAINERS = EXPERIMENT.all_trainers
 MODEL_JSON = EXPERIMENT.model_spec.model_dump_json()
-PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(exclude={"sample"})
+PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json()
+TRAINING_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(exclude={"sample"})
 SAMPLING_JSON = EXPERIMENT.sampling.model_dump_json()
+SAMPLING_CODE = code_digest("cloakbench.sampling", "cloakbench.diffusion")
 CLASS_SAMPLING_JSON = EXPERIMENT.class_images.model_dump_json()
 FACES_JSON = json.dumps(EXPERIMENT.face_backend.spec())
 CONFIG_JSON = json.dumps(config, default=str)

@@ -37,11 +37,11 @@ rule class_images:
     params:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
-        prompts=literal(PROMPTS_JSON),
+        prompts=literal(TRAINING_PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
+        code=SAMPLING_CODE,
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
         "--sampling {params.sampling:q} --prompts {params.prompts:q} "

@@ -18,7 +18,7 @@ rule protect:
         data=lambda wildcards: LAYOUT.data(cell(wildcards)),
         class_images=CLASS_IMAGES / "class",
         model=literal(MODEL_JSON),
-        prompts=literal(PROMPTS_JSON),
+        prompts=literal(TRAINING_PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),

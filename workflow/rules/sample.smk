@@ -1,3 +1,4 @@
+# Included where weights are kept.
 PROMPT_OPTIONS = [
     f"--prompt={key}={text}" for key, text in EXPERIMENT.prompts.sample_prompts.items()
 ]
@@ -11,20 +12,20 @@ TRAINER_OPTIONS = {
 
 rule sample:
     input:
-        LAYOUT.personalised(W),
+        manifest(LAYOUT.personalised(W)),
     output:
         manifest(LAYOUT.generated(W)),
     log:
         LAYOUT.log("sample", W),
     benchmark:
         LAYOUT.benchmark("sample", W)
-    priority: 10
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
     params:
+        weights=subpath(input[0], parent=True),
         prompts=literal(*PROMPT_OPTIONS),
         trainer=by_label("trainer", TRAINER_OPTIONS),
         sampling=literal(SAMPLING_JSON),
@@ -32,9 +33,9 @@ rule sample:
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=code_digest("cloakbench.sampling", "cloakbench.diffusion"),
+        code=SAMPLING_CODE,
     shell:
-        "cloakbench sample --weights {input:q} {params.prompts:q} {params.trainer:q} "
+        "cloakbench sample --weights {params.weights:q} {params.prompts:q} {params.trainer:q} "
         "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"

@@ -195,6 +195,13 @@ def personalise(
     instance: Annotated[Path, typer.Option(help="Folder of instance images to learn from.")],
     out: OutOption,
     class_images: ClassImagesOption = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            help="The config's `sampling` as JSON: sample at once, with the sampling prompts, "
+            "instead of writing the weights."
+        ),
+    ] = None,
     model: ModelOption = "resources/mini",
     settings: SetOption = None,
     prompts: PromptsOption = "{}",
@@ -204,7 +211,7 @@ def personalise(
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
 ) -> None:
-    """Teach a model an identity from instance images; writes the trained weights.
+    """Teach a model an identity from instance images; writes the trained weights, or samples.
 
     Example: cloakbench personalise cdl --set steps=400 --instance purified --class-images
     class/class --out weights
@@ -219,6 +226,7 @@ def personalise(
         instance=instance,
         class_images=class_images,
         run=_run(out, identity, seed, device, threads, scratch),
+        sampling=None if sampling is None else _validated(Sampling, sampling),
     )
 
 

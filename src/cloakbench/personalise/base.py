@@ -112,6 +112,9 @@ class Trainer(Method):
     def prepare(self, model: LatentDiffusion, job: Job) -> None:
         """Thaw or add the weights that are trained."""
 
+    def merge(self, model: LatentDiffusion) -> None:
+        """Make a trained model what `LatentDiffusion.adopt` makes of its saved weights."""
+
     @abstractmethod
     def save(self, model: LatentDiffusion, folder: Path) -> None:
         """Write the trained weights as safetensors, as `LatentDiffusion.adopt` reads them."""

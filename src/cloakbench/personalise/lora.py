@@ -34,6 +34,9 @@ class LoRA(Trainer):
 
         add_lora(model, self.rank, job.rng("lora"), text_encoder=self.train_text_encoder)
 
+    def merge(self, model: LatentDiffusion) -> None:
+        model.pipeline().fuse_lora()
+
     def save(self, model: LatentDiffusion, folder: Path) -> None:
         from diffusers import StableDiffusionPipeline
         from diffusers.utils import convert_state_dict_to_diffusers
