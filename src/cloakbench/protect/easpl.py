@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class EASPL(EnsembleProtection, ASPL):
     """A round of ASPL from the same pixels for each model, then the mean of their results.
 
-    With the experiment's model alone it is ASPL.
+    With the experiment's model alone it is ASPL, but for rounding: a mean of photos is laid out
+    anew in memory, and convolutions sum in the order of the layout.
     """
 
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class EFSMG(EnsembleProtection, FSMG):
     """Rounds of PGD from the same pixels against each surrogate, then the mean of their results.
 
-    With the experiment's model alone it is FSMG with rounds x steps steps.
+    With the experiment's model alone it is FSMG with rounds x steps steps, but for rounding (see
+    `easpl`).
     """
 
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
