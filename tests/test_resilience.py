@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,19 @@ def test_loops_that_ended_are_not_done_again_for_a_kill_in_a_later_one(tmp_path)
     assert both(Job(0, scratch=tmp_path)) == [("second", 1), ("second", 2)]
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """No signal is ignored, as some are where tests run in the background of a script."""
+    before = {number: signal.getsignal(number) for number in jobs.STOPPING}
+    for number in before:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_what_stops_a_job_saves_its_state_first(number, tmp_path):
     counter = Counter()
@@ -103,6 +117,7 @@ def test_what_stops_a_job_saves_its_state_first(number, tmp_path):
     assert list(Job(0, scratch=tmp_path).steps("count", 5, {"counter": counter})) == [3, 4]
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         for _ in Job(0, scratch=tmp_path).steps("count", 5, {}):

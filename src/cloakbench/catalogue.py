@@ -105,7 +105,7 @@ def _entry_schema(method: type[Method]) -> dict[str, Any]:
     properties = method.model_json_schema()["properties"]
     return {
         "type": "object",
-        "description": method.__doc__,
+        "description": inspect.cleandoc(method.__doc__ or ""),
         "properties": {
             "name": {"type": "string", "description": "label in paths and tables"},
             "method": {"const": method.name},
