@@ -1,5 +1,5 @@
 # make demo | test | lint | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	&& echo $$p && break; done)
 BIN := .venv/bin
@@ -48,10 +48,11 @@ lint: setup ## format, lint, types and workflow checks
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-format: setup ## reformat all code
+format: setup ## reformat all code, and write the config's schema anew
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+	cloakbench schema --out workflow/schemas/config.schema.json
 
 lock: setup ## pin all packages again, newest allowed
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \

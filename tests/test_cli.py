@@ -274,6 +274,30 @@ def test_reading_a_config_imports_no_slow_library():
     }
 
 
+def test_units_in_brackets_are_printed(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+
+    assert "[grey levels of 255]" in cli("methods", "aspl")
+
+
+def test_a_method_without_a_network_takes_no_gpu(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("cloakbench.stages.claim_gpu", lambda: pytest.fail("took a GPU"))
+
+    cli("protect", "noise", "--instance", folders.instance, "--out", tmp_path / "noise")
+    cli("purify", '["resize", "jpeg"]', "--photos", folders.instance, "--out", tmp_path / "jpeg")
+
+
+def test_photos_and_class_images_of_two_sizes_are_named(failing, folders, tiny_model, tmp_path):
+    small = tmp_path / "class"
+    small.mkdir()
+    for path in folders.class_images.iterdir():
+        Image.open(path).resize((32, 32)).save(small / path.name)
+
+    line = failing("personalise", "dreambooth", "--instance", folders.instance, "--class-images",
+                   small, "--model", tiny_model.path, "--out", tmp_path / "out")  # fmt: skip
+    assert f"{small}: photos of 32x32 px, but {folders.instance} has 64x64 px" in line
+
+
 @pytest.mark.parametrize("method", ["noise", "aspl"])
 def test_settings_on_the_command_line_are_the_ones_that_run(
     method, folders, tiny_model, identity, tmp_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,29 @@ def test_checking_passes_where_everything_is_there(config, tiny_model):
     config["models"]["mini"] = {"path": tiny_model.path, "resolution": 64}
 
     Experiment.parse(config).check()
+
+
+def test_checking_looks_at_every_identity_of_the_dataset(config, tiny_model, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "photos")
+    (tmp_path / "photos" / "carl").mkdir()
+    config["models"]["mini"] = {"path": tiny_model.path, "resolution": 64}
+    config["datasets"] = {config["dataset"]: {"path": str(tmp_path / "photos")}}
+
+    with pytest.raises(CloakBenchError, match=r"carl \(set_A\): 0 photos"):
+        Experiment.parse(config | {"identities": ["anna"]}).check()
+
+
+def test_the_experiments_preset_reaches_the_links_of_a_chain_with_a_name(config):
+    both = {"name": "both", "method": "chain", "steps": ["codesr", "jpeg"]}
+    config |= {"preset": "mini", "purifications": [["codesr", "jpeg"], both]}
+    built = Experiment.parse(config).all_purifiers
+
+    assert built["both"] == built["codesr+jpeg"]
+
+
+def test_only_purifications_are_chained(config):
+    with pytest.raises(CloakBenchError, match=r"is a list; only purifications are chained"):
+        Experiment.parse(config | {"protections": [["clean", "noise"]]})
 
 
 def test_the_experiments_preset_is_used_where_a_method_has_it(config):

@@ -12,6 +12,7 @@ from conftest import Killed
 from safetensors.torch import load_file, save_file
 
 from cloakbench import stages
+from cloakbench.data import Dataset
 from cloakbench.diffusion import LatentDiffusion, Latents
 from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import KEPT
@@ -340,9 +341,33 @@ def test_a_folder_that_is_no_model_says_what_it_should_be(tmp_path):
         ModelSpec(path=str(tmp_path)).check()
 
 
-def test_a_typo_in_the_path_of_the_bundled_model_is_no_hub_id():
-    with pytest.raises(CloakBenchError, match=r"resources/mni: no model_index\.json"):
+def test_a_typo_in_a_models_path_is_found_before_any_work():
+    with pytest.raises(CloakBenchError, match=r"model resources/mni: no such folder, and not in"):
         ModelSpec(path="resources/mni").check()
+
+
+def test_a_model_of_the_hub_is_loaded_from_its_cache_and_never_downloaded(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = tiny_model.model_copy(update={"path": "somebody/model", "revision": "v1"})
+    with pytest.raises(CloakBenchError, match=r"`hf download somebody/model --revision v1`"):
+        model.check()
+
+    entry = tmp_path / "models--somebody--model"
+    shutil.copytree(tiny_model.path, entry / "snapshots" / "abc")
+    (entry / "refs").mkdir()
+    (entry / "refs" / "v1").write_text("abc")
+    model.check()
+    assert LatentDiffusion.load(model).spec.path == "somebody/model"
+
+
+def test_a_path_may_begin_with_the_home_folder(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copy_of(tiny_model, tmp_path / "model")
+
+    ModelSpec(path="~/model").check()
+    assert Dataset(path=Path("~/photos")).path == tmp_path / "photos"
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "unet"])

@@ -90,7 +90,7 @@ def test_jobs_in_a_conda_environment_run_this_checkout(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(changes))
     command = [
         str(Path(sys.executable).with_name("snakemake")),
-        "results/mini/bundled/person_000010/data/job.json",
+        "results/mini/bundled/person_000003/data/job.json",
         *("--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)),
         *("--configfile", "tiny.yaml", "--software-deployment-method", "conda"),
     ]

@@ -291,3 +291,11 @@ def test_the_largest_change_is_in_grey_levels_and_has_no_overflow():
     assert largest_change([black], [black]) == 0
     assert largest_change([black, black], [black, white]) == 255
     assert largest_change([white, black], [black, black]) == 255
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path):
+    for name in ("a.png", "a.bmp"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+
+    with pytest.raises(CloakBenchError, match=r"a\.bmp and a\.png have one name"):
+        load_photos(tmp_path)

@@ -177,9 +177,16 @@ def test_a_killed_ensemble_of_several_models_resumes_bit_for_bit(
         assert len(rest.seen) < len(whole.seen)
 
 
+def test_all_models_of_an_ensemble_are_frugal_where_memory_has_run_out(tiny_model, tiny_v_model):
+    model = LatentDiffusion.load(tiny_model, frugal=True)
+
+    members = build("easpl", models=(tiny_v_model.path,)).members(model)
+    assert [member.frugal for member in members] == [True, True]
+
+
 @pytest.mark.parametrize("name", ["easpl", "efsmg"])
 def test_a_missing_model_of_an_ensemble_is_one_clear_error_at_planning(name, tmp_path):
-    with pytest.raises(CloakBenchError, match=r"nothing: no model_index\.json there"):
+    with pytest.raises(CloakBenchError, match=r"model .*nothing: no such folder"):
         build(name, models=(str(tmp_path / "nothing"),)).check()
 
 

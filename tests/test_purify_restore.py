@@ -369,7 +369,7 @@ def finder(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[np.ndarray]], None
     def found(faces: list[np.ndarray]) -> None:
         monkeypatch.setattr("cloakbench.purify.align.FaceAligner.detector_file", lambda _: Path())
         monkeypatch.setattr(
-            "cloakbench.purify.align.FaceAligner.face_finder", lambda _: lambda _photo: faces
+            "cloakbench.purify.align.FaceAligner.face_finder", lambda *_: lambda _photo: faces
         )
 
     return found
@@ -572,7 +572,7 @@ def test_a_real_face_is_found_and_an_identity_network_pasted_back(codeformer, mo
     purifier.check()
     photo = load_photos(PHOTOS / "set_B").pixels[:1]
 
-    [landmarks] = purifier.face_finder()(photo)
+    [landmarks] = purifier.face_finder("cpu")(photo)
     left_eye, right_eye, _, left_mouth, right_mouth = landmarks
     assert 80 < np.linalg.norm(right_eye - left_eye) < 250
     assert left_mouth[1] > left_eye[1] + 80

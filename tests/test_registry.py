@@ -176,6 +176,37 @@ def test_a_digest_changes_with_the_method_its_base_and_the_engine(package, file,
     assert registry_of(package).digest("shiny") != before
 
 
+@pytest.mark.parametrize("file", ["helper.py", "deeper.py"])
+def test_a_digest_follows_imports_wherever_they_stand(package, file):
+    (package / "helper.py").write_text(f"from {package.name}.deeper import WORD\nHELP = 1\n")
+    (package / "deeper.py").write_text("WORD = 1\n")
+    late = f"\n    def verb(self):\n        from {package.name} import helper\n"
+    (package / "shiny.py").write_text((package / "shiny.py").read_text() + late)
+    before = registry_of(package).digest("shiny")
+    edited(package / file, "= 1", "= 2")
+
+    assert registry_of(package).digest("shiny") != before
+
+
+def test_what_is_imported_for_types_alone_does_not_count(package):
+    (package / "helper.py").write_text("HELP = 1\n")
+    types = f"\nif TYPE_CHECKING:\n    from {package.name}.helper import HELP\n"
+    text = "from typing import TYPE_CHECKING\n" + (package / "shiny.py").read_text()
+    (package / "shiny.py").write_text(text + types)
+    before = registry_of(package).digest("shiny")
+    edited(package / "helper.py", "HELP = 1", "HELP = 2")
+
+    assert registry_of(package).digest("shiny") == before
+
+
+def test_a_method_of_its_own_family_depends_on_the_loss_that_it_borrows():
+    from cloakbench.registry import _reached
+
+    assert "cloakbench.protect.surrogate" in _reached("cloakbench.protect.caat")
+    assert "cloakbench.score.faces.facexlib" in _reached("cloakbench.purify.codeformer")
+    assert "cloakbench.protect.aspl" not in _reached("cloakbench.protect.noise")
+
+
 def test_the_digest_of_a_package_changes_with_any_of_its_files(package):
     before = code_digest(package.name)
     (package / "page.html").write_text("<p>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -107,6 +108,21 @@ def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(
     assert planned == {"data": 1, "references": 1, "score": 4, "tables": 1, "report": 1}
 
 
+def test_new_weights_under_the_same_name_rerun_what_the_model_makes(workflow, tiny_model):
+    weights = next(Path(tiny_model.path).glob("unet/*.safetensors"))
+    content, stored = weights.read_bytes(), weights.stat()
+    try:
+        weights.write_bytes(content + b" ")
+        planned = workflow.planned()
+    finally:
+        weights.write_bytes(content)
+        os.utime(weights, ns=(stored.st_atime_ns, stored.st_mtime_ns))
+
+    rerun = {"class_images": 1, "personalise": 4, "sample": 4, "score": 4, "tables": 1, "report": 1}
+    assert planned == rerun
+    assert workflow.planned() == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,7 +131,10 @@ def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(
             "error: unknown protection 'alps': did you mean 'aspl'",
         ),
         ({"identities": ["nobody"]}, "error: unknown identity 'nobody'"),
-        ({"models": {"mini": {"path": "nowhere", "resolution": 64}}}, "no model_index.json there"),
+        (
+            {"models": {"mini": {"path": "nowhere", "resolution": 64}}},
+            "error: model nowhere: no such folder",
+        ),
     ],
 )
 def test_a_mistake_is_one_clear_line_before_any_job(changes, message, workflow):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cloakbench.config import Experiment
@@ -75,7 +76,8 @@ def print_catalogue(entries: Iterable[dict[str, Any]]) -> None:
         table.add_column(heading)
     for entry in entries:
         settings = ", ".join(f"{s['name']} ({s['default']})" for s in entry["settings"])
-        table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", entry["summary"], settings)
+        summary = escape(entry["summary"])
+        table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", summary, escape(settings))
     console = Console()
     console.print(table)
     console.print("\n`cloakbench methods NAME` shows one in full, `--json` is for machines.")
@@ -84,17 +86,17 @@ def print_catalogue(entries: Iterable[dict[str, Any]]) -> None:
 def print_method(entry: dict[str, Any]) -> None:
     """One method in full."""
     console = Console()
-    console.print(f"[bold]{entry['name']}[/] ({entry['kind']}): {entry['summary']}")
-    console.print(f"Source: {entry['source']}\n")
+    console.print(f"[bold]{entry['name']}[/] ({entry['kind']}): {escape(entry['summary'])}")
+    console.print(f"Source: {escape(entry['source'])}\n")
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading)
     for setting in entry["settings"]:
         default = "required" if setting["required"] else str(setting["default"])
-        table.add_row(setting["name"], default, setting["description"])
+        table.add_row(setting["name"], escape(default), escape(setting["description"]))
     console.print(table)
     for name, changes in entry["presets"].items():
-        console.print(f"preset [bold]{name}[/]: {changes or 'the defaults'}")
+        console.print(f"preset [bold]{name}[/]: {escape(str(changes or 'the defaults'))}")
 
 
 def _complete(method: type[Method]) -> bool:

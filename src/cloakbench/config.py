@@ -176,6 +176,11 @@ class Experiment(BaseModel):
     def layout(self) -> Layout:
         return Layout(self.results)
 
+    @property
+    def digests(self) -> Path:
+        """A cache of the weight files' SHA-256."""
+        return self.results / ".sha256.json"
+
     def cells(self) -> list[Cell]:
         """The grid, identity by identity."""
         return [
@@ -204,8 +209,8 @@ class Experiment(BaseModel):
         for methods in (self.all_protections, self.all_purifiers, self.all_trainers):
             for method in methods.values():
                 method.check()
-        for identity in self.chosen_identities:
-            self.dataset_spec.sets(identity)
+        for identity in {*self.chosen_identities, *self.dataset_spec.identities()}:
+            self.dataset_spec.sets(identity)  # the others are possible answers to "who is this?"
 
     def _check_preset(self) -> None:
         stages: tuple[Registry, ...] = (protections, purifiers, trainers, metrics, backends)
@@ -234,6 +239,11 @@ class Experiment(BaseModel):
 
     def _label_and_spec(self, registry: Registry[M], entry: Entry) -> tuple[str, Spec]:
         """An entry's label and a spec in which the experiment's preset is applied."""
+        if isinstance(entry, list) and registry.kind != purifiers.kind:
+            raise CloakBenchError(
+                f"config: {json.dumps(entry)} is a list; only purifications are chained. Name one "
+                f"{registry.kind}."
+            )
         if isinstance(entry, list):
             steps = [self._label_and_spec(registry, step) for step in entry]
             label = "+".join(label for label, _ in steps)
@@ -243,6 +253,8 @@ class Experiment(BaseModel):
         if not label:
             raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
         spec["method"] = str(spec.get("method", label))
+        if isinstance(links := spec.get("steps"), list):  # a chain with a name
+            spec["steps"] = [self._label_and_spec(registry, link)[1] for link in links]
         if self.preset in registry[spec["method"]].presets:
             spec.setdefault("preset", self.preset)
         return label, spec

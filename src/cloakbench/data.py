@@ -10,6 +10,7 @@ from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.images import centre_crop, photo_files, read_photo
 from cloakbench.layout import SETS
 from cloakbench.outputs import check_output, new_folder
+from cloakbench.units import UserPath
 
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
@@ -24,7 +25,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path = Field(description="folder that holds a folder per identity")
+    path: UserPath = Field(description="folder that holds a folder per identity")
 
     def identities(self) -> list[str]:
         """Names of all identities, sorted.

@@ -19,7 +19,7 @@ from cloakbench.errors import CloakBenchError
 if TYPE_CHECKING:
     from cloakbench.models import ModelSpec
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
 _LOADING_ERRORS = (OSError, ValueError, LookupError, RuntimeError, SafetensorError)
 
 
@@ -71,14 +71,14 @@ class LatentDiffusion:
             CloakBenchError: a part is missing or is not what its folder's name says.
         """
         spec.check()
-        hub = {"revision": spec.revision}
+        folder = spec.folder()
         with one_line(f"model {spec.path}"):
             return cls(
-                vae=_network(AutoencoderKL, spec.path, "vae", **hub).to(device),
-                text_encoder=_network(CLIPTextModel, spec.path, "text_encoder", **hub).to(device),
-                tokenizer=CLIPTokenizer.from_pretrained(spec.path, subfolder="tokenizer", **hub),
-                unet=_network(UNet2DConditionModel, spec.path, "unet", **hub).to(device),
-                scheduler=DDPMScheduler.from_pretrained(spec.path, subfolder="scheduler", **hub),
+                vae=_network(AutoencoderKL, folder, "vae").to(device),
+                text_encoder=_network(CLIPTextModel, folder, "text_encoder").to(device),
+                tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+                unet=_network(UNet2DConditionModel, folder, "unet").to(device),
+                scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
                 spec=spec,
                 device=device,
                 frugal=frugal,
@@ -192,7 +192,7 @@ class LatentDiffusion:
         self.device = device
 
     def cast_weights(self, precision: str) -> None:
-        """Store all weights in a precision ("fp32", "bf16" or "fp16"), as some references do."""
+        """Store all weights in a precision ("fp32" or "bf16"), as some references do."""
         dtype = _AUTOCAST[precision] or torch.float32
         for network in (self.vae, self.text_encoder, self.unet):
             network.to(dtype)
@@ -246,7 +246,7 @@ class LatentDiffusion:
         return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _network(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
+def _network(kind: Any, path: Path, name: str) -> Any:
     """A network with its weights, frozen; weights that leave some of it random are refused."""
     try:
         network, loading = kind.from_pretrained(
@@ -255,7 +255,6 @@ def _network(kind: Any, path: str | Path, name: str, **options: Any) -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **options,
         )
     except _LOADING_ERRORS as error:
         raise ValueError(f"'{name}': {error}") from error

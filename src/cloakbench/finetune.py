@@ -89,8 +89,7 @@ class FineTuner:
         if self._failed.item():
             raise CloakBenchError(
                 f"the training loss became NaN or infinite. Lower learning_rate "
-                f"({self.learning_rate:g}) or use precision bf16 or fp32; "
-                "finished results are kept."
+                f"({self.learning_rate:g}); finished results are kept."
             )
 
     def state_dict(self) -> dict[str, Any]:

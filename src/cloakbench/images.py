@@ -129,6 +129,11 @@ def load_photos(folder: Path) -> Photos:
     files = photo_files(folder)
     if not files:
         raise CloakBenchError(f"{folder}: no photos in this folder. Check the path.")
+    names = tuple(path.stem for path in files)
+    if twins := [path.name for path in files if names.count(path.stem) > 1]:
+        raise CloakBenchError(
+            f"{folder}: {twins[0]} and {twins[1]} have one name. Rename one; results are PNG files."
+        )
     images = [read_photo(path) for path in files]
     for path, image in zip(files, images, strict=True):
         if image.size != images[0].size:
@@ -136,7 +141,7 @@ def load_photos(folder: Path) -> Photos:
                 f"{path}: is {image.width}x{image.height} px but {files[0].name} is "
                 f"{images[0].width}x{images[0].height} px. Run `cloakbench data` first."
             )
-    return Photos(to_pixels(images), tuple(path.stem for path in files))
+    return Photos(to_pixels(images), names)
 
 
 def save_photos(photos: Photos, folder: Path) -> None:

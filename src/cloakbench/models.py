@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.weights import find_folder, note
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
@@ -20,24 +21,30 @@ class ModelSpec(BaseModel):
     path: str = Field(description="folder or hub id of a model in diffusers' format")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     resolution: int = Field(512, ge=64, multiple_of=8, description="side of its images [px]")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="autocast precision; trained weights stay fp32"
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="autocast precision; trained weights stay fp32, and gradients are too small "
+        "for fp16",
     )
 
-    @property
-    def is_local(self) -> bool:
-        """Whether `path` means a folder: it exists, or it cannot be a hub id."""
-        return Path(self.path).exists() or not _looks_like_hub_id(self.path)
+    def folder(self) -> Path:
+        """Where the files are: that folder, or the snapshot in the hub's cache.
+
+        Raises:
+            CloakBenchError: it is in neither place; nothing is downloaded.
+        """
+        try:
+            return find_folder(self.path, self.revision)
+        except CloakBenchError as error:
+            raise CloakBenchError(f"model {error}") from None
 
     def check(self) -> None:
-        """Find out before any work whether a local model is complete.
+        """Find out before any work whether the model is here, and complete.
 
         Raises:
             CloakBenchError: the folder or one of its components is missing.
         """
-        if not self.is_local:
-            return
-        root = Path(self.path)
+        root = self.folder()
         if not (root / "model_index.json").is_file():
             raise CloakBenchError(
                 f"model {self.path}: no model_index.json there. Give a folder in diffusers' "
@@ -50,12 +57,8 @@ class ModelSpec(BaseModel):
                     "Copy the whole model, in diffusers' format."
                 )
         for component in ("vae", "text_encoder", "unet"):
-            if not list((root / component).glob("*.safetensors")):
+            if not list(note(root / component, root).glob("*.safetensors")):
                 raise CloakBenchError(
                     f"model {self.path}: no safetensors weights in '{component}'. "
                     "Save the model with safe_serialization=True."
                 )
-
-
-def _looks_like_hub_id(path: str) -> bool:
-    return path.count("/") == 1 and path[0] not in "./~" and not path.startswith("resources/")

@@ -5,14 +5,14 @@ Nothing here names a host, a user or a place outside the folder that the experim
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cloakbench import __version__, weights
+from cloakbench import __version__
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import STAGES
-from cloakbench.models import COMPONENTS, ModelSpec
 from cloakbench.registry import Method
 from cloakbench.score.files import write_text
 from cloakbench.status import all_tasks, duration, read_benchmark
+from cloakbench.weights import sha256_of, weight_files
 
 if TYPE_CHECKING:
     from cloakbench.config import Experiment
@@ -43,7 +43,6 @@ SEEDS = (
     "A job's seed is 63 bits of the SHA-256 of the root seed, the stage and the identity; "
     "each draw adds its purpose and step (cloakbench.jobs.job_seed). No method's name goes in."
 )
-SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
 RAN_ON = "ran on: "
 """Begins the line of a job's log that says on what the job ran."""
 
@@ -110,13 +109,14 @@ def settings(experiment: Experiment) -> dict[str, Any]:
 
 def weight_digests(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of every weight file of the model and the methods, by name."""
-    files = dict(_model_files(experiment.model_spec))
     stages = (experiment.all_protections, experiment.all_purifiers, experiment.all_trainers)
     methods = [method for stage in stages for method in stage.values()]
-    for path in sorted(_found_by([*methods, experiment.face_backend])):
-        for file in _weights_in(path):
-            files[_name(path, file)] = file
-    return _digests(files, experiment.results / ".sha256.json")
+    named: dict[Path, Path] = {}
+    for checked in (experiment.model_spec, *methods, experiment.face_backend):
+        with suppress(CloakBenchError):  # its jobs have run elsewhere
+            named |= weight_files(checked)
+    digests = sha256_of(named, experiment.digests)
+    return dict(sorted((_name(named[file], file), digests[file]) for file in named))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -259,39 +259,6 @@ def _place(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
-def _model_files(spec: ModelSpec) -> Iterator[tuple[str, Path]]:
-    """The weight files of a model by name; of one from the hub, with the commit."""
-    root, name = Path(spec.path), _place(Path(spec.path))
-    if not spec.is_local:
-        from huggingface_hub import snapshot_download
-
-        try:
-            root = Path(snapshot_download(spec.path, revision=spec.revision, local_files_only=True))
-        except OSError:
-            return  # the jobs have run elsewhere
-        name = f"{spec.path}@{root.name}"
-    for component in COMPONENTS:
-        for file in _weights_in(root / component):
-            yield f"{name}/{file.relative_to(root)}", file
-
-
-def _found_by(methods: Iterable[Method]) -> set[Path]:
-    """Files and folders of weights that methods look for, as far as they are here."""
-    weights.found.clear()
-    for method in methods:
-        try:
-            method.check()
-        except CloakBenchError:
-            continue  # its jobs have run elsewhere
-    return set(weights.found)
-
-
-def _weights_in(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
-
-
 def _name(found: Path, file: Path) -> str:
     """A weight file's name; below a snapshot of the hub's cache, with the repository and commit."""
     if found.parent.name == "snapshots":
@@ -299,24 +266,6 @@ def _name(found: Path, file: Path) -> str:
         return f"{repository}@{found.name}/{file.relative_to(found)}"
     place = _place(found.absolute())
     return place if file == found else f"{place}/{file.relative_to(found)}"
-
-
-def _digests(files: Mapping[str, Path], cache: Path) -> dict[str, str]:
-    """SHA-256 of files; those of an unchanged size and time are taken from the cache."""
-    known = json.loads(cache.read_text()) if cache.is_file() else {}
-    digests, fresh = {}, {}
-    for name, path in files.items():
-        stat = path.stat()
-        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        fresh[key] = digests[name] = known.get(key) or _sha256(path)
-    if fresh.keys() - known.keys():
-        write_text(cache, json.dumps(known | fresh, indent=1))
-    return digests
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _processor() -> str:

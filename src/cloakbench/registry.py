@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
 
+PLUMBING = {f"cloakbench.{name}" for name in ("errors", "outputs", "registry", "weights")}
+"""Modules that no result depends on."""
+
 Spec = dict[str, Any]
 """Plain data that names a method and its settings: ``{"method": "aspl", "budget": "11/255"}``."""
 
@@ -63,7 +66,7 @@ class Registry(Generic[M]):
         Args:
             kind: what a method of this stage is called in messages ("protection").
             package: the package whose modules register methods.
-            engine: modules that the results of every method of the stage depend on.
+            engine: modules of what methods are given, which they need not import.
         """
         self.kind = kind
         self._package = package
@@ -134,12 +137,12 @@ class Registry(Generic[M]):
             ) from None
 
     def digest(self, name: str) -> str:
-        """Twelve hex digits that change when the code behind a method changes.
+        """Twelve hex digits that change when the code behind a method changes: its module, what
+        that imports of the project, and so on, and the stage's engine.
 
         Comments, docstrings and layout do not count, so tidying a file reruns nothing.
         """
-        bases = {base.__module__ for base in self[name].__mro__ if issubclass(base, Method)}
-        return code_digest(*bases, *self._engine)
+        return code_digest(*_reached(self[name].__module__), *self._engine)
 
     def _scan(self) -> None:
         if self._scanned:
@@ -161,6 +164,44 @@ def code_digest(*modules: str) -> str:
     """
     text = "\n".join(_code(module) for module in sorted(set(modules)))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _reached(module: str) -> frozenset[str]:
+    """A module and those of its project that it imports, directly or not, but for types alone."""
+    found, waiting = set(), {module}
+    while waiting:
+        found.add(name := waiting.pop())
+        waiting |= _imported(name) - found - PLUMBING
+    return frozenset(found)
+
+
+def _imported(module: str) -> set[str]:
+    """Modules of the same project that a module imports, anywhere but under `TYPE_CHECKING`."""
+    project = module.partition(".")[0]
+    spec = _find(module)
+    if spec is None or spec.origin is None:
+        return set()
+    names: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(Path(spec.origin).read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            nodes += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == project:
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        nodes += ast.iter_child_nodes(node)
+    return {name for name in names if _is_module(name)}
+
+
+def _is_module(name: str) -> bool:
+    """Whether it is a module, and not a package or a name in a module."""
+    parent = _find(name.rpartition(".")[0])
+    if parent is None or not parent.submodule_search_locations:
+        return False
+    spec = _find(name)
+    return spec is not None and not spec.submodule_search_locations
 
 
 @cache

@@ -21,7 +21,7 @@ class Restorer(nn.Module):
     """Maps degraded portraits to clean ones, with a fidelity weight w in [0, 1] as CodeFormer has.
 
     The encoder's features of every level but the deepest join the decoder times w: at 0 a
-    portrait is made from the deepest features alone (a sixteenth of its sides), at 1 all that the
+    portrait is made from the deepest features alone (an eighth of its sides), at 1 all that the
     encoder saw is there. There are no normalisations, so pictures of any size and brightness work.
     """
 

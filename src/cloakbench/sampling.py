@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from cloakbench.images import Photos, save_photos
+from cloakbench.jobs import Job, job_seed
+from cloakbench.outputs import copy_folder
+from cloakbench.registry import code_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,3 +81,50 @@ class Sampling(BaseModel):
 
         name, options = SAMPLERS[self.sampler]
         return getattr(diffusers, name).from_config(model.scheduler.config, **options)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images that are wanted of a model, for every prompt.
+
+    suffix: put after every prompt. negative_prompt: what guidance leads away from.
+    """
+
+    sampling: Sampling
+    prompts: dict[str, str]
+    suffix: str = ""
+    negative_prompt: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """What `job.json` says of them."""
+        prompts = {"prompts": self._texts(), "negative_prompt": self.negative_prompt}
+        return self.sampling.model_dump(mode="json") | prompts
+
+    def write(self, model: LatentDiffusion, job: Job, folder: Path) -> None:
+        """Generate `folder/<key>/<index>.png`; batches that are finished survive a kill."""
+        texts, kept = self._texts(), job.scratch or folder
+        batches = [(key, indices) for key in texts for indices in self._batches()]
+        for number in job.steps("sample", len(batches), {}):
+            key, indices = batches[number]
+            names = tuple(f"{index:03d}" for index in indices)
+            if all((kept / key / f"{name}.png").exists() for name in names):
+                continue
+            seeds = [job_seed(job.seed, "image", key, index) for index in indices]
+            pixels = self.sampling.generate(model, texts[key], seeds, self.negative_prompt)
+            (kept / key).mkdir(parents=True, exist_ok=True)
+            save_photos(Photos(pixels, names), kept / key)
+        for key in texts:
+            if kept != folder:
+                copy_folder(kept / key, folder / key)  # a kill here must lose nothing
+
+    def _texts(self) -> dict[str, str]:
+        return {key: text + self.suffix for key, text in self.prompts.items()}
+
+    def _batches(self) -> list[range]:
+        count, size = self.sampling.images, self.sampling.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def sampling_code() -> str:
+    """A digest of the code that samples: an edit samples again."""
+    return code_digest("cloakbench.sampling", "cloakbench.diffusion")

@@ -6,9 +6,10 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +29,14 @@ from cloakbench.images import (
 )
 from cloakbench.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.models import ModelSpec
-from cloakbench.outputs import check_output, copy_folder, hold, new_folder, restore
+from cloakbench.outputs import check_output, hold, new_folder, restore
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
-from cloakbench.purify.base import build_purifier, purifiers
-from cloakbench.registry import Spec, code_digest
-from cloakbench.sampling import Sampling
+from cloakbench.purify.base import build_purifier, code_of
+from cloakbench.registry import Spec
+from cloakbench.sampling import Samples, Sampling, sampling_code
+from cloakbench.weights import Checked, weight_files
 
 if TYPE_CHECKING:
     from cloakbench.diffusion import LatentDiffusion
@@ -43,8 +45,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Loader = Callable[[], "LatentDiffusion"]
-
-SAMPLING_CODE = code_digest("cloakbench.sampling", "cloakbench.diffusion")
 
 
 @dataclass(frozen=True)
@@ -124,48 +124,6 @@ class Run:
             time.sleep(1)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """The images that are wanted of a model, for every prompt.
-
-    suffix: put after every prompt. negative_prompt: what guidance leads away from.
-    """
-
-    sampling: Sampling
-    prompts: dict[str, str]
-    suffix: str = ""
-    negative_prompt: str = ""
-
-    def settings(self) -> dict[str, Any]:
-        """What `job.json` says of them."""
-        prompts = {"prompts": self._texts(), "negative_prompt": self.negative_prompt}
-        return self.sampling.model_dump(mode="json") | prompts
-
-    def write(self, model: LatentDiffusion, job: Job, folder: Path) -> None:
-        """Generate `folder/<key>/<index>.png`; batches that are finished survive a kill."""
-        texts, kept = self._texts(), job.scratch or folder
-        batches = [(key, indices) for key in texts for indices in self._batches()]
-        for number in job.steps("sample", len(batches), {}):
-            key, indices = batches[number]
-            names = tuple(f"{index:03d}" for index in indices)
-            if all((kept / key / f"{name}.png").exists() for name in names):
-                continue
-            seeds = [job_seed(job.seed, "image", key, index) for index in indices]
-            pixels = self.sampling.generate(model, texts[key], seeds, self.negative_prompt)
-            (kept / key).mkdir(parents=True, exist_ok=True)
-            save_photos(Photos(pixels, names), kept / key)
-        for key in texts:
-            if kept != folder:
-                copy_folder(kept / key, folder / key)  # a kill here must lose nothing
-
-    def _texts(self) -> dict[str, str]:
-        return {key: text + self.suffix for key, text in self.prompts.items()}
-
-    def _batches(self) -> list[range]:
-        count, size = self.sampling.images, self.sampling.batch_size
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
 def close_job(job: Job) -> None:
     """Forget a finished job's checkpoints."""
     if job.scratch is not None:
@@ -192,20 +150,28 @@ def protect(
         CloakBenchError: a folder that the protection needs is not given, or see `Protection`.
     """
     protection = protections.build(spec)
+    photos = load_photos(instance)
+
+    def others(what: str, folder: Path | None, option: str) -> Photos | None:
+        if what not in protection.uses:
+            return None
+        return _others(folder, option, protection.name, photos, instance)
+
     identity = Identity(
-        load_photos(instance),
+        photos,
         prompts,
-        _wanted(surrogate, "surrogate_images" in protection.uses, protection.name, "--surrogate"),
-        _wanted(class_images, "class_images" in protection.uses, protection.name, "--class-images"),
+        others("surrogate_images", surrogate, "--surrogate"),
+        others("class_images", class_images, "--class-images"),
     )
     manifest = run.manifest("protect", protection.spec())
     work = [manifest, protections.digest(protection.name), model, prompts]
+    work += _weights(protection, *([model] if "model" in protection.uses else []))
     job = run.job("protect", work, Path(model.path), instance, surrogate, class_images)
     if run.restored(job, manifest):
         return
-    photos = _with_model(lambda load: protection.protect(identity, load, job), model, run)
+    protected = _with_model(lambda load: protection.protect(identity, load, job), model, run)
     with run.output(job, manifest) as folder:
-        save_photos(photos, folder)
+        save_photos(protected, folder)
         saved = to_images(load_photos(folder).pixels)
         change = largest_change(saved, to_images(identity.instance_images.pixels))
         if change > protection.budget:
@@ -228,7 +194,8 @@ def purify(
     """
     purifier = build_purifier(spec)
     manifest = run.manifest("purify", purifier.spec())
-    work = [manifest, [purifiers.digest(link.name) for link in purifier.links], model]
+    work = [manifest, code_of(purifier), model]
+    work += _weights(purifier, *([model] if "model" in purifier.uses else []))
     job = run.job("purify", work, Path(model.path), photos)
     if run.restored(job, manifest):
         return
@@ -254,20 +221,18 @@ def personalise(
         makes of the weights, and the weights are written nowhere.
     """
     trainer = trainers.build(spec)
-    wants_prior = trainer.prior_weight > 0
-    identity = Identity(
-        load_photos(instance),
-        prompts,
-        class_images=_wanted(class_images, wants_prior, trainer.name, "--class-images"),
-    )
+    photos, prior = load_photos(instance), None
+    if trainer.prior_weight > 0:
+        prior = _others(class_images, "--class-images", trainer.name, photos, instance)
+    identity = Identity(photos, prompts, class_images=prior)
     samples = None
     if sampling is not None:
         samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
     manifest = run.manifest("personalise", trainer.training_spec())
-    work = [manifest, trainers.digest(trainer.name), model, prompts]
+    work = [manifest, trainers.digest(trainer.name), model, prompts, *_weights(model)]
     if samples is not None:
         manifest = run.manifest("sample", samples.settings())
-        work += [manifest, SAMPLING_CODE]
+        work += [manifest, sampling_code()]
     job = run.job("personalise", work, Path(model.path), instance, class_images)
     if run.restored(job, manifest):
         return
@@ -302,7 +267,7 @@ def sample(
     """
     samples = Samples(sampling, prompts, suffix, negative_prompt)
     manifest = run.manifest("sample", samples.settings())
-    work = [manifest, SAMPLING_CODE, model]
+    work = [manifest, sampling_code(), model, *_weights(model)]
     job = run.job("sample", work, Path(model.path), weights)
     if run.restored(job, manifest):
         return
@@ -349,18 +314,25 @@ def set_up_torch(threads: int | None) -> None:
     """Deterministic kernels, and as many CPU threads as the workflow grants."""
     if threads:
         torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _wanted(folder: Path | None, wanted: bool, method: str, option: str) -> Photos | None:
-    if not wanted:
-        return None
+def _others(folder: Path | None, option: str, method: str, photos: Photos, of: Path) -> Photos:
+    """The other photos that a method needs beside `photos`, the instance images of a folder."""
     if folder is None:
         raise CloakBenchError(
             f"'{method}' needs {option} FOLDER. Give it, or choose another method."
         )
-    return load_photos(folder)
+    others = load_photos(folder)
+    if others.pixels.shape[1:] != photos.pixels.shape[1:]:
+        (height, width), (h, w) = (each.pixels.shape[-2:] for each in (others, photos))
+        raise CloakBenchError(
+            f"{folder}: photos of {width}x{height} px, but {of} has {w}x{h} px. Bring them to one "
+            "size: `cloakbench data` for photos, --model for class images."
+        )
+    return others
 
 
 def _with_model(work: Callable[[Loader], T], model: ModelSpec, run: Run) -> T:
@@ -409,22 +381,19 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _weights(*checked: Checked) -> list[tuple[str, int, int]]:
+    """What `_contents` says, of the weight files behind methods and models."""
+    return [_seen(path) for path in sorted(weight_files(*checked))]
+
+
 def _contents(folder: Path | None) -> list[tuple[str, int, int]]:
     """Names, sizes and times of a folder's files: cheap, and different after any change."""
     if folder is None:
         return []
-    stats = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [(str(p.relative_to(folder)), s.st_size, s.st_mtime_ns) for p, s in stats]
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [(str(path.relative_to(folder)), *_seen(path)[1:]) for path in files]
 
 
-def prompts_of(texts: Sequence[str]) -> dict[str, str]:
-    """Sampling prompts given as `key=text` on a command line.
-
-    Raises:
-        CloakBenchError: an entry without a key.
-    """
-    pairs = [text.partition("=") for text in texts]
-    for key, sign, _ in pairs:
-        if not sign:
-            raise CloakBenchError(f"--prompt {key!r}: write it as KEY=TEXT.")
-    return {key: text for key, _, text in pairs}
+def _seen(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns

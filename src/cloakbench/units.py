@@ -1,11 +1,12 @@
-"""Grey levels: budgets are whole levels of 255, written as fractions such as `11/255`."""
+"""Types of settings: budgets in whole grey levels, written as `11/255`, and users' paths."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 _FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*255\s*")
 
@@ -36,3 +37,6 @@ Levels = Annotated[
     WithJsonSchema({"type": ["string", "integer"], "examples": ["11/255"]}),
 ]
 """Largest change per channel value [grey levels of 255]; an int in code, `"11/255"` as data."""
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A file or folder that a user names, perhaps with `~`."""

@@ -1,20 +1,85 @@
-"""Where weight files are sought, and checks of them that are cheap enough for planning time."""
+"""Where weight files are sought, checks that are cheap enough for planning time, and digests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.outputs import new_file
 
 ONNX = (b"\x08",)  # protobuf: field 1, the ONNX version
 TORCH = (b"PK\x03\x04", b"\x80\x02")  # zip since PyTorch 1.6, a bare pickle before
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-found: set[Path] = set()
-"""Files and folders of weights that were looked for and are here; provenance hashes them."""
+SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
+
+_found: dict[Path, Path] = {}  # weight files that were looked for and are here; see `note`
+
+
+class Checked(Protocol):
+    """A method or a model: what looks for its weights without loading them."""
+
+    def check(self) -> None: ...
+
+
+def note(path: Path, whole: Path | None = None) -> Path:
+    """Say that results depend on a file, or on the weight files in a folder; returns the path.
+
+    whole: what the user named, if that is a folder around it.
+    """
+    files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES) if path.is_dir() else [path]
+    _found.update(dict.fromkeys(files, whole or path))
+    return path
+
+
+def weight_files(*checked: Checked) -> dict[Path, Path]:
+    """The weight files behind methods and models, each with the file or folder that names it.
+
+    Raises:
+        CloakBenchError: some are missing or of the wrong kind.
+    """
+    _found.clear()
+    for each in checked:
+        each.check()
+    return dict(_found)
+
+
+def sha256_of(files: Iterable[Path], cache: Path) -> dict[Path, str]:
+    """SHA-256 of files; those of an unchanged size and time are taken from the cache."""
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}
+    digests, fresh = {}, {}
+    for path in files:
+        stat = path.stat()
+        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        fresh[key] = digests[path] = known.get(key) or _sha256(path)
+    if fresh.keys() - known.keys():
+        with new_file(cache) as part:
+            part.write_text(json.dumps(known | fresh, indent=1))
+    return digests
+
+
+def weights_digest(*checked: Checked, cache: Path) -> str:
+    """Twelve hex digits that change when the weights behind methods and models do.
+
+    Raises:
+        CloakBenchError: some are missing or of the wrong kind.
+    """
+    digests = sorted(sha256_of(weight_files(*checked), cache).values())
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_weights(name: str, source: str) -> Path:
@@ -27,16 +92,11 @@ def find_weights(name: str, source: str) -> Path:
     folders = _folders()
     for place in (Path(name), *(folder / name for folder in folders)):
         if place.expanduser().exists():
-            return _noted(place.expanduser())
+            return note(place.expanduser())
     raise CloakBenchError(
         f"{name}: no such weights here, nor in {' or '.join(map(str, folders))}. Get them from "
         f"{source}; $CLOAKBENCH_WEIGHTS may name their folder."
     )
-
-
-def _noted(path: Path) -> Path:
-    found.add(path)
-    return path
 
 
 def _folders() -> list[Path]:
@@ -54,9 +114,8 @@ def find_network(name: str, part: str, kind: str) -> Path:
     Raises:
         CloakBenchError: it is missing, incomplete or of another class.
     """
-    folder = find_folder(name)
-    if (folder / part).is_dir():
-        folder = folder / part
+    whole = find_folder(name)
+    folder = whole / part if (whole / part).is_dir() else whole
     try:
         found = json.loads((folder / "config.json").read_text()).get("_class_name")
     except (OSError, ValueError, AttributeError):
@@ -68,30 +127,33 @@ def find_network(name: str, part: str, kind: str) -> Path:
         raise CloakBenchError(f"{name}: is of class {found}, not {kind}. Name another network.")
     if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
         raise CloakBenchError(f"{name}: no weights beside its config.json. Copy the whole model.")
-    return folder
+    return note(folder, whole)
 
 
-def find_folder(name: str) -> Path:
+def find_folder(name: str, revision: str | None = None) -> Path:
     """A folder, sought as `find_weights` does, or where the hub's cache has a hub id; nothing is
     downloaded.
+
+    revision: branch, tag or commit of a hub id.
 
     Raises:
         CloakBenchError: it is neither.
     """
     for place in (Path(name), *(folder / name for folder in _folders())):
         if place.expanduser().is_dir():
-            return _noted(place.expanduser())
+            return place.expanduser()
     if not _HUB_ID.fullmatch(name):
         raise CloakBenchError(f"{name}: no such folder of weights. Check the path.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return _noted(Path(snapshot_download(name, local_files_only=True)))
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
         raise CloakBenchError(
-            f"{name}: no such folder, and not in the hub's cache. Run `hf download {name}`, or "
-            "name a folder."
+            f"{name}: no such folder, and not in the hub's cache. Run `{command}`, or name a "
+            "folder."
         ) from None
 
 
@@ -110,7 +172,7 @@ def check_weights(path: Path, starts: tuple[bytes, ...], source: str) -> None:
         raise CloakBenchError(
             f"{path}: not a weight file (starts with {head!r}). Get it from {source}."
         )
-    _noted(path)
+    note(path)
 
 
 def check_pytorch_weights(path: Path, source: str) -> None:
@@ -124,7 +186,7 @@ def check_pytorch_weights(path: Path, source: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(_noted(path), framework="numpy"):
+        with safe_open(note(path), framework="numpy"):
             return None
     except (SafetensorError, OSError) as error:
         raise CloakBenchError(

@@ -19,10 +19,12 @@ from cloakbench.layout import Cell
 from cloakbench.outputs import MANIFEST, hold
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
-from cloakbench.purify import purifiers
+from cloakbench.purify.base import code_of
 from cloakbench.registry import code_digest
+from cloakbench.sampling import sampling_code
 from cloakbench.score.faces import backends
 from cloakbench.score.metric import metrics
+from cloakbench.weights import weights_digest
 
 # A plan is millions of objects that all live on; to search them for garbage again and again took a
 # fifth of the time of a large plan.
@@ -59,10 +61,11 @@ MODEL_JSON = EXPERIMENT.model_spec.model_dump_json()
 PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json()
 TRAINING_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(exclude={"sample"})
 SAMPLING_JSON = EXPERIMENT.sampling.model_dump_json()
-SAMPLING_CODE = code_digest("cloakbench.sampling", "cloakbench.diffusion")
+SAMPLING_CODE = sampling_code()
 CLASS_SAMPLING_JSON = EXPERIMENT.class_images.model_dump_json()
 FACES_JSON = json.dumps(EXPERIMENT.face_backend.spec())
 CONFIG_JSON = json.dumps(config, default=str)
+MODEL_DIGEST = weights_digest(EXPERIMENT.model_spec, cache=EXPERIMENT.digests)
 
 
 def one_of(names):
@@ -114,13 +117,19 @@ def code(methods, registry, key):
     )
 
 
-def quick(links):
+def weights(methods, key):
+    """The digest of the files behind the method, for `params`: new weights rerun its cells."""
+    model = EXPERIMENT.model_spec
+    files = {k: [m, model] if "model" in m.uses else [m] for k, m in methods.items()}
+    digests = {
+        k: weights_digest(*f, cache=EXPERIMENT.digests) for k, f in files.items()
+    }
+    return by_label(key, digests)
+
+
+def quick(methods):
     """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
-    return [
-        label
-        for label, methods in links.items()
-        if not any(method.needs & {"model", "gpu"} for method in methods)
-    ]
+    return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]
 
 
 def photos(wildcards):
@@ -134,6 +143,11 @@ def protect_inputs(wildcards):
     uses = PROTECTIONS[wildcards.protection].uses
     wanted = [manifest(LAYOUT.data(cell(wildcards)))]
     return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in uses else [])
+
+
+def training_inputs(wildcards):
+    """Class images for the trainers with prior preservation."""
+    return [manifest(CLASS_IMAGES)] if TRAINERS[wildcards.trainer].prior_weight else []
 
 
 def data_of_all(wildcards):

@@ -37,6 +37,7 @@ rule class_images:
     params:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
+        weights=MODEL_DIGEST,
         prompts=literal(TRAINING_PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,

@@ -7,7 +7,7 @@ TRAINING = {k: json.dumps(trainer.training_spec()) for k, trainer in TRAINERS.it
 rule personalise:
     input:
         photos=manifest(LAYOUT.purified(W)),
-        class_images=manifest(CLASS_IMAGES),
+        class_images=training_inputs,
     output:
         manifest((LAYOUT.personalised if KEEP else LAYOUT.generated)(W)),
     log:
@@ -25,6 +25,7 @@ rule personalise:
         photos=subpath(input.photos, parent=True),
         class_images=CLASS_IMAGES / "class",
         model=literal(MODEL_JSON),
+        weights=MODEL_DIGEST,
         prompts=literal(TRAINING_PROMPTS_JSON if KEEP else PROMPTS_JSON),
         sampling=literal(*([] if KEEP else [f"--sampling={SAMPLING_JSON}"])),
         sampling_code=literal(*([] if KEEP else [SAMPLING_CODE])),

@@ -15,6 +15,7 @@ rule protect:
     params:
         spec=spec(PROTECTIONS, "protection"),
         code=code(PROTECTIONS, protections, "protection"),
+        weights=weights(PROTECTIONS, "protection"),
         data=lambda wildcards: LAYOUT.data(cell(wildcards)),
         class_images=CLASS_IMAGES / "class",
         model=literal(MODEL_JSON),
@@ -35,7 +36,7 @@ ruleorder: protect_quick > protect
 
 use rule protect as protect_quick with:
     wildcard_constraints:
-        protection=one_of(quick({k: [method] for k, method in PROTECTIONS.items()})),
+        protection=one_of(quick(PROTECTIONS)),
     localrule: True
     resources:
         gpu=0,

@@ -1,9 +1,3 @@
-CODE_OF_LINKS = {
-    label: [purifiers.digest(link.name) for link in purifier.links]
-    for label, purifier in PURIFIERS.items()
-}
-
-
 rule purify:
     input:
         manifest(LAYOUT.protected(W)),
@@ -20,7 +14,10 @@ rule purify:
         gpu=1,
     params:
         spec=spec(PURIFIERS, "purification"),
-        code=by_label("purification", CODE_OF_LINKS),
+        code=by_label(
+            "purification", {k: code_of(method) for k, method in PURIFIERS.items()}
+        ),
+        weights=weights(PURIFIERS, "purification"),
         photos=subpath(input[0], parent=True),
         model=literal(MODEL_JSON),
         seed=EXPERIMENT.seed,
@@ -38,7 +35,7 @@ ruleorder: purify_quick > purify
 
 use rule purify as purify_quick with:
     wildcard_constraints:
-        purification=one_of(quick({k: method.links for k, method in PURIFIERS.items()})),
+        purification=one_of(quick(PURIFIERS)),
     localrule: True
     resources:
         gpu=0,

@@ -30,6 +30,7 @@ rule sample:
         trainer=by_label("trainer", TRAINER_OPTIONS),
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
+        model_weights=MODEL_DIGEST,
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),

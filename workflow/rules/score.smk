@@ -1,6 +1,7 @@
 METRIC_CODE = [metrics.digest(spec["method"]) for spec in EXPERIMENT.all_metrics]
 FACES_CODE = backends.digest(EXPERIMENT.face_backend.name)
 METRIC_OPTIONS = [f"--metric={json.dumps(spec)}" for spec in EXPERIMENT.all_metrics]
+FACES_DIGEST = weights_digest(EXPERIMENT.face_backend, cache=EXPERIMENT.digests)
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
 )
@@ -22,6 +23,7 @@ rule references:
         faces=literal(FACES_JSON),
         folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
         code=[FACES_CODE, code_digest("cloakbench.score.references")],
+        weights=FACES_DIGEST,
     shell:
         "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
         "2> {log:q}"
@@ -68,6 +70,7 @@ rule score:
         faces=literal(FACES_JSON),
         metrics=literal(*METRIC_OPTIONS),
         code=[FACES_CODE, METRIC_CODE, code_digest("cloakbench.score.samples")],
+        weights=FACES_DIGEST,
     shell:
         "cloakbench score {params.samples:q} --references {input.references:q} "
         "--faces {params.faces:q} {params.metrics:q} "

@@ -96,7 +96,7 @@ def picture(
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
 
-    Example: cloakbench picture config.yaml --identity person_000010 -o samples.png
+    Example: cloakbench picture config.yaml --identity person_000003 -o samples.png
     """
     from cloakbench.config import Experiment
     from cloakbench.errors import CloakBenchError, nearest

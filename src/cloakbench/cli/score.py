@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cloakbench.cli.stages import parse_spec
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import Cell
-
-if TYPE_CHECKING:
-    from cloakbench.registry import Spec
 
 Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
-
-
-def _spec(text: str) -> Spec | str:
-    """A method's name, or its spec as JSON."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        spec: Spec = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CloakBenchError(
-            f"{text}: not JSON ({error}). Give a name or a JSON object."
-        ) from None
-    return spec
 
 
 def references(
@@ -45,12 +29,12 @@ def references(
     reference; those of set_A and set_B show what the face backend scores for the same person and
     for others, which relative ISM is measured against.
 
-    Example: cloakbench references results/mini/synthetic/*/data -o references.json
+    Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
     from cloakbench.score.faces import backends
     from cloakbench.score.references import make_references
 
-    backend = backends.build(_spec(faces))
+    backend = backends.build(parse_spec(faces))
     backend.check()
     folders = {folder.absolute().parent.name: folder for folder in data}
     if len(folders) < len(data):
@@ -90,8 +74,8 @@ def score(
     table = score_samples(
         generated,
         References.read(reference),
-        backends.build(_spec(faces)),
-        build_metrics([_spec(text) for text in metric or []]),
+        backends.build(parse_spec(faces)),
+        build_metrics([parse_spec(text) for text in metric or []]),
         cell,
     )
     write_csv(table, output)

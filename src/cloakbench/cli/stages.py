@@ -148,17 +148,17 @@ def protect(
     Example: cloakbench protect aspl --set budget=8/255 --set rounds=20 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    spec = protections.build(parse_spec(method, settings)).spec()
+    protection = protections.build(parse_spec(method, settings))
     from cloakbench import stages  # late: a typo above is told at once
 
     stages.protect(
-        spec,
+        protection.spec(),
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
         instance=instance,
         surrogate=surrogate,
         class_images=class_images,
-        run=_run(out, identity, seed, device, threads, scratch),
+        run=_run(out, identity, seed, _device(device, protection.uses), threads, scratch),
     )
 
 
@@ -179,14 +179,14 @@ def purify(
     Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
     --out purified
     """
-    spec = build_purifier(parse_spec(method, settings)).spec()
+    purifier = build_purifier(parse_spec(method, settings))
     from cloakbench import stages  # late: a typo above is told at once
 
     stages.purify(
-        spec,
+        purifier.spec(),
         model=parse_model(model),
         photos=photos,
-        run=_run(out, identity, seed, device, threads, scratch),
+        run=_run(out, identity, seed, _device(device, purifier.uses), threads, scratch),
     )
 
 
@@ -256,7 +256,7 @@ def sample(
     """
     from cloakbench import stages
 
-    texts = stages.prompts_of(prompt) if prompt else Prompts().sample_prompts
+    texts = _prompts(prompt) if prompt else Prompts().sample_prompts
     stages.sample(
         _validated(Sampling, sampling),
         model=parse_model(model),
@@ -266,6 +266,11 @@ def sample(
         suffix=suffix,
         negative_prompt=negative_prompt,
     )
+
+
+def _device(chosen: str, uses: frozenset[str]) -> str:
+    """The chosen device, but a method without networks claims no GPU."""
+    return chosen if uses & {"model", "gpu"} or chosen != "auto" else "cpu"
 
 
 def _run(
@@ -279,6 +284,15 @@ def _run(
     if not sys.stderr.isatty():  # a log, which provenance reads
         typer.echo(RAN_ON + json.dumps(environment(run.device)), err=True)
     return run
+
+
+def _prompts(texts: list[str]) -> dict[str, str]:
+    """Sampling prompts given as KEY=TEXT."""
+    pairs = [text.partition("=") for text in texts]
+    for key, sign, _ in pairs:
+        if not sign:
+            raise CloakBenchError(f"--prompt {key!r}: write it as KEY=TEXT.")
+    return {key: text for key, _, text in pairs}
 
 
 def _validated(kind: Any, text: str) -> Any:

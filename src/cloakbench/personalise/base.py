@@ -123,5 +123,5 @@ class Trainer(Method):
 trainers: Registry[Trainer] = Registry(
     "trainer",
     "cloakbench.personalise",
-    engine=("cloakbench.finetune", "cloakbench.diffusion", "cloakbench.jobs"),
+    engine=("cloakbench.diffusion", "cloakbench.jobs"),
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class DreamBooth(Trainer):
     """Full fine-tuning with prior preservation."""
 
-    source = "Ruiz et al. 2023, arXiv 2208.12242; settings of Anti-DreamBooth (recipes 3.1)"
+    source = "Ruiz et al. 2023, arXiv 2208.12242; settings of DiffShortcut (recipes 3.1)"
     presets = {
         "paper": {"batch_size": 1},
         "mini": {"steps": 400, "learning_rate": 2e-4, "batch_size": 2},

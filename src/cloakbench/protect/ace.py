@@ -28,7 +28,8 @@ class ACE(TargetedProtection, PhotowiseProtection):
     A round is PGD on each photo, then fine-tuning on the perturbed photos. With a
     `texture_weight` the photo's latents are pulled to the target as well: ACE+. Of the U-Net
     only LoRA factors are trained, and the text encoder is not. With a velocity model the
-    prediction that is pulled is the velocity.
+    prediction that is pulled is the velocity. The prompts are the experiment's; the reference's is
+    "a picture" for photos and class images alike.
     """
 
     source = "Zheng et al. 2025, ACE, arXiv 2310.04687; Mist-v2's attacks/mist.py (recipes 1.16)"
@@ -73,7 +74,7 @@ class ACE(TargetedProtection, PhotowiseProtection):
             training_steps = self.training_steps * len(original)
             for step in range(number * training_steps, (number + 1) * training_steps):
                 tuner.step(protected, step, job.rng)
-        tuner.check()
+            tuner.check()
         return perturbed.value
 
     def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:

@@ -69,7 +69,6 @@ class ASPL(SurrogateProtection):
             perturbed.value = self.alternation(
                 surrogate, perturbed.value, original, number, objective
             )
-        surrogate.tuner.check()
         return perturbed.value
 
     def alternation(
@@ -88,6 +87,7 @@ class ASPL(SurrogateProtection):
             steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
             pixels = self.ascend(pixels, original, tuner.model, loss, steps)
         self._train(tuner, tuner.model.posterior_once(pixels), number, job, "perturbed")
+        tuner.check()
         return pixels
 
     def surrogate(self, identity: Identity, model: LatentDiffusion, job: Job) -> Surrogate:

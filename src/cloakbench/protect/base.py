@@ -32,6 +32,11 @@ class Protection(Method):
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
 
     @property
+    def radius(self) -> float:
+        """The budget in units of [0, 1]."""
+        return self.budget / 255
+
+    @property
     def uses(self) -> frozenset[str]:
         """What of `needs` these settings use: a prior without weight has no class images."""
         unused = {"class_images"} if getattr(self, "prior_weight", None) == 0 else set()
@@ -54,7 +59,7 @@ class Protection(Method):
         if not torch.isfinite(pixels).all():
             raise CloakBenchError(
                 f"protection '{self.name}': the perturbation became NaN. Lower its learning "
-                "rate or step size, or use precision bf16 or fp32."
+                "rate or step size."
             )
         return Photos(
             round_to_levels(self.project(pixels, original)), identity.instance_images.names
@@ -66,8 +71,7 @@ class Protection(Method):
 
     def project(self, pixels: Tensor, original: Tensor) -> Tensor:
         """Clip to the budget around the original, then to [0, 1]."""
-        radius = self.budget / 255
-        return pixels.clamp(original - radius, original + radius).clamp(0, 1)
+        return pixels.clamp(original - self.radius, original + self.radius).clamp(0, 1)
 
 
 def round_to_levels(pixels: Tensor) -> Tensor:
@@ -78,10 +82,5 @@ def round_to_levels(pixels: Tensor) -> Tensor:
 protections: Registry[Protection] = Registry(
     "protection",
     "cloakbench.protect",
-    engine=(
-        "cloakbench.pgd",
-        "cloakbench.finetune",
-        "cloakbench.diffusion",
-        "cloakbench.jobs",
-    ),
+    engine=("cloakbench.diffusion", "cloakbench.jobs"),
 )

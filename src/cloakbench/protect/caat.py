@@ -57,5 +57,7 @@ class CAAT(Protection):
             assert pixels.grad is not None
             ascended = pixels.detach() + step_size * pixels.grad.sign()
             perturbed.value = self.project(ascended, original)
+            if step % 50 == 49:
+                tuner.check()
         tuner.check()
         return perturbed.value

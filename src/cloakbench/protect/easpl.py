@@ -55,6 +55,4 @@ class EASPL(EnsembleProtection, ASPL):
                 with on_device(member, device, surrogate.optimisers):
                     results.append(self.alternation(surrogate, perturbed.value, original, number))
             perturbed.value = torch.stack(results).mean(0)
-        for surrogate in surrogates:
-            surrogate.tuner.check()
         return perturbed.value

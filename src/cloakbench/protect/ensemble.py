@@ -50,7 +50,7 @@ class EnsembleProtection(SurrogateProtection):
         others = [path for path in dict.fromkeys(self.models) if path != model.spec.path]
         specs = [model.spec.model_copy(update={"path": p, "revision": None}) for p in others]
         model.to("cpu")
-        return [model, *map(LatentDiffusion.load, specs)]
+        return [model, *(LatentDiffusion.load(spec, frugal=model.frugal) for spec in specs)]
 
     def jobs(self, job: Job, members: list[LatentDiffusion]) -> list[Job]:
         """A job for each model: its own draws, the first's being those of a lone model."""

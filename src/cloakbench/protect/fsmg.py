@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @protections.register("fsmg")
 class FSMG(SurrogateProtection):
-    """Fully-trained surrogate model guidance: DreamBooth on set_A, then PGD on set_B."""
+    """Fully-trained surrogate model guidance: DreamBooth on set_A, then PGD on set_B.
+
+    The surrogate trains on one instance and one class image per step; the script on two of each.
+    """
 
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, section 4.3"
     presets = {

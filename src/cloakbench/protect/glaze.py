@@ -72,8 +72,8 @@ class Glaze(PerceptualDescent, Protection):
             for index, photo in enumerate(original)
         ]
         start = original + self.perceptual_bound * (torch.stack(draws).to(original.device) - 0.5)
-        radius = self.budget / 255
-        low, high = (original - radius).clamp(min=0), (original + radius).clamp(max=1)
+        low = (original - self.radius).clamp(min=0)
+        high = (original + self.radius).clamp(max=1)
         return self.descend(
             start.clamp(low, high),
             original,

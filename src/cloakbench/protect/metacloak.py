@@ -89,7 +89,7 @@ class MetaCloak(SurrogateProtection):
             retraining = range(number * self.retraining_steps, (number + 1) * self.retraining_steps)
             for step in retraining:
                 tuner.step(protected, step, partial(job.rng, "perturbed"))
-        tuner.check()
+            tuner.check()
         return perturbed.value
 
     def train(self, tuner: FineTuner, photos: Tensor, job: Job) -> Checkpoints:
@@ -103,6 +103,7 @@ class MetaCloak(SurrogateProtection):
             if step in kept_at:
                 checkpoints.keep(tuner)
             tuner.step(clean, step, job.rng)
+        tuner.check()
         checkpoints.keep(tuner)
         return checkpoints
 

@@ -13,7 +13,7 @@ from cloakbench.protect.target import TargetedProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.diffusion import LatentDiffusion, Latents
     from cloakbench.jobs import Job
     from cloakbench.pgd import Loss
     from cloakbench.prompts import Prompts
@@ -45,16 +45,19 @@ class Mist(TargetedProtection, PhotowiseProtection):
 
     def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([prompts.class_prompt])
-        goal = self.target_latents(photo, model)
+        goal = None if self.mode == "semantic" else self.target_latents(photo, model)
 
-        def fused(pixels: Tensor, step: int) -> Tensor:
-            latents = model.posterior(pixels)
-            if self.mode == "texture":
-                return -mean_square(model.mode(latents) - goal)
+        def semantic(latents: Latents, step: int) -> Tensor:
             rng = job.rng("pgd", step)
-            semantic = model.denoising_loss(model.draw(latents, rng), text, rng)
-            if self.mode == "semantic":
-                return semantic
-            return self.rate * semantic - mean_square(model.mode(latents) - goal)
+            return model.denoising_loss(model.draw(latents, rng), text, rng)
 
-        return fused
+        def objective(pixels: Tensor, step: int) -> Tensor:
+            latents = model.posterior(pixels)
+            if goal is None:
+                return semantic(latents, step)
+            texture = -mean_square(model.mode(latents) - goal)
+            if self.mode == "texture":
+                return texture
+            return self.rate * semantic(latents, step) + texture
+
+        return objective

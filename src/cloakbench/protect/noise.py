@@ -38,4 +38,4 @@ class Noise(Protection):
         draws = 2 * torch.rand(original.shape, generator=job.rng("noise")) - 1
         if self.distribution == "sign":
             draws = draws.sign()
-        return original + self.budget / 255 * draws
+        return original + self.radius * draws

@@ -36,11 +36,6 @@ class PhotowiseProtection(Protection):
     )
     steps: int = Field(100, ge=1, description="PGD steps for each photo")
 
-    @property
-    def radius(self) -> float:
-        """The budget in units of [0, 1]."""
-        return self.budget / 255
-
     @abstractmethod
     def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
         """What PGD maximises for one photo (1, 3, h, w) in [0, 1]; it draws from `job`."""

@@ -45,7 +45,7 @@ class SDS(TargetedProtection, PhotowiseProtection):
         import torch
 
         text = model.embed([prompts.class_prompt])
-        goal = self.target_latents(photo, model)
+        goal = self.target_latents(photo, model) if self.targeted else None
         sign = 1 if self.direction == "ascend" else -1
 
         def distillation(pixels: Tensor, step: int) -> Tensor:
@@ -55,7 +55,7 @@ class SDS(TargetedProtection, PhotowiseProtection):
             with torch.no_grad():
                 residual = model.residual(drawn, text, rng)
             score = sign * (residual * drawn).flatten(1).mean(1)  # its gradient is the residual
-            if not self.targeted:
+            if goal is None:
                 return score
             return self.rate * score - mean_square(model.mode(latents) - goal)
 

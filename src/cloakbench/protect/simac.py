@@ -35,7 +35,7 @@ class SimAC(ASPL):
 
     source = "Wang et al. 2024, SimAC, arXiv 2312.07865, section 4; time_feature.py (recipes 1.13)"
     presets = {
-        "paper": {"budget": "8/255", "relative_step": 0.08},
+        "paper": {"budget": "8/255", "relative_step": 0.08, "faithful": True},
         "mini": {"learning_rate": 2e-4, "rounds": 40},
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1, "search_rounds": 2},
     }
@@ -74,7 +74,7 @@ class SimAC(ASPL):
         for number in job.steps("search", self.search_rounds, state):
             searching = kept.counts() > self.enough
             if not searching.any():
-                break
+                continue  # not break: a loop that ends is saved
             tried = kept.candidates(self.candidates, job.rng("candidates", number))
             gradients = torch.stack(
                 [gradient(loss, perturbed.value, number, column) for column in tried.T], dim=1

@@ -34,11 +34,6 @@ class SurrogateProtection(Protection):
     prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
 
-    @property
-    def radius(self) -> float:
-        """The budget in units of [0, 1]."""
-        return self.budget / 255
-
     def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
         """A thawed surrogate with its optimiser and class images."""
         from cloakbench.finetune import FineTuner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ from pydantic import Field
 
 from cloakbench.images import read_photo, to_pixels
 from cloakbench.protect.base import Protection
+from cloakbench.units import UserPath
+from cloakbench.weights import note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +45,13 @@ def draw_target(width: int, height: int) -> Image.Image:
 class TargetedProtection(Protection):
     """Shared by protections with a target image: our pattern, or a photo of the user's."""
 
-    target: Path | None = Field(
+    target: UserPath | None = Field(
         None, description="photo whose latents are the target; null: the word CLOAK in four lines"
     )
 
     def check(self) -> None:
         if self.target is not None:
-            read_photo(self.target)
+            read_photo(note(self.target))
 
     def target_latents(self, photo: Tensor, model: LatentDiffusion) -> Tensor:
         """Scaled latents (1, c, h/8, w/8) of the target at the size of a photo (1, 3, h, w)."""

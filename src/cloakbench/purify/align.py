@@ -43,7 +43,7 @@ class FaceAligner(Method):
         "resnet50", description="the detector's backbone (CodeFormer's default)"
     )
     threshold: float = Field(
-        0.97, ge=0, le=1, description="least confidence of a face (facexlib's default)"
+        0.8, ge=0, le=1, description="least confidence of a face (CodeFormer's tool)"
     )
 
     def detector_file(self) -> Path:
@@ -56,11 +56,11 @@ class FaceAligner(Method):
         check_weights(path, TORCH, RELEASES)
         return path
 
-    def face_finder(self) -> Callable[[Tensor], list[np.ndarray]]:
+    def face_finder(self, device: str) -> Callable[[Tensor], list[np.ndarray]]:
         """What finds the faces in pixels (1, 3, h, w): landmarks (5, 2) of each, in pixels."""
         from cloakbench.score.faces.facexlib import retinaface
 
-        network = retinaface(self.detector_network, self.detector_file())
+        network = retinaface(self.detector_network, self.detector_file(), device)
 
         def find(photo: Tensor) -> list[np.ndarray]:
             import torch

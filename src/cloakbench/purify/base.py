@@ -30,6 +30,11 @@ class Purifier(Method):
         """The purifiers that this one runs one after another: itself, unless it is a chain."""
         return [self]
 
+    @property
+    def uses(self) -> frozenset[str]:
+        """What any of the links needs."""
+        return frozenset().union(*(link.needs for link in self.links))
+
     def purify(self, photos: Photos, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
         """Purify every photo.
 
@@ -41,7 +46,7 @@ class Purifier(Method):
         """
         import torch
 
-        model = load() if any("model" in link.needs for link in self.links) else None
+        model = load() if "model" in self.uses else None
         pixels = self.clean(photos.pixels, model, job).detach().cpu()
         if pixels.shape != photos.pixels.shape or not torch.isfinite(pixels).all():
             raise CloakBenchError(
@@ -60,14 +65,13 @@ def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
     return purifiers.build({"method": "chain", "steps": spec} if isinstance(spec, list) else spec)
 
 
+def code_of(purifier: Purifier) -> list[str]:
+    """Digests of the code behind a purifier and all its links."""
+    return [purifiers.digest(method.name) for method in (purifier, *purifier.links)]
+
+
 purifiers: Registry[Purifier] = Registry(
     "purification",
     "cloakbench.purify",
-    engine=(
-        "cloakbench.diffusion",
-        "cloakbench.images",
-        "cloakbench.jobs",
-        "cloakbench.restorer",
-        "cloakbench.weights",
-    ),
+    engine=("cloakbench.diffusion", "cloakbench.jobs"),
 )

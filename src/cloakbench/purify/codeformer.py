@@ -103,7 +103,7 @@ class CodeFormer(FaceAligner, Purifier):
 
     def _faces(self, path: Path, job: Job) -> Restore:
         """CodeFormer on the faces that are found."""
-        network, find = load_codeformer(path, job.device), self.face_finder()
+        network, find = load_codeformer(path, job.device), self.face_finder(job.device)
 
         def restore_face(face: Tensor) -> Tensor:
             restored: Tensor = network(2 * face.to(job.device) - 1, weight=self.fidelity)[0]

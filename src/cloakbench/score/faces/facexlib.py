@@ -12,6 +12,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.score.faces.base import Face, FaceBackend, backends
+from cloakbench.units import UserPath
 from cloakbench.weights import TORCH, check_weights
 
 WEIGHTS = "https://github.com/xinntao/facexlib/releases"
@@ -30,12 +31,12 @@ class FaceXLib(FaceBackend):
         "Deng et al. 2019, ArcFace, arXiv:1801.07698; facexlib"
     )
 
-    detector: Path = Field(
+    detector: UserPath = Field(
         description="facexlib's RetinaFace weights: detection_Resnet50_Final.pth or "
         "detection_mobilenet0.25_Final.pth (retrainings with other anchor sizes load as well, "
         "and misplace the boxes)"
     )
-    recogniser: Path = Field(description="ArcFace weights: recognition_arcface_ir_se50.pth")
+    recogniser: UserPath = Field(description="ArcFace weights: recognition_arcface_ir_se50.pth")
     network: Literal["resnet50", "mobile0.25"] = Field(
         "resnet50", description="the detector's backbone (facexlib's default)"
     )
@@ -68,20 +69,21 @@ def _networks(backend: FaceXLib) -> _Networks:
     return _Networks(retinaface(backend.network, backend.detector), _recogniser(backend.recogniser))
 
 
-def retinaface(backbone: str, path: Path) -> Any:
-    """The face detector with its weights, ready on the GPU where there is one.
+def retinaface(backbone: str, path: Path, device: str = "cpu") -> Any:
+    """The face detector with its weights, ready on a device.
 
     Raises:
         CloakBenchError: the weights are not those of a RetinaFace with this backbone.
     """
     import warnings
 
+    import torch
     from facexlib.detection.retinaface import RetinaFace
 
     with warnings.catch_warnings():  # torchvision deprecates `pretrained=False`, facexlib's call
         warnings.simplefilter("ignore", UserWarning)
-        network = RetinaFace(network_name=backbone)
-    return _load(network, path)
+        network = RetinaFace(network_name=backbone, device=torch.device(device))
+    return _load(network, path).to(device)
 
 
 def _recogniser(path: Path) -> Any:
@@ -103,8 +105,7 @@ def _load(network: Any, path: Path) -> Any:
             f"{path}: not the weights of facexlib's {type(network).__name__} ({reason}). "
             f"Get them from {WEIGHTS}."
         ) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return network.to(device).eval()
+    return network.eval()
 
 
 def _face(pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
@@ -113,10 +114,9 @@ def _face(pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
 
     crop = _align(pixels, row[5:15].reshape(5, 2))
     levels = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
-    device = next(networks.recogniser.parameters()).device
-    embedding = networks.recogniser((levels / 127.5 - 1).to(device))[0]  # RGB in [-1, 1]
+    embedding = networks.recogniser(levels / 127.5 - 1)[0]  # RGB in [-1, 1]
     left, top, right, bottom = row[:4].tolist()
-    return Face((left, top, right, bottom), float(row[4]), embedding.cpu().numpy())
+    return Face((left, top, right, bottom), float(row[4]), embedding.numpy())
 
 
 def _align(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.score.faces.base import Face, FaceBackend, backends
+from cloakbench.units import UserPath
 from cloakbench.weights import ONNX, check_weights
 
 WEIGHTS = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
@@ -25,7 +26,7 @@ class InsightFace(FaceBackend):
 
     source: ClassVar[str] = "Deng et al. 2019, ArcFace, arXiv:1801.07698; insightface FaceAnalysis"
 
-    weights: Path = Field(
+    weights: UserPath = Field(
         description="folder with the .onnx files, of any name, of a detector and a recogniser "
         "(buffalo_l and antelopev2 are such packs)"
     )
