@@ -560,8 +560,10 @@ def test_a_real_face_is_found_and_an_identity_network_pasted_back(codeformer, mo
     """These weights were trained with other anchors than facexlib's, for faces of 100 px."""
     from cloakbench.score.faces import facexlib
 
-    def with_its_anchors(backbone: str, path: Path, retinaface: Any = facexlib.retinaface) -> Any:
-        network = retinaface(backbone, path)
+    retinaface = facexlib.retinaface
+
+    def with_its_anchors(*given: Any) -> Any:
+        network = retinaface(*given)
         network.cfg["min_sizes"] = [[10, 20], [32, 64], [128, 256]]
         return network
 

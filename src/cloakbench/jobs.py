@@ -95,16 +95,10 @@ class Job:
                     raise SystemExit(128 + signals[0])
 
     def _save(self, name: str, step: int, state: Mapping[str, Stateful]) -> None:
-        import torch
-
         if self.scratch is None:
             return
         stored = {"step": step} | {key: holder.state_dict() for key, holder in state.items()}
-        with new_file(self.scratch / f"{name}.pt") as part, part.open("wb") as file:
-            try:
-                torch.save(stored, file)
-            except RuntimeError as error:  # torch hides the reason, such as a full disk, behind it
-                raise error.__context__ or error from None
+        store(self.scratch / f"{name}.pt", stored)
 
     def _restore(self, name: str, state: Mapping[str, Stateful]) -> int:
         import torch
@@ -118,6 +112,17 @@ class Job:
         for key, holder in state.items():
             holder.load_state_dict(stored[key])
         return int(stored["step"])
+
+
+def store(path: Path, value: Any) -> None:
+    """Save tensors, in plain containers, to a file that appears whole or not at all."""
+    import torch
+
+    with new_file(path) as part, part.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch hides the reason, such as a full disk, behind it
+            raise error.__context__ or error from None
 
 
 def sweep(scratch: Path) -> None:

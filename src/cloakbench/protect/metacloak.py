@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from cloakbench.jobs import store
 from cloakbench.protect.base import protections
 from cloakbench.protect.surrogate import SurrogateProtection, denoising
 
@@ -94,7 +96,7 @@ class MetaCloak(SurrogateProtection):
 
     def train(self, tuner: FineTuner, photos: Tensor, job: Job) -> Checkpoints:
         """Train the surrogate on the photos and keep its weights at evenly spaced steps."""
-        checkpoints = Checkpoints()
+        checkpoints = Checkpoints(job.scratch)
         gaps = self.checkpoints - 1
         kept_at = {round(i * self.training_steps / gaps) for i in range(self.checkpoints)}
         clean = tuner.model.posterior_once(photos)
@@ -125,32 +127,50 @@ class MetaCloak(SurrogateProtection):
 
 
 class Checkpoints:
-    """Weights of a surrogate at some of its steps, in the CPU's memory."""
+    """Weights of a surrogate at some of its steps: files in a folder, or in the CPU's memory.
 
-    def __init__(self) -> None:
-        self._kept: list[list[Tensor]] = []
+    They are gigabytes each at full scale and never change, so files are written once, and not with
+    every checkpoint of the job.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._kept: list[list[Tensor] | Path] = []
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def keep(self, tuner: FineTuner) -> None:
         """Keep a copy of the weights as they are now."""
-        self._kept.append([p.detach().to("cpu", copy=True) for p in tuner.parameters])
+        weights = [p.detach().to("cpu", copy=True) for p in tuner.parameters]
+        if self._folder is None:
+            self._kept.append(weights)
+            return
+        path = self._file(len(self))
+        store(path, weights)
+        self._kept.append(path)
 
     def load(self, index: int, tuner: FineTuner) -> None:
         """Make the surrogate what it was when the copy was made, with an optimiser that is new."""
         import torch
 
+        weights = self._kept[index]
+        if isinstance(weights, Path):
+            weights = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
         with torch.no_grad():
-            for parameter, kept in zip(tuner.parameters, self._kept[index], strict=True):
+            for parameter, kept in zip(tuner.parameters, weights, strict=True):
                 parameter.copy_(kept)
         tuner.optimiser = tuner.fresh_optimiser()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": self._kept}
+        return {"count": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept = state["kept"]
+        self._kept = [self._file(index) for index in range(state["count"])]
+
+    def _file(self, index: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"weights-{index}.pt"
 
 
 def cropped(image: Tensor, share: float) -> Tensor:
