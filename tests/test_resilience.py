@@ -179,7 +179,7 @@ def test_another_setting_does_the_work_again(finished, folders, monkeypatch):
 
 def test_other_code_does_the_work_again(finished, folders, monkeypatch):
     monkeypatch.setattr(stages, "_with_model", never)
-    monkeypatch.setattr(stages.purifiers, "digest", lambda name: "edited")
+    monkeypatch.setattr(stages, "code_of", lambda purifier: ["edited"])
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance)
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +63,7 @@ def sha256_of(files: Iterable[Path], cache: Path) -> dict[Path, str]:
         key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
         fresh[key] = digests[path] = known.get(key) or _sha256(path)
     if fresh.keys() - known.keys():
-        with new_file(cache) as part:
+        with suppress(OSError), new_file(cache) as part:  # a race or a full disk: hash once more
             part.write_text(json.dumps(known | fresh, indent=1))
     return digests
 
