@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import smooth_photos
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from cloakbench.jobs import Job
 from cloakbench.protect import protections
 from cloakbench.protect.photowise import PhotowiseProtection
 from cloakbench.protect.target import draw_target
+from cloakbench.weights import weights_digest
 
 PHOTOWISE = [m.name for m in protections if issubclass(m, PhotowiseProtection)]
 RANDOM_STARTS = {"pid", "photoguard", "mist", "advdm"}
@@ -371,3 +373,14 @@ def test_ace_learns_from_what_it_has_perturbed(identity, diffusion):
     untrained = perturbed("ace", fresh, identity, training_steps=0)
 
     assert not torch.equal(trained, untrained)
+
+
+def test_another_target_under_the_same_name_counts_as_other_weights(tmp_path):
+    target = tmp_path / "target.png"
+    protection = protections.build({"method": "mist", "target": str(target)})
+    digests = []
+    for colour in ("black", "white"):
+        Image.new("RGB", (64, 64), colour).save(target)
+        digests.append(weights_digest(protection, cache=tmp_path / colour))
+
+    assert digests[0] != digests[1]
