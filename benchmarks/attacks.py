@@ -129,11 +129,15 @@ class Published:
             own = self.model.vae.encode(images).latent_dist
             classes = self.model.vae.encode(self._signed(self.identity.class_images)).latent_dist
         for step in range(settings.training_steps):
-            pair = own.sample()[step % len(own.mean)], classes.sample()[step % len(classes.mean)]
-            latents = torch.stack(pair) * self.model.vae.config.scaling_factor
+            batch = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+            drawn = [
+                stored.sample()[[position % len(stored.mean) for position in batch]]
+                for stored in (own, classes)
+            ]
+            latents = torch.cat(drawn) * self.model.vae.config.scaling_factor
             cast = self.dtype or torch.bfloat16
             with torch.autocast("cpu", dtype=cast, enabled=self.dtype is not None):
-                prompts = [self._instance_prompt, self._class_prompt]
+                prompts = [self._instance_prompt] * len(batch) + [self._class_prompt] * len(batch)
                 text = self._embed(networks[1], prompts)
                 predicted, noise = self._predict(networks[0], latents, text)
             self._loss(predicted, noise, settings).backward()
@@ -185,9 +189,10 @@ class Published:
         return unet(noisy, timesteps, text).sample, noise
 
     def _loss(self, predicted: Tensor, noise: Tensor, settings: ASPL | FSMG) -> Tensor:
-        """Of one instance image and one class image."""
+        """Of as many instance images as class images."""
         losses = (predicted.float() - noise.float()).square().flatten(1).mean(1)
-        return losses[0] + settings.prior_weight * losses[1]
+        instance, prior = losses.chunk(2)
+        return instance.mean() + settings.prior_weight * prior.mean()
 
 
 @dataclass

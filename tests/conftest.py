@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from hypothesis import settings
-from tiny import RESOLUTION, make_tiny_ddpm, make_tiny_model, make_tiny_restorer
+from tiny import (
+    RESOLUTION,
+    make_tiny_clip,
+    make_tiny_ddpm,
+    make_tiny_liqe,
+    make_tiny_model,
+    make_tiny_restorer,
+)
 
 from cloakbench.jobs import Job
 from cloakbench.models import ModelSpec
@@ -90,6 +97,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("weights")
     make_tiny_ddpm(folder / "tiny_ddpm")
     make_tiny_restorer(folder / "tiny_restorer")
+    make_tiny_clip(folder / "tiny_clip")
+    make_tiny_liqe(folder / "tiny_liqe.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLOAKBENCH_WEIGHTS", str(folder))
         yield folder
@@ -179,7 +188,7 @@ class Workflow:
 
 
 @pytest.fixture(scope="session")
-def workflow(tiny_model, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+def workflow(tiny_model, tiny_weights, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A finished run: one of two identities, two protections and two trainers, an image each."""
     identities = sorted(BUNDLED.glob("*/"))[:2] if BUNDLED.is_dir() else []
     if len(identities) < 2:

@@ -86,6 +86,7 @@ def test_jobs_in_a_conda_environment_run_this_checkout(tmp_path, monkeypatch):
     changes = {
         "models": {"mini": {"path": str(RESOURCES / "mini"), "resolution": 128}},
         "datasets": {"bundled": {"path": str(RESOURCES / "identities")}},
+        "metrics": ["fdfr"],
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(changes))
     command = [

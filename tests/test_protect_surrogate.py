@@ -114,6 +114,19 @@ def test_the_lookahead_of_a_lora_surrogate_does_not_leak_into_it(identity, diffu
     assert not surrogate.tuner.optimiser.state_dict()["state"]
 
 
+def test_a_batch_of_fsmgs_surrogate_has_as_many_images_as_it_says(identity, diffusion, monkeypatch):
+    counts, loss = [], diffusion.denoising_loss
+
+    def counted(latents, *rest):
+        counts.append(len(latents))
+        return loss(latents, *rest)
+
+    monkeypatch.setattr(diffusion, "denoising_loss", counted)
+    build("fsmg", batch_size=2).train(identity, diffusion, Job(0))
+
+    assert set(counts) == {4}
+
+
 # Ensembles
 
 

@@ -228,6 +228,7 @@ def test_a_second_snakemake_says_so_and_a_killed_one_leaves_no_lock(dataset, tin
         "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
         "datasets": {"bundled": {"path": str(dataset)}},
         "identities": ["anna"],
+        "metrics": ["fdfr"],
     }
     default = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(default | config))

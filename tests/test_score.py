@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from conftest import tiny_spec
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from typer.testing import CliRunner
@@ -256,12 +257,14 @@ def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", list(metrics), ids=lambda metric: metric.name)
-def test_every_metric_declares_itself_and_keeps_its_bounds(metric: type[Metric]) -> None:
+def test_every_metric_declares_itself_and_keeps_its_bounds(
+    metric: type[Metric], tiny_weights: Path
+) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     references = references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0])
     sample = Sample(Image.fromarray(noise), Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0])))
 
-    value = metric().score(sample, references, "anna")
+    value = metrics.build(tiny_spec(metrics, metric.name)).score(sample, references, "anna")
 
     low, high = metric.bounds
     assert low <= value <= high
@@ -314,6 +317,22 @@ def test_equal_images_have_infinite_psnr_and_ssim_one() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
     assert measure(image, image) == (0, math.inf, pytest.approx(1))
+
+
+def test_photos_have_the_metrics_that_read_nothing_but_pixels(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for folder in ("protected", "set_B"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(noise).save(tmp_path / folder / "00.png")
+    folders = tmp_path / "protected", tmp_path / "set_B"
+    brisque, ism = build_metrics(["brisque", "ism"])
+    sample = Sample(Image.fromarray(noise), None)
+
+    [row] = distances(*folders, CELL, [brisque]).to_dict("records")
+
+    assert row["brisque"] == brisque.score(sample, references_of(Colours()), "")
+    with pytest.raises(CloakBenchError, match="metric 'ism' is one of samples"):
+        distances(*folders, CELL, [ism])
 
 
 def test_photos_are_matched_by_stem_whatever_their_format(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from rich.console import Console
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv
-from cloakbench.score.labels import PHOTO_LABELS, label
+from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
 from cloakbench.tables import Tables, make_tables, mean_interval, print_summary, write_tables
-from cloakbench.tables.display import difference_grid, number
+from cloakbench.tables.display import Grid, Value, difference_grid, number
+from cloakbench.tables.latex import latex
 
 PROTECTIONS = ("clean", "noise", "aspl")
 BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
@@ -71,7 +72,7 @@ def _distances(cell: Cell) -> pd.DataFrame:
     psnr = math.inf if far == 0 else 30.0
     rows = [
         {**label(cell, PHOTO_LABELS), "photo": f"{i:02d}", "linf": far - i * (far > 0)}
-        | {"psnr": psnr, "ssim": 1 - far / 100}
+        | {"psnr": psnr, "ssim": 1 - far / 100, "brisque": 20.0 + far + i}
         for i in range(2)
     ]
     return pd.DataFrame(rows)
@@ -270,6 +271,7 @@ def test_the_files_hold_what_was_made(made, tmp_path: Path) -> None:
     assert names == {
         *("images.csv", "identities.csv", "summary.csv", "contrasts.csv", "distances.csv"),
         *("photos.csv", "summary.md", "identities.md", "contrasts.md", "photos.md"),
+        *("summary.tex", "identities.tex", "contrasts.tex", "photos.tex"),
     }
     read = pd.read_csv(tmp_path / "tables" / "summary.csv")
     assert read["relative_ism"].tolist() == pytest.approx(made.summary["relative_ism"].tolist())
@@ -285,13 +287,37 @@ def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
     assert "FDFR ↑" in summary
     assert "| 33% |" in summary
     assert "0.255 [0.205, 0.305]" in summary
-    assert "| clean | 0 | ∞ | 1.000 |" in (tmp_path / "photos.md").read_text(encoding="utf-8")
+    assert "| clean | 0 | ∞ | 1.000 | 20.5 |" in (tmp_path / "photos.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_latex_escapes_names_and_typesets_symbols() -> None:
+    grid = Grid(["name_1", "FDFR ↑"], [[Value("a&b"), Value("\N{MINUS SIGN}5%", "[0%, ∞]")]], {})
+    title, *tabular = latex("demo", grid).splitlines()
+
+    assert title == "% demo"
+    assert r"name\_1 & FDFR $\uparrow$ \\" in tabular
+    assert r"a\&b & $-$5\% [0\%, $\infty$] \\" in tabular
+
+
+def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    for cell in cells:
+        path = Layout(tmp_path).scores(cell)
+        scores = pd.read_csv(path, dtype={"image": str})[[*CELL_LABELS, "prompt", "image"]]
+        write_csv(scores.assign(face=None, faces=None, brisque=30.0), path)
+    made = tabulate(cells, tmp_path)
+    write_tables("demo", made, tmp_path)
+
+    assert made.summary["faces"].isna().all()
+    assert "| \N{EN DASH} | 30.0 |" in (tmp_path / "summary.md").read_text("utf-8")
 
 
 def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:
     write_tables("demo", made, tmp_path)
 
-    assert "| aspl | 11 | 30.0 | 0.890 |" in (tmp_path / "photos.md").read_text("utf-8")
+    assert "| aspl | 11 | 30.0 | 0.890 | 31.5 |" in (tmp_path / "photos.md").read_text("utf-8")
 
 
 def test_the_terminal_shows_the_summary(made) -> None:

@@ -16,6 +16,7 @@ def test_it_ends_in_tables_and_a_report(workflow):
 
     assert {"clean", "noise"} == set(summary["protection"])
     assert {"dreambooth", "cdl"} == set(summary["trainer"])
+    assert summary["clip_iqac"].between(-1, 1).all()
     assert "noise" in (results / "report" / "tiny" / "index.html").read_text()
     assert len(list(results.rglob("generated/*/*/*/photo/000.png"))) == 4
 
@@ -121,6 +122,17 @@ def test_new_weights_under_the_same_name_rerun_what_the_model_makes(workflow, ti
     rerun = {"class_images": 1, "personalise": 4, "sample": 4, "score": 4, "tables": 1, "report": 1}
     assert planned == rerun
     assert workflow.planned() == {}
+
+
+def test_without_a_prior_nobody_needs_class_images(workflow):
+    prompts = {"class_noun": "dog"}  # of which there are none yet
+    with_prior = workflow.planned(protections=["clean"], prompts=prompts)
+    without = [{"method": "dreambooth", "prior_weight": 0}]
+
+    assert with_prior["class_images"] == 1
+    assert "class_images" not in workflow.planned(
+        protections=["clean"], prompts=prompts, trainers=without
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,16 +104,73 @@ def make_tiny_restorer(folder: Path) -> Path:
     return folder
 
 
+def make_tiny_clip(folder: Path, side: int = 32) -> Path:
+    """Write a CLIP of some thousand random weights with its processor, in transformers' format."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(_tokenizer_files(folder / "raw"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(_clip_config(tokenizer, side)).save_pretrained(folder)
+    images = CLIPImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_liqe(path: Path, side: int = 32) -> Path:
+    """Write other random weights of a CLIP of the same sizes as OpenAI's code saves them."""
+    import torch
+
+    torch.save(tiny_openai_clip(side).state_dict(), path)
+    return path
+
+
+def tiny_openai_clip(side: int = 32):
+    import torch
+    from openai_clip import OpenAIClip
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return OpenAIClip(
+            len(_words()), 77, side, patch=8, width=16, joint=8, layers=2, heads=2, hidden=32
+        ).eval()
+
+
+def _clip_config(tokenizer, side: int):
+    from transformers import CLIPConfig
+
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = tower | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = tower | {"image_size": side, "patch_size": 8}
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+
+
 def _tokenizer_files(folder: Path) -> Path:
     """A byte-level vocabulary without merges: every letter is a token."""
     folder.mkdir(parents=True, exist_ok=True)
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
+    vocabulary = {word: index for index, word in enumerate(_words())}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _words() -> list[str]:
+    letters = [chr(code) for code in range(33, 127)]
+    endings = [f"{letter}</w>" for letter in letters]
+    return [*letters, *endings, "<|startoftext|>", "<|endoftext|>"]

@@ -25,7 +25,7 @@ from cloakbench.purify import Purifier, purifiers
 from cloakbench.registry import Method, Registry, Spec, explain
 from cloakbench.sampling import Sampling
 from cloakbench.score.faces import backends
-from cloakbench.score.metric import metrics
+from cloakbench.score.metric import DEFAULT, Metric, build_metrics, metrics
 
 M = TypeVar("M", bound=Method)
 Entry = str | list[Any] | dict[str, Any]
@@ -62,10 +62,7 @@ class Experiment(BaseModel):
     )
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
     faces: Entry = Field("dlib", description="face backend of the identity metrics")
-    metrics: list[Entry] = Field(
-        ["fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque"],
-        description="metrics",
-    )
+    metrics: list[Entry] = Field(list(DEFAULT), description="metrics")
     keep_weights: bool = Field(
         False, description="keep personalised weights, and sample in another job"
     )
@@ -95,8 +92,7 @@ class Experiment(BaseModel):
         for key, known in (("model", experiment.models), ("dataset", experiment.datasets)):
             if (chosen := getattr(experiment, key)) not in known:
                 raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
-        _ = experiment.all_protections, experiment.all_purifiers, experiment.all_trainers
-        _ = experiment.face_backend, experiment.all_metrics
+        experiment.methods()
         return experiment
 
     @classmethod
@@ -150,12 +146,23 @@ class Experiment(BaseModel):
         return self._build(trainers, self.trainers)
 
     @property
-    def all_metrics(self) -> list[Spec]:
-        return [method.spec() for method in self._build(metrics, self.metrics).values()]
+    def all_metrics(self) -> list[Metric]:
+        built = self._build(metrics, self.metrics).values()
+        return build_metrics([metric.spec() for metric in built])
 
     @property
     def face_backend(self) -> Any:
         return next(iter(self._build(backends, [self.faces]).values()))
+
+    def methods(self) -> list[Method]:
+        """Every method that the experiment names."""
+        stages: tuple[Mapping[str, Method], ...] = (
+            self.all_protections,
+            self.all_purifiers,
+            self.all_trainers,
+        )
+        grid = (method for stage in stages for method in stage.values())
+        return [*grid, self.face_backend, *self.all_metrics]
 
     @property
     def chosen_identities(self) -> list[str]:
@@ -205,10 +212,8 @@ class Experiment(BaseModel):
         except OSError as error:
             raise CloakBenchError(explain_os_error(error) or str(error)) from None
         self.model_spec.check()
-        self.face_backend.check()
-        for methods in (self.all_protections, self.all_purifiers, self.all_trainers):
-            for method in methods.values():
-                method.check()
+        for method in self.methods():
+            method.check()
         for identity in {*self.chosen_identities, *self.dataset_spec.identities()}:
             self.dataset_spec.sets(identity)  # the others are possible answers to "who is this?"
 

@@ -26,7 +26,7 @@ from cloakbench.layout import STAGES
 from cloakbench.registry import Method
 from cloakbench.score.files import write_text
 from cloakbench.status import all_tasks, duration, read_benchmark
-from cloakbench.weights import sha256_of, weight_files
+from cloakbench.weights import Checked, sha256_of, weight_files
 
 if TYPE_CHECKING:
     from cloakbench.config import Experiment
@@ -102,17 +102,16 @@ def settings(experiment: Experiment) -> dict[str, Any]:
         "purifications": entries(experiment.all_purifiers),
         "trainers": entries(experiment.all_trainers),
         "faces": experiment.face_backend.spec(),
-        "metrics": experiment.all_metrics,
+        "metrics": [metric.spec() for metric in experiment.all_metrics],
     }
     return _without_places(config)
 
 
 def weight_digests(experiment: Experiment) -> dict[str, str]:
     """SHA-256 of every weight file of the model and the methods, by name."""
-    stages = (experiment.all_protections, experiment.all_purifiers, experiment.all_trainers)
-    methods = [method for stage in stages for method in stage.values()]
     named: dict[Path, Path] = {}
-    for checked in (experiment.model_spec, *methods, experiment.face_backend):
+    everything: list[Checked] = [experiment.model_spec, *experiment.methods()]
+    for checked in everything:
         with suppress(CloakBenchError):  # its jobs have run elsewhere
             named |= weight_files(checked)
     digests = sha256_of(named, experiment.digests)

@@ -16,6 +16,7 @@ from cloakbench.outputs import new_file
 
 ONNX = (b"\x08",)  # protobuf: field 1, the ONNX version
 TORCH = (b"PK\x03\x04", b"\x80\x02")  # zip since PyTorch 1.6, a bare pickle before
+OPENAI_CLIP = "openai/clip-vit-base-patch32"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
@@ -129,6 +130,27 @@ def find_network(name: str, part: str, kind: str) -> Path:
     if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
         raise CloakBenchError(f"{name}: no weights beside its config.json. Copy the whole model.")
     return note(folder, whole)
+
+
+def find_clip(name: str) -> Path:
+    """The folder of a CLIP in transformers' format, sought as by `find_folder`, without loading it.
+
+    Raises:
+        CloakBenchError: it is missing, incomplete or no CLIP.
+    """
+    folder = find_folder(name)
+    try:
+        found = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != "clip":
+        raise CloakBenchError(
+            f"{name}: no CLIP in transformers' format (its config.json does not say so). Give a "
+            f"folder that save_pretrained wrote, or a hub id such as {OPENAI_CLIP}."
+        )
+    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        raise CloakBenchError(f"{name}: no weights beside its config.json. Copy the whole model.")
+    return note(folder)
 
 
 def find_folder(name: str, revision: str | None = None) -> Path:

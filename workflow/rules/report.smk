@@ -9,6 +9,7 @@ rule tables:
     output:
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
+        TABLES / "summary.tex",
         shown(TABLES / "contrasts.csv", "Tables", "differences to the controls"),
         shown(TABLES / "identities.csv", "Tables", "identities in each cell"),
         shown(TABLES / "images.csv", "Tables", "images"),

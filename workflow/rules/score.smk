@@ -1,10 +1,18 @@
-METRIC_CODE = [metrics.digest(spec["method"]) for spec in EXPERIMENT.all_metrics]
+METRICS = EXPERIMENT.all_metrics
+PHOTO_METRICS = [metric for metric in METRICS if metric.judges_photos]
 FACES_CODE = backends.digest(EXPERIMENT.face_backend.name)
-METRIC_OPTIONS = [f"--metric={json.dumps(spec)}" for spec in EXPERIMENT.all_metrics]
 FACES_DIGEST = weights_digest(EXPERIMENT.face_backend, cache=EXPERIMENT.digests)
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
 )
+
+
+def metric_options(chosen):
+    return [f"--metric={json.dumps(metric.spec())}" for metric in chosen]
+
+
+def metric_code(chosen):
+    return [metrics.digest(metric.name) for metric in chosen]
 
 
 rule references:
@@ -46,10 +54,12 @@ rule distances:
     params:
         photos=subpath(input.photos, parent=True),
         originals=subpath(input.originals, parent=True),
-        code=code_digest("cloakbench.score.distances"),
+        metrics=literal(*metric_options(PHOTO_METRICS)),
+        code=[metric_code(PHOTO_METRICS), code_digest("cloakbench.score.distances")],
+        weights=weights_digest(*PHOTO_METRICS, cache=EXPERIMENT.digests),
     shell:
-        f"cloakbench distances {{params.photos:q}} {{params.originals:q}}/set_B {LABELS} "
-        "--output {output:q} 2> {log:q}"
+        "cloakbench distances {params.photos:q} {params.originals:q}/set_B {params.metrics:q} "
+        f"{LABELS} --output {{output:q}} 2> {{log:q}}"
 
 
 rule score:
@@ -68,9 +78,9 @@ rule score:
     params:
         samples=subpath(input.samples, parent=True),
         faces=literal(FACES_JSON),
-        metrics=literal(*METRIC_OPTIONS),
-        code=[FACES_CODE, METRIC_CODE, code_digest("cloakbench.score.samples")],
-        weights=FACES_DIGEST,
+        metrics=literal(*metric_options(METRICS)),
+        code=[FACES_CODE, metric_code(METRICS), code_digest("cloakbench.score.samples")],
+        weights=[FACES_DIGEST, weights_digest(*METRICS, cache=EXPERIMENT.digests)],
     shell:
         "cloakbench score {params.samples:q} --references {input.references:q} "
         "--faces {params.faces:q} {params.metrics:q} "

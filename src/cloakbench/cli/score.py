@@ -49,7 +49,8 @@ def score(
     identity: Label,
     faces: Faces = "dlib",
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric, by name or JSON; repeat. All by default.")
+        list[str] | None,
+        typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
     ] = None,
     model: Label = "",
     dataset: Label = "",
@@ -85,6 +86,10 @@ def distances(
     photos: Annotated[Path, typer.Argument(help="Protected or purified photos.")],
     originals: Annotated[Path, typer.Argument(help="The same photos, untouched.")],
     output: Output,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric of the photos themselves, such as brisque; repeat."),
+    ] = None,
     model: Label = "",
     dataset: Label = "",
     identity: Label = "",
@@ -99,6 +104,8 @@ def distances(
     """
     from cloakbench.score.distances import distances as measure_folder
     from cloakbench.score.files import write_csv
+    from cloakbench.score.metric import build_metrics
 
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
-    write_csv(measure_folder(photos, originals, cell), output)
+    metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
+    write_csv(measure_folder(photos, originals, cell, metrics), output)

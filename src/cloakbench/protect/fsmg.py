@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
     from cloakbench.jobs import Job
 
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 class FSMG(SurrogateProtection):
     """Fully-trained surrogate model guidance: DreamBooth on set_A, then PGD on set_B.
 
-    The surrogate trains on one instance and one class image per step; the script on two of each.
+    The script's DreamBooth has two instance and two class images in a batch (recipes 3.1).
     """
 
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, section 4.3"
     presets = {
         "paper": {"budget": "6/255"},
-        "mini": {"training_steps": 400, "learning_rate": 2e-4},
+        "mini": {"training_steps": 400, "learning_rate": 2e-4, "batch_size": 1},
         "tiny": {"training_steps": 2, "steps": 2},
     }
 
     training_steps: int = Field(1000, ge=0, description="DreamBooth steps of the surrogate")
+    batch_size: int = Field(2, ge=1, description="instance images per step, and class images")
     steps: int = Field(100, ge=1, description="PGD steps")
 
     def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
@@ -47,6 +49,11 @@ class FSMG(SurrogateProtection):
                 perturbed.value, original, model, loss, range(step, step + 1)
             )
         return perturbed.value
+
+    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+        tuner = super().tuner(model, identity, job)
+        tuner.batch_size = self.batch_size
+        return tuner
 
     def train(self, identity: Identity, model: LatentDiffusion, job: Job) -> None:
         """Make `model` the surrogate: DreamBooth on the clean photos."""

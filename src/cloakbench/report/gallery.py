@@ -17,7 +17,7 @@ from cloakbench.report.pictures import embed, first, perturbations
 from cloakbench.score.labels import PHOTO_LABELS, label
 from cloakbench.score.samples import prompt_folders
 from cloakbench.tables import Tables
-from cloakbench.tables.display import DISTANCES, Value, heading, number, score_value
+from cloakbench.tables.display import Value, heading, number, photo_columns, score_value
 from cloakbench.tables.summary import metric_columns
 
 PHOTOS = 4  # of each set of photos
@@ -124,8 +124,9 @@ class _Maker:
 
     def _distances(self, cell: Cell) -> list[tuple[str, str]]:
         rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
-        values = {"linf": rows["linf"].max(), **rows[["psnr", "ssim"]].mean()}
-        return [(title, number(values[name], spec)) for name, (title, spec) in DISTANCES.items()]
+        columns = photo_columns(rows)
+        values = {**rows[list(columns)].mean(), "linf": rows["linf"].max()}
+        return [(title, number(values[name], spec)) for name, (title, spec) in columns.items()]
 
     def _samples(self, cell: Cell) -> Samples:
         row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,8 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.images import largest_change, photo_files, read_photo
 from cloakbench.layout import Cell
 from cloakbench.score.labels import PHOTO_LABELS, label
+from cloakbench.score.metric import Metric, Sample
+from cloakbench.score.references import NO_REFERENCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +36,33 @@ class Distances(NamedTuple):
     ssim: float
 
 
-def distances(photos: Path, originals: Path, cell: Cell) -> pd.DataFrame:
+def distances(
+    photos: Path, originals: Path, cell: Cell, metrics: Sequence[Metric] = ()
+) -> pd.DataFrame:
     """Compare a folder of photos with their originals, matched by file stem.
 
     Args:
         photos: protected or purified photos.
         originals: the same photos, untouched.
         cell: labels of the rows; its trainer plays no part.
+        metrics: of the photos themselves, a column each; only what reads pixels and no more.
 
     Returns:
-        One row per photo with the columns `COLUMNS`, sorted by name.
+        One row per photo with the columns `COLUMNS` and the metrics', sorted by name.
 
     Raises:
-        CloakBenchError: the folders do not hold the same photos in the same sizes.
+        CloakBenchError: the folders do not hold the same photos in the same sizes, or a metric
+            needs faces.
     """
     import pandas as pd
 
+    for metric in metrics:
+        if not metric.judges_photos:
+            raise CloakBenchError(
+                f"metric '{metric.name}' is one of samples, which have faces to compare. Leave it "
+                "out for photos."
+            )
+        metric.check()
     changed, original = _by_stem(photos), _by_stem(originals)
     if changed.keys() != original.keys():
         odd = sorted(changed.keys() ^ original.keys())
@@ -56,11 +70,12 @@ def distances(photos: Path, originals: Path, cell: Cell) -> pd.DataFrame:
             f"{photos}: photos differ from those of {originals} ({', '.join(odd)} in only one "
             "of the two). Run the stage that wrote the folder again."
         )
+    labels = label(cell, PHOTO_LABELS)
     rows = [
-        {**label(cell, PHOTO_LABELS), "photo": stem, **_compare(changed[stem], path)._asdict()}
+        {**labels, "photo": stem, **_compare(changed[stem], path, metrics)}
         for stem, path in original.items()
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *(metric.name for metric in metrics)])
 
 
 def measure(changed: Image.Image, original: Image.Image) -> Distances:
@@ -85,14 +100,16 @@ def measure(changed: Image.Image, original: Image.Image) -> Distances:
     return Distances(largest_change([changed], [original]), psnr, float(ssim))
 
 
-def _compare(changed: Path, original: Path) -> Distances:
+def _compare(changed: Path, original: Path, metrics: Sequence[Metric]) -> dict[str, float]:
     a, b = read_photo(changed), read_photo(original)
     if a.size != b.size:
         raise CloakBenchError(
             f"{changed}: is {a.width}x{a.height} px but {original} is {b.width}x{b.height} px. "
             "A stage keeps the size of its photos; run it again."
         )
-    return measure(a, b)
+    sample = Sample(a, None)
+    values = {metric.name: metric.score(sample, NO_REFERENCES, "") for metric in metrics}
+    return {**measure(a, b)._asdict(), **values}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

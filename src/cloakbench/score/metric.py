@@ -13,14 +13,18 @@ from cloakbench.registry import Method, Registry, Spec
 from cloakbench.score.faces import Face
 from cloakbench.score.references import References
 
+DEFAULT = ("fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque")
+"""The metrics that need no weights but the face backend's."""
+
 Need = Literal["faces", "reference", "pixels"]
 
 
 class Sample(NamedTuple):
-    """A generated image with its largest face (None where no face was found)."""
+    """A generated image with its largest face (None where no face was found) and all of them."""
 
     image: Image.Image
     face: Face | None
+    faces: Sequence[Face] = ()
 
 
 class Metric(Method):
@@ -41,6 +45,11 @@ class Metric(Method):
     needs: ClassVar[frozenset[Need]]
     display: ClassVar[str] = ".3f"
 
+    @property
+    def judges_photos(self) -> bool:
+        """Whether it says something of protected and purified photos, too."""
+        return self.needs == {"pixels"}
+
     @abstractmethod
     def score(self, sample: Sample, references: References, identity: str) -> float:
         """The sample's value; NaN where it is not defined (no face, no calibration)."""
@@ -55,12 +64,12 @@ metrics: Registry[Metric] = Registry(
 
 
 def build_metrics(specs: Sequence[Spec | str] = ()) -> list[Metric]:
-    """Metrics from names or specs; all of them by default.
+    """Metrics from names or specs; `DEFAULT` if there are none.
 
     Raises:
         CloakBenchError: an unknown metric or setting, or one metric twice.
     """
-    chosen = [metrics.build(spec) for spec in specs or metrics.names()]
+    chosen = [metrics.build(spec) for spec in specs or DEFAULT]
     names = [metric.name for metric in chosen]
     for name in names:
         if names.count(name) > 1:

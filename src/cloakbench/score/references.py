@@ -100,6 +100,9 @@ class References(_Record):
             ) from None
 
 
+NO_REFERENCES = References(backend={}, identities={}, calibration=None)
+
+
 def make_references(folders: Mapping[str, Path], backend: FaceBackend) -> References:
     """Embed the clean photos of every identity of a dataset.
 

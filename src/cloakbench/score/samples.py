@@ -48,7 +48,8 @@ def score_samples(
     import pandas as pd
 
     _check_references(references, backend, cell)
-    backend.check()
+    for checked in (backend, *metrics):
+        checked.check()
     wants_faces = any("faces" in metric.needs for metric in metrics)
     searcher = backend if wants_faces else None
     rows = [
@@ -96,7 +97,7 @@ def _row(
 ) -> Row:
     image = read_photo(path)
     found = backend.faces(image) if backend else None
-    sample = Sample(image, largest(found or []))
+    sample = Sample(image, largest(found or []), found or [])
     row: Row = {
         "image": path.stem,
         "face": None if found is None else int(bool(found)),

@@ -80,16 +80,23 @@ def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
 
 
 def photo_grid(frame: pd.DataFrame) -> Grid:
-    """Photos against their originals."""
+    """Photos against their originals, and metrics of them."""
     shared, labels = _labels(frame)
+    columns = photo_columns(frame)
     rows = [
         [
             *(Value(str(row[name])) for name in labels),
-            *(Value(number(row[name], spec)) for name, (_, spec) in DISTANCES.items()),
+            *(Value(number(row[name], spec)) for name, (_, spec) in columns.items()),
         ]
         for row in frame.to_dict("records")
     ]
-    return Grid([*labels, *(title for title, _ in DISTANCES.values())], rows, shared)
+    return Grid([*labels, *(title for title, _ in columns.values())], rows, shared)
+
+
+def photo_columns(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Titles and number formats of what a table says of photos, by column."""
+    own = {name: (metrics[name].title, metrics[name].display) for name in metric_columns(frame)}
+    return DISTANCES | own
 
 
 def heading(metric: str) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv, write_text
 from cloakbench.tables.collect import read_distances, read_scores
-from cloakbench.tables.display import difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.display import Grid, difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.latex import latex
 from cloakbench.tables.markdown import markdown
 from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
 
@@ -54,19 +55,20 @@ def make_tables(
 
 
 def write_tables(experiment: str, tables: Tables, folder: Path) -> None:
-    """Write every table as CSV, and the short ones as Markdown too."""
+    """Write every table as CSV, and the short ones as Markdown and LaTeX too."""
     for name, frame in tables._asdict().items():
         write_csv(frame, folder / f"{name}.csv")
     remark = note(tables.summary)
-    texts = {
-        "summary": markdown(experiment, score_grid(tables.summary), remark),
-        "contrasts": markdown(
-            f"{experiment}, differences to the controls", difference_grid(tables.contrasts), remark
+    short: dict[str, tuple[str, Grid, str]] = {
+        "summary": (experiment, score_grid(tables.summary), remark),
+        "contrasts": (
+            f"{experiment}, differences to the controls",
+            difference_grid(tables.contrasts),
+            remark,
         ),
-        "identities": markdown(f"{experiment}, by identity", score_grid(tables.identities)),
-        "photos": markdown(
-            f"{experiment}, photos against their originals", photo_grid(tables.photos)
-        ),
+        "identities": (f"{experiment}, by identity", score_grid(tables.identities), ""),
+        "photos": (f"{experiment}, photos against their originals", photo_grid(tables.photos), ""),
     }
-    for name, text in texts.items():
-        write_text(folder / f"{name}.md", text)
+    for name, content in short.items():
+        write_text(folder / f"{name}.md", markdown(*content))
+        write_text(folder / f"{name}.tex", latex(*content))

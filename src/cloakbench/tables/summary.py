@@ -103,18 +103,19 @@ def _name(labels: Mapping[str, str], replaced: dict[str, str], budgets: Mapping[
 def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     """What every protection and purification does to the photos.
 
-    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`.
-    Means are over identities, so that an identity with more photos does not weigh more.
+    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`,
+    and the metrics of photos. Means are over identities, so that an identity with more photos does
+    not weigh more.
     """
+    means = dict.fromkeys(["psnr", "ssim", *metric_columns(distances)], "mean")
     per_identity = distances.groupby(list(PHOTO_LABELS), sort=False).agg(
-        photos=("photo", "size"), linf=("linf", "max"), psnr=("psnr", "mean"), ssim=("ssim", "mean")
+        {"photo": "size", "linf": "max", **means}
     )
     labels = [name for name in PHOTO_LABELS if name != "identity"]
-    return (
-        per_identity.groupby(labels, sort=False)
-        .agg({"photos": "sum", "linf": "max", "psnr": "mean", "ssim": "mean"})
-        .reset_index()
+    per_cell = per_identity.groupby(labels, sort=False).agg(
+        {"photo": "sum", "linf": "max", **means}
     )
+    return per_cell.rename(columns={"photo": "photos"}).reset_index()
 
 
 def _groups(images: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
