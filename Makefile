@@ -1,6 +1,6 @@
 # make demo | test | lint | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
-	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo $$p && break; done)
 BIN := .venv/bin
 PICTURED := person_000003

@@ -98,6 +98,16 @@ def literal(*values):
     return values
 
 
+def metric_options(chosen):
+    """Metrics as options of a command, for `params`."""
+    return [f"--metric={json.dumps(metric.spec())}" for metric in chosen]
+
+
+def metric_code(chosen):
+    """What changes with the code of metrics."""
+    return [metrics.digest(metric.name) for metric in chosen]
+
+
 def by_label(key, values):
     """A function from wildcards to the value of the label that `key` has, for `params`."""
     return lambda wildcards: values[wildcards[key]]

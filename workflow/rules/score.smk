@@ -7,14 +7,6 @@ LABELS = " ".join(
 )
 
 
-def metric_options(chosen):
-    return [f"--metric={json.dumps(metric.spec())}" for metric in chosen]
-
-
-def metric_code(chosen):
-    return [metrics.digest(metric.name) for metric in chosen]
-
-
 rule references:
     input:
         data_of_all,
