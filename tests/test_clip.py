@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_clip, tiny_openai_clip
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
@@ -160,6 +161,16 @@ def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(CloakBenchError, match=r"no CLIP in transformers' format"):
         metrics.build({"method": "clip_iqac", "clip": str(tmp_path)}).check()
+
+
+def test_a_clip_that_lacks_weights_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
+    folder = make_tiny_clip(tmp_path / "partial")
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(CloakBenchError, match=r"lacks 1 weights, such as visual_projection"):
+        score("clip_iqac", picture(40, 40), clip=str(folder))
 
 
 def test_weights_of_another_size_are_named(tiny_weights: Path, tmp_path: Path) -> None:

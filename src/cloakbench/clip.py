@@ -49,12 +49,16 @@ class Clip:
         """From a folder or the hub's cache; `adapt` may put other weights in.
 
         Raises:
-            CloakBenchError: it is missing or cannot be loaded.
+            CloakBenchError: it is missing, cannot be loaded, or lacks some of its weights.
         """
         folder = find_clip(name)
         try:
-            network = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+            network, loading = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
             processor = CLIPProcessor.from_pretrained(folder)
+            if missing := sorted(loading["missing_keys"]):
+                raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # transformers raises what its parts and formats raise
             raise CloakBenchError(
                 f"{name}: cannot be loaded as a CLIP ({_line(error)}). Get its files again."
