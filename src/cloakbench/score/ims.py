@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cloakbench.score.faces import cosine
-from cloakbench.score.metric import Metric, Sample, metrics
+from cloakbench.score.ism import ISM
+from cloakbench.score.metric import Sample, metrics
 from cloakbench.score.references import References
 
 
 @metrics.register("ims")
-class IMS(Metric):
+class IMS(ISM):
     """Identity matching score: as ISM, but a sample without a face scores -1, the least.
 
     The paper's IMS is 0.7 of this with insightface's `antelopev2`, and 0.3 of the same idea with
@@ -21,11 +21,6 @@ class IMS(Metric):
         "Liu et al. 2024, arXiv 2406.18944, section 5.1: its IMS_IP; recipes 5.3"
     )
     title: ClassVar = "IMS"
-    protects: ClassVar = "lower"
-    bounds: ClassVar = (-1.0, 1.0)
-    needs: ClassVar = frozenset({"faces", "reference"})
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
-        if sample.face is None:
-            return -1.0
-        return cosine(sample.face.embedding, references[identity].vector)
+        return -1.0 if sample.face is None else super().score(sample, references, identity)
