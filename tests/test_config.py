@@ -114,6 +114,17 @@ def test_checking_finds_a_missing_model_before_the_run(config, tmp_path):
         Experiment.parse(config).check()
 
 
+@pytest.mark.parametrize("name", ["liqe", "q"])
+def test_checking_finds_a_metric_that_the_models_images_are_too_small_for(
+    name, config, tiny_model, tiny_weights
+):
+    small = {"mini": {"path": tiny_model.path, "resolution": 64}}
+    changes = {"models": small, "metrics": [{"method": name, "preset": "tiny"}]}
+
+    with pytest.raises(CloakBenchError, match=rf"'{name}' needs images of 224 px or more.* 64 px"):
+        Experiment.parse(config | changes).check()
+
+
 def test_checking_passes_where_everything_is_there(config, tiny_model):
     config["models"]["mini"] = {"path": tiny_model.path, "resolution": 64}
 

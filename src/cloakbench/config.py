@@ -214,6 +214,13 @@ class Experiment(BaseModel):
         self.model_spec.check()
         for method in self.methods():
             method.check()
+        for metric in self.all_metrics:
+            if metric.smallest_side > self.model_spec.resolution:
+                raise CloakBenchError(
+                    f"config: metric '{metric.name}' needs images of {metric.smallest_side} px or "
+                    f"more, and model '{self.model}' makes {self.model_spec.resolution} px. Leave "
+                    "it out."
+                )
         for identity in {*self.chosen_identities, *self.dataset_spec.identities()}:
             self.dataset_spec.sets(identity)  # the others are possible answers to "who is this?"
 

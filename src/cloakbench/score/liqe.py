@@ -50,6 +50,7 @@ class LIQE(Metric):
     bounds: ClassVar = (1.0, 5.0)
     needs: ClassVar = frozenset({"pixels"})
     display: ClassVar[str] = ".2f"
+    smallest_side: ClassVar = 224
 
     weights: str = Field(
         "liqe_mix.pt",

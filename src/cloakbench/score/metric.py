@@ -37,6 +37,7 @@ class Metric(Method):
         bounds: the least and the largest value.
         needs: what is read: the samples' faces, the identity's reference, the pixels.
         display: how a value is printed (a format specification).
+        smallest_side: of an image that has a score [px].
     """
 
     title: ClassVar[str]
@@ -44,6 +45,7 @@ class Metric(Method):
     bounds: ClassVar[tuple[float, float]]
     needs: ClassVar[frozenset[Need]]
     display: ClassVar[str] = ".3f"
+    smallest_side: ClassVar[int] = 0
 
     @property
     def judges_photos(self) -> bool:

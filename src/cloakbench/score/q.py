@@ -24,6 +24,7 @@ class Q(Metric):
     protects: ClassVar = "lower"
     bounds: ClassVar = (-1.0, 1.0)
     needs: ClassVar = frozenset({"pixels"})
+    smallest_side: ClassVar = LIQE.smallest_side
 
     liqe: LIQE = Field(LIQE(), description="settings of its first half")
     clip_iqac: ClipIQAC = Field(ClipIQAC(), description="settings of its second half")
