@@ -6,10 +6,10 @@ BIN := .venv/bin
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup slurm demo behaviour defence protections purifications benchmark test lint format lock clean
+.PHONY: help setup slurm demo behaviour ablation protections purifications purified-clean benchmark test lint format lock clean
 
 help: ## say what there is
-	@grep -E '^[a-z ]+:.*##' Makefile | sed 's/:.*##/:\t/'
+	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
 
 setup: $(BIN)/.ready ## install every pinned package into .venv
 
@@ -28,7 +28,7 @@ slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
 
-behaviour defence protections purifications: setup ## run config/<name>.yaml; refresh docs/<name>
+behaviour ablation protections purifications purified-clean: setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp results/tables/$@/*.md results/report/$@/scores.svg docs/$@/
@@ -36,7 +36,7 @@ behaviour defence protections purifications: setup ## run config/<name>.yaml; re
 		--out docs/$@/$(PICTURED).webp
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
-	python benchmarks/attacks.py
+	python benchmarks/protections.py
 
 test: setup ## run all tests
 	pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -45,7 +45,7 @@ onstart:
 
 onsuccess:
     sweep(SCRATCH)
-    shell("cat {TABLES}/summary.md 2> /dev/null || true")
+    shell("cat {SUMMARY:q} 2> /dev/null || true")
 
 
 onerror:

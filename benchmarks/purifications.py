@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from cloakbench.device import choose_device, set_up_torch
 from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
 from cloakbench.images import centre_crop, photo_files, read_photo, to_pixels
@@ -35,7 +36,6 @@ from cloakbench.models import ModelSpec
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
 from cloakbench.registry import Spec
-from cloakbench.stages import choose_device, set_up_torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT = ("codesr", "tvm", "impress", "jpeg")

@@ -175,12 +175,12 @@ class Workflow:
         ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def planned(self, **changes: Any) -> dict[str, int]:
+    def planned(self, *options: str, **changes: Any) -> dict[str, int]:
         """How many jobs of each rule a run would start."""
-        run = self.snakemake("--dry-run", "--quiet", "rules", **changes)
+        run = self.snakemake("--dry-run", "--quiet", "rules", *options, **changes)
         output = run.stdout + run.stderr
         assert run.returncode == 0, output
-        if "Nothing to be done" in output:
+        if "othing to be done" in output:
             return {}
         jobs = re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)
         assert jobs, output

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Folders
+from conftest import REPOSITORY, Folders, smooth_photos
 from PIL import Image
 from typer.testing import CliRunner
 
 from cloakbench.catalogue import REGISTRIES
 from cloakbench.cli import main
 from cloakbench.cli.main import app
-from cloakbench.images import load_photos
+from cloakbench.images import load_photos, save_photos
 from cloakbench.models import ModelSpec
 
 COMMANDS = [
@@ -101,6 +101,9 @@ def test_the_schema_command_writes_what_it_prints(tmp_path):
         (["protect", "noise", "--prompts", '{"smaple": {}}'], "did you mean 'sample'"),
         (["protect", "noise", "--instance", "nowhere"], "nowhere: no such folder of photos"),
         (["protect", "aspl"], "'aspl' needs --surrogate FOLDER"),
+        (["protect", '["noise"]'], "write a name, or a spec"),
+        (["protect", "[1]"], "write a name, or a spec"),
+        (["protect", "noise", "--device", "gpu"], "--device gpu: "),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -111,6 +114,50 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
     assert message in failing(*arguments, *given, "--out", out)
     assert not out.exists()
+
+
+def test_a_folder_of_other_files_is_not_replaced(failing, folders, tmp_path):
+    """Nor is it where only some are other ones: what CloakBench wrote has a mark."""
+    thesis = tmp_path / "out" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+
+    line = failing("protect", "noise", "--instance", folders.instance, "--out", thesis.parent)
+
+    assert "holds thesis.tex, which CloakBench did not write and would delete" in line
+    assert thesis.read_text() == "years of work"
+
+
+def test_a_result_is_replaced_also_without_its_manifest_and_through_a_link(folders, tmp_path):
+    """Snakemake removes the manifest, its output, before it runs a job again."""
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for out, budget in (("out", "3/255"), ("link", "5/255")):
+        cli(
+            "protect", "noise", "--set", f"budget={budget}", "--instance", folders.instance,
+            "--out", tmp_path / out,
+        )  # fmt: skip
+        manifest = json.loads((tmp_path / "out" / "job.json").read_text())
+        assert manifest["settings"]["budget"] == budget
+        (tmp_path / "out" / "job.json").unlink()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_prompts_key_stays_in_the_folder(failing, tmp_path):
+    assert "names a folder" in failing("sample", "--prompt", "../x=a", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sheet", "nowhere", "sheet.png"], "nowhere: no such folder"),
+        (["sheet", "photos", "sheet.doc"], "sheet.doc: no kind of picture"),
+    ],
+)
+def test_a_picture_needs_pictures_and_a_format(arguments, message, failing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_photos(smooth_photos(1, 0), tmp_path / "photos" / "anna")
+
+    assert message in failing(*arguments)
 
 
 def test_a_missing_model_is_one_line_before_any_photo_is_changed(failing, folders, tmp_path):
@@ -281,7 +328,7 @@ def test_units_in_brackets_are_printed(monkeypatch):
 
 
 def test_a_method_without_a_network_takes_no_gpu(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("cloakbench.stages.claim_gpu", lambda: pytest.fail("took a GPU"))
+    monkeypatch.setattr("cloakbench.device.claim_gpu", lambda: pytest.fail("took a GPU"))
 
     cli("protect", "noise", "--instance", folders.instance, "--out", tmp_path / "noise")
     cli("purify", '["resize", "jpeg"]', "--photos", folders.instance, "--out", tmp_path / "jpeg")

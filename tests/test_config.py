@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ BAD = [
     ({"protections": "aspl"}, r"protections = 'aspl': .*list"),
     ({"purifications": [["resize", "jpg"]]}, r"unknown purification 'jpg': did you mean 'jpeg'"),
     ({"trainers": ["dreamboth"]}, r"unknown trainer 'dreamboth': did you mean 'dreambooth'"),
+    ({"trainers": ["cdl"], "sampling": {"guidance": 1}}, r"does nothing without guidance"),
     ({"metrics": ["ismm"]}, r"unknown metric 'ismm': did you mean 'ism'"),
     ({"faces": "dlb"}, r"'dlb': did you mean 'dlib'"),
     ({"model": "min"}, r"unknown model 'min': did you mean 'mini'"),
@@ -64,6 +66,16 @@ BAD = [
     ({"identities": ["anna", "anna"]}, r"identities: 'anna' is there 2 times"),
     ({"experiment": "a b"}, r"experiment 'a b' names a folder"),
     ({"seed": "x"}, r"seed = 'x': .*integer"),
+    ({"seed": True}, r"seed = True: .*not yes or no"),
+    ({"sampling": {"images": True}}, r"sampling\.images = True: .*not yes or no"),
+    ({"sampling": {"guidance": math.inf}}, r"sampling\.guidance = inf: .*finite"),
+    ({"trainers": [{"method": "lora", "steps": True}]}, r"steps = True: .*not yes or no"),
+    ({"trainers": [3]}, r"trainers"),
+    ({"metrics": []}, r"metrics = \[\]: "),
+    ({"prompts": {"class_noun": "../x"}}, r"prompts\.class_noun = '\.\./x': .*names a folder"),
+    ({"prompts": {"class_noun": ""}}, r"prompts\.class_noun = '': .*names a folder"),
+    ({"prompts": {"instance": "a {identifier:d}"}}, r"prompts\.instance .*Leave out ':d'"),
+    ({"dataset": "..", "datasets": {"..": {"path": "x"}}}, r"dataset '\.\.' names a folder"),
 ]
 
 
@@ -112,6 +124,18 @@ def test_checking_finds_a_missing_model_before_the_run(config, tmp_path):
 
     with pytest.raises(CloakBenchError, match=r"no model_index\.json there"):
         Experiment.parse(config).check()
+
+
+def test_checking_names_everything_that_is_missing(config, tmp_path):
+    config["models"]["mini"]["path"] = str(tmp_path / "model")
+    config["datasets"][config["dataset"]]["path"] = str(tmp_path / "photos")
+
+    with pytest.raises(CloakBenchError) as raised:
+        Experiment.parse(config).check()
+
+    model, photos = str(raised.value).split("\nerror: ")
+    assert model.startswith(f"model {tmp_path / 'model'}: ")
+    assert photos.startswith(f"dataset {tmp_path / 'photos'}: ")
 
 
 @pytest.mark.parametrize("name", ["liqe", "q"])

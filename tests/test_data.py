@@ -48,6 +48,30 @@ def test_an_unknown_identity_is_answered_with_the_nearest(dataset):
         Dataset(path=dataset).sets("ana")
 
 
+@pytest.mark.parametrize("name", ["anna/", "../anna", ".anna"])
+def test_an_identity_is_named_as_its_folder_is(name, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "dataset")
+    shutil.copytree(dataset / "anna", tmp_path / "dataset" / ".anna")
+
+    with pytest.raises(CloakBenchError, match=r"unknown identity .*did you mean 'anna'"):
+        Dataset(path=tmp_path / "dataset").sets(name)
+
+
+@pytest.mark.parametrize("name", ["{anna}", "anna\n"])
+def test_names_that_snakemake_would_not_take_literally_are_refused(name, dataset, tmp_path):
+    shutil.copytree(dataset / "anna", tmp_path / name)
+    with pytest.raises(CloakBenchError, match="Rename it"):
+        Dataset(path=tmp_path).sets(name)
+
+
+def test_a_link_to_a_photo_that_is_gone_is_named(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "anna" / "set_B" / "03.png").symlink_to("gone.png")
+
+    with pytest.raises(CloakBenchError, match=r"03\.png: is a link to gone\.png"):
+        Dataset(path=tmp_path).sets("anna")
+
+
 def test_the_three_sets_are_taken_as_they_are(tmp_path):
     add(tmp_path / "anna" / "set_A", "2.png", "1.jpg")
     add(tmp_path / "anna" / "set_B", "x.png", "y.png", "z.png")

@@ -17,7 +17,8 @@ from cloakbench.diffusion import LatentDiffusion, Latents
 from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import KEPT
 from cloakbench.models import ModelSpec
-from cloakbench.sampling import SAMPLERS, Sampling
+from cloakbench.run import Run
+from cloakbench.sampling import SAMPLERS, Samples, Sampling
 
 QUICK = Sampling(images=3, steps=3, sampler="ddim", guidance=3.0, batch_size=2)
 PROMPT = "a photo of sks person"
@@ -175,6 +176,29 @@ def test_an_image_depends_on_its_seed_and_not_on_its_batch(sampler, diffusion):
     assert batch.max() <= 1
 
 
+def test_samples_of_a_model_that_diverged_are_refused(diffusion):
+    with torch.no_grad():
+        diffusion.unet.conv_out.bias.fill_(torch.nan)
+
+    with pytest.raises(CloakBenchError, match=r"a sample of .* NaN .* Lower .* learning_rate"):
+        QUICK.generate(diffusion, PROMPT, [1])
+
+
+def test_a_negative_prompt_without_guidance_is_refused():
+    with pytest.raises(CloakBenchError, match="'noisy' does nothing without guidance"):
+        Samples(QUICK.model_copy(update={"guidance": 1.0}), {}, negative_prompt="noisy")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_no_sampler_clips_latents(sampler, diffusion):
+    """A model that was saved with another scheduler does not say that latents are not clipped."""
+    diffusion.scheduler.register_to_config(clip_sample=True)
+
+    assert (
+        not QUICK.model_copy(update={"sampler": sampler})._scheduler(diffusion).config.clip_sample
+    )
+
+
 def test_prompt_negative_prompt_and_guidance_matter(diffusion):
     def image(prompt: str = PROMPT, negative: str = "", guidance: float = 3.0) -> torch.Tensor:
         sampling = QUICK.model_copy(update={"guidance": guidance})
@@ -208,7 +232,7 @@ def test_unguided_and_guided_sampling_equal_ddim_written_by_hand(diffusion):
 
 
 def sample(out: Path, model: ModelSpec, **changes) -> dict[str, bytes]:
-    run = stages.Run(out, "anna", scratch=changes.pop("scratch", None))
+    run = Run(out, "anna", scratch=changes.pop("scratch", None))
     options = {"prompts": {"photo": PROMPT, "dslr": "a dslr portrait"}, "weights": None} | changes
     stages.sample(QUICK, model=model, run=run, **options)
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.png"))}

@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import smooth_photos
 
-from cloakbench.diffusion import LatentDiffusion, Latents
+from cloakbench.diffusion import LatentDiffusion, Latents, padded
 from cloakbench.jobs import Job
 from cloakbench.perceptual import dssim
 from cloakbench.protect import protections
 from cloakbench.protect.glaze import latent_distance
 from cloakbench.purify import purifiers
-from cloakbench.purify.impress import LAST_RATE, inconsistency, padded
+from cloakbench.purify.impress import LAST_RATE, inconsistency
 
 
 class Averaging:
@@ -180,7 +180,7 @@ def test_impresss_rate_falls_on_a_cosine():
 def test_impress_pads_by_repeating_edges_until_the_factor_divides():
     photos = smooth_photos(1, 0).pixels[:, :, :49, :64]
 
-    wide = padded(photos, Averaging())
+    wide = padded(photos, Averaging().vae)
 
     assert wide.shape == (1, 3, 56, 64)
     assert torch.equal(wide[:, :, :49], photos)

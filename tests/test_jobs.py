@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.jobs import Job, job_seed
-from cloakbench.outputs import MANIFEST, new_file, new_folder
-from cloakbench.stages import Run, close_job
+from cloakbench.outputs import MANIFEST, MARKER, new_file, new_folder
+from cloakbench.run import Run, close_job
 
 LOOP = """
 import os, signal, sys
@@ -170,7 +171,7 @@ def test_compared_cells_share_their_seed_and_identities_do_not(tmp_path):
 
     aspl, noise = run.job("protect", {"method": "aspl"}), other_cell.job("protect", {"method": "n"})
     assert aspl.seed == noise.seed
-    assert aspl.seed != replace(run, subject="bert").job("protect", {}).seed
+    assert aspl.seed != replace(run, identity="bert").job("protect", {}).seed
     assert aspl.seed != run.job("personalise", {}).seed
 
 
@@ -209,7 +210,9 @@ def test_a_folder_appears_whole_with_its_manifest(tmp_path):
         (folder / "file").write_text("new")
         assert not (tmp_path / "a" / "out").exists()
 
-    assert json.loads((tmp_path / "a" / "out" / MANIFEST).read_text()) == {"stage": "test"}
+    manifest = json.loads((tmp_path / "a" / "out" / MANIFEST).read_text())
+    digest = hashlib.sha256(b"new").hexdigest()
+    assert manifest == {"stage": "test", "files": {"file": digest}}
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["out"]
 
 
@@ -221,7 +224,7 @@ def test_a_failed_folder_leaves_the_old_one_and_no_rubbish(tmp_path):
         die_after_writing(folder / "half")
 
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == {"stage": "old"}
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["stage"] == "old"
 
 
 def test_what_a_killed_process_left_does_not_leak_into_the_next_folder(tmp_path):
@@ -231,7 +234,7 @@ def test_what_a_killed_process_left_does_not_leak_into_the_next_folder(tmp_path)
     with new_folder(tmp_path / "out", {}):
         pass
 
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [MANIFEST]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {MARKER, MANIFEST}
 
 
 @pytest.mark.parametrize("out", ["photos", ".", "photos/..", ".."])

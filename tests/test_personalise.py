@@ -23,6 +23,7 @@ from cloakbench.models import ModelSpec
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.registry import code_digest
+from cloakbench.run import Run
 from cloakbench.sampling import Sampling
 
 ALL = trainers.names()
@@ -322,7 +323,7 @@ def stage(tiny_model, folders, out, spec, class_images, scratch=None, sampling=N
         prompts=Prompts(),
         instance=folders.instance,
         class_images=class_images,
-        run=stages.Run(out, "anna", scratch=scratch),
+        run=Run(out, "anna", scratch=scratch),
         sampling=sampling,
     )
 
@@ -343,7 +344,7 @@ def test_sampling_at_once_makes_the_images_of_the_saved_weights(
         model=tiny_model,
         prompts=Prompts().sample_prompts,
         weights=tmp_path / "weights",
-        run=stages.Run(tmp_path / "later", "anna"),
+        run=Run(tmp_path / "later", "anna"),
         **trainers.build(spec).sampling(),
     )
 
@@ -357,7 +358,7 @@ def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(
     tiny_model, folders, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving is free
-    monkeypatch.setattr(stages, "Job", partial(Job, save_every=0.0))
+    monkeypatch.setattr("cloakbench.run.Job", partial(Job, save_every=0.0))
     spec, classes = tiny_spec(trainers, "cdl"), folders.class_images
     stage(tiny_model, folders, tmp_path / "calm", spec, classes, None, SAMPLING)
     scratch = tmp_path / "scratch"

@@ -27,6 +27,7 @@ from cloakbench.protect import Protection, protections
 from cloakbench.protect.aspl import Lookahead
 from cloakbench.protect.base import round_to_levels
 from cloakbench.protect.surrogate import SurrogateProtection
+from cloakbench.run import Run
 
 ALL = protections.names()
 WITH_MODEL = [method.name for method in protections if "model" in method.needs]
@@ -73,7 +74,7 @@ def test_saved_files_stay_within_the_budget(
         instance=folders.instance,
         surrogate=folders.surrogate,
         class_images=folders.class_images,
-        run=stages.Run(tmp_path / "out", "anna"),
+        run=Run(tmp_path / "out", "anna"),
     )
 
     originals, saved = levels(folders.instance), levels(tmp_path / "out")
@@ -341,7 +342,7 @@ def test_a_protection_that_breaks_its_budget_is_stopped_before_its_files_appear(
             instance=folders.instance,
             surrogate=None,
             class_images=None,
-            run=stages.Run(tmp_path / "out", "anna"),
+            run=Run(tmp_path / "out", "anna"),
         )
 
     assert list(tmp_path.iterdir()) == []
@@ -362,7 +363,7 @@ def test_a_missing_folder_is_asked_for_by_its_option(
             prompts=identity.prompts,
             instance=folders.instance,
             **given_folders,
-            run=stages.Run(tmp_path / "out", "anna"),
+            run=Run(tmp_path / "out", "anna"),
         )
 
 
@@ -377,14 +378,14 @@ def test_unfinished_work_of_other_settings_is_not_resumed(
             instance=folders.instance,
             surrogate=folders.surrogate,
             class_images=folders.class_images,
-            run=stages.Run(tmp_path / out, "anna", scratch=tmp_path / "scratch"),
+            run=Run(tmp_path / out, "anna", scratch=tmp_path / "scratch"),
         )
         return load_photos(tmp_path / out).pixels
 
     other = identity.prompts.model_copy(update={"class_noun": "dog"})
     expected = protect("expected", other, budget=40)
 
-    monkeypatch.setattr(stages, "Job", lambda *args: MortalJob(*args, lives=1))
+    monkeypatch.setattr("cloakbench.run.Job", lambda *args: MortalJob(*args, lives=1))
     with pytest.raises(Killed):
         protect("out", identity.prompts, budget=40)
     monkeypatch.undo()

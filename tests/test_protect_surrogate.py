@@ -8,20 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Folders, Killed, MortalJob, tiny_spec
+from conftest import Folders, Killed, MortalJob, smooth_photos, tiny_spec
 from torchvision.transforms.v2 import functional as vision
 
 from cloakbench import stages
 from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
 from cloakbench.finetune import FineTuner, trainable
+from cloakbench.identity import Identity
 from cloakbench.jobs import Job
 from cloakbench.models import ModelSpec
-from cloakbench.protect import protections
+from cloakbench.prompts import Prompts
+from cloakbench.protect import protections, surrogate
 from cloakbench.protect.ensemble import on_device
 from cloakbench.protect.metacloak import Checkpoints, blurred, cropped
 from cloakbench.protect.simac import Timesteps, recorded
 from cloakbench.protect.surrogate import denoising
+from cloakbench.run import Run
 
 WITH_PRIOR = [m.name for m in protections if "prior_weight" in m.model_fields]
 
@@ -56,6 +59,41 @@ def calls(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[li
         yield seen
 
 
+# Many photos
+
+
+def test_photos_beyond_a_batch_keep_their_gradients_without_the_memory(monkeypatch, diffusion):
+    photos = smooth_photos(6, 0).pixels
+
+    def gradient(pixels: torch.Tensor) -> tuple[torch.Tensor, int]:
+        pixels = pixels.clone().requires_grad_(True)
+        kept: list[int] = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        loss = denoising(diffusion, "a photo", Job(0))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = loss(pixels, 5)
+        return torch.autograd.grad(losses.sum(), pixels)[0], sum(kept)
+
+    found, stored = gradient(photos)
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", lambda of, *given, **_: of(*given))
+    expected, stored_at_once = gradient(photos)
+
+    assert torch.equal(found, expected)
+    assert (found.abs().amax((1, 2, 3)) > 0).all()
+    assert stored < stored_at_once / 10
+
+
+def test_more_photos_than_a_batch_can_be_protected(tiny_model):
+    identity = Identity(smooth_photos(5, 0), Prompts(), smooth_photos(5, 1), smooth_photos(3, 2))
+    for name in ("aspl", "simac", "caat"):
+        moved = perturb(name, identity, tiny_model, Job(0)) - identity.instance_images.pixels
+        assert (moved.abs().amax((1, 2, 3)) > 0).all()
+
+
 # Class images
 
 
@@ -71,7 +109,7 @@ def test_without_prior_weight_no_class_images_are_asked_for(
         instance=folders.instance,
         surrogate=folders.surrogate,
         class_images=None,
-        run=stages.Run(tmp_path / "out", "anna"),
+        run=Run(tmp_path / "out", "anna"),
     )
 
     assert "class_images" in build(name).uses
@@ -337,6 +375,20 @@ def test_the_feature_term_is_nought_at_the_clean_photo_and_has_a_gradient_elsewh
     assert not any(r._forward_hooks for r in diffusion.unet.up_blocks[-1].resnets)
 
 
+def test_the_feature_term_is_each_photos_own_in_batches(monkeypatch, identity, diffusion):
+    monkeypatch.setattr(surrogate, "BATCH", 1)
+    original = identity.instance_images.pixels
+    arguments = (Timesteps(2, 1000), original, diffusion, "a photo", Job(0))
+    moved = original.clone()
+    moved[1] = (moved[1] + 0.05).clamp(0, 1)
+
+    full = build("simac", feature_weight=2.0).objective(*arguments)(moved, 0)
+    extra = full - build("simac").objective(*arguments)(moved, 0)
+
+    assert extra[0] == 0
+    assert extra[1] > 0
+
+
 def test_a_search_that_could_delete_everything_is_refused():
     with pytest.raises(CloakBenchError, match=r"'simac': enough = 44: at least 45 are needed"):
         build("simac", enough=44)
@@ -375,6 +427,17 @@ def test_the_blur_is_torchvisions(sigma, identity):
     image = identity.instance_images.pixels[:1]
 
     torch.testing.assert_close(blurred(image, sigma), vision.gaussian_blur(image, [7, 7], [sigma]))
+
+
+def test_the_blurs_gradient_is_torchvisions(identity):
+    image = identity.instance_images.pixels[:1].clone().requires_grad_(True)
+    weights = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+
+    def gradient(blur: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad((blur * weights).sum(), image)[0]
+
+    expected = gradient(vision.gaussian_blur(image, [7, 7], [1.5]))
+    torch.testing.assert_close(gradient(blurred(image, 1.5)), expected)
 
 
 def test_the_crop_is_torchvisions_and_none_changes_nothing(identity):

@@ -22,6 +22,7 @@ from cloakbench.jobs import Job
 from cloakbench.models import ModelSpec
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
+from cloakbench.run import Run
 
 ALL = purifiers.names()
 Load = Callable[[], LatentDiffusion]
@@ -240,7 +241,7 @@ def test_the_stage_saves_what_the_purifier_returns(folders, tiny_model, tmp_path
         ["resize", "jpeg"],
         model=tiny_model,
         photos=folders.instance,
-        run=stages.Run(tmp_path / "o", "a"),
+        run=Run(tmp_path / "o", "a"),
     )
 
     purifier: Purifier = build_purifier(["resize", "jpeg"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -18,11 +19,19 @@ from test_tables import study, tabulate
 from cloakbench.errors import CloakBenchError
 from cloakbench.layout import Cell, Layout
 from cloakbench.outputs import MANIFEST
+from cloakbench.personalise import trainers
+from cloakbench.protect import protections
+from cloakbench.purify import purifiers
 from cloakbench.report import make_report
 from cloakbench.report.gallery import SAMPLES
 from cloakbench.report.pictures import embed, magnify
 from cloakbench.report.plot import score_plot
 
+METHODS = {
+    "protection": {name: protections.build(name) for name in ("clean", "noise", "aspl")},
+    "purification": {"none": purifiers.build("none")},
+    "trainer": {name: trainers.build(name) for name in ("dreambooth", "cdl")},
+}
 SAMPLED = {"prompts": {"photo": "a photo of <sks> person"}, "negative_prompt": ""}
 CDL = {
     "prompts": {"photo": "a photo of <sks> person, without bhj noisy pattern"},
@@ -52,7 +61,7 @@ def cells(tmp_path: Path) -> list[Cell]:
 
 @pytest.fixture
 def page(cells: list[Cell], tmp_path: Path) -> str:
-    path = make_report("demo", cells, Layout(tmp_path), tabulate(cells, tmp_path))
+    path = make_report("demo", cells, Layout(tmp_path), tabulate(cells, tmp_path), METHODS)
     return path.read_text(encoding="utf-8")
 
 
@@ -82,6 +91,15 @@ def test_the_page_shows_the_prompts_that_were_sampled_with(page: str) -> None:
     assert captions == {plain: 6, f"{plain}, without bhj noisy pattern": 6}
     assert page.count("negative prompt: noisy, lowres") == 6
     assert page.count("<figcaption>portrait</figcaption>") == 12, "a key without words"
+
+
+def test_the_page_says_what_its_labels_stand_for(page: str) -> None:
+    text = html.unescape(page)
+
+    assert "<small>protection</small> aspl</dt>" in text
+    assert protections["aspl"].summary() in text
+    assert protections["aspl"].source in text
+    assert "demo/provenance.md" in text
 
 
 def test_the_page_needs_nothing_beside_it(page: str) -> None:
@@ -114,7 +132,8 @@ def test_the_page_is_well_formed(page: str) -> None:
 
 
 def test_the_page_counts_one_thing_in_the_singular(page: str, cells, tmp_path: Path) -> None:
-    alone = make_report("one", cells[:1], Layout(tmp_path), tabulate(cells[:1], tmp_path))
+    layout, tables = Layout(tmp_path), tabulate(cells[:1], tmp_path)
+    alone = make_report("one", cells[:1], layout, tables, METHODS)
 
     assert "2 identities, 12 cells, 72 samples." in page
     assert "1 identity, 1 cell, 6 samples." in alone.read_text(encoding="utf-8")
@@ -126,7 +145,7 @@ def test_a_missing_folder_of_samples_is_named(cells: list[Cell], tmp_path: Path)
     layout.generated(cells[0]).rename(tmp_path / "gone")
 
     with pytest.raises(CloakBenchError, match="generated/clean/none/dreambooth: no such folder"):
-        make_report("demo", cells, layout, tables)
+        make_report("demo", cells, layout, tables, METHODS)
 
 
 def test_a_perturbation_is_magnified_around_middle_grey() -> None:

@@ -21,13 +21,15 @@ import yaml
 from conftest import BUNDLED, REPOSITORY, Folders, Killed, MortalJob, smooth_photos
 from test_jobs import Counter
 
-from cloakbench import jobs, stages
+from cloakbench import device, jobs, stages
+from cloakbench.device import with_model
 from cloakbench.errors import CloakBenchError, explain_failure
 from cloakbench.images import load_photos, save_photos
 from cloakbench.jobs import Job, sweep
 from cloakbench.models import ModelSpec
 from cloakbench.outputs import MANIFEST
 from cloakbench.prompts import Prompts
+from cloakbench.run import Run
 from cloakbench.sampling import Sampling
 
 TRAINER = {"method": "dreambooth", "preset": "tiny", "prior_weight": 0}
@@ -146,15 +148,15 @@ def test_a_damaged_checkpoint_is_named_and_its_loop_starts_anew(tmp_path, caplog
 
 
 @pytest.fixture
-def finished(folders: Folders, tmp_path: Path) -> stages.Run:
+def finished(folders: Folders, tmp_path: Path) -> Run:
     """A purification that ended after its workflow was killed: Snakemake removes its manifest."""
-    run = stages.Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
     stages.purify("jpeg", model=ModelSpec(path="none"), photos=folders.instance, run=run)
     (run.out / MANIFEST).unlink()
     return run
 
 
-def purify_again(run: stages.Run, photos: Path, spec: object = "jpeg") -> None:
+def purify_again(run: Run, photos: Path, spec: object = "jpeg") -> None:
     stages.purify(spec, model=ModelSpec(path="none"), photos=photos, run=run)
 
 
@@ -165,20 +167,20 @@ def never(*_: object) -> None:
 def test_a_job_that_ended_unseen_is_not_done_again(finished, folders, tmp_path, monkeypatch):
     other = replace(finished, out=tmp_path / "other")
     purify_again(other, folders.instance)
-    monkeypatch.setattr(stages, "_with_model", never)
+    monkeypatch.setattr(stages, "with_model", never)
     purify_again(finished, folders.instance)
 
     assert contents(finished.out) == contents(other.out)
 
 
 def test_another_setting_does_the_work_again(finished, folders, monkeypatch):
-    monkeypatch.setattr(stages, "_with_model", never)
+    monkeypatch.setattr(stages, "with_model", never)
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance, {"method": "jpeg", "quality": 30})
 
 
 def test_other_code_does_the_work_again(finished, folders, monkeypatch):
-    monkeypatch.setattr(stages, "_with_model", never)
+    monkeypatch.setattr(stages, "with_model", never)
     monkeypatch.setattr(stages, "code_of", lambda purifier: ["edited"])
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance)
@@ -250,7 +252,7 @@ def test_a_second_snakemake_says_so_and_a_killed_one_leaves_no_lock(dataset, tin
 
 
 def test_a_second_process_waits_for_the_first_to_write_the_same_output(tmp_path, caplog):
-    run = stages.Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
     place = run._place(run.out)
     first = hold_elsewhere(place / "lock", 0.5)
     run.job("purify", {})
@@ -404,7 +406,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(UNet2DConditionModel, "forward", too_much)
 
 
-def stage(name: str, model: ModelSpec, folders: Folders, run: stages.Run) -> None:
+def stage(name: str, model: ModelSpec, folders: Folders, run: Run) -> None:
     match name:
         case "protect":
             spec = {"method": "fsmg", "preset": "tiny", "budget": 11}
@@ -429,7 +431,7 @@ def test_too_little_memory_has_one_fallback_with_the_same_result(
     name, tiny_model, folders, tmp_path, caplog, request
 ):
     """Samples may differ by one grey level: a sum of one image is not ordered as one of many."""
-    run = stages.Run(tmp_path / "enough", "anna")
+    run = Run(tmp_path / "enough", "anna")
     stage(name, tiny_model, folders, run)
     request.getfixturevalue("little_memory")
     frugal = replace(run, out=tmp_path / "little", scratch=tmp_path / "scratch")
@@ -463,12 +465,34 @@ def test_the_fallback_has_the_memory_of_the_first_try(tiny_model, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return type(model).__name__
 
-    monkeypatch.setattr(stages, "_load", load)
+    monkeypatch.setattr(device, "_load", load)
     gc.disable()
     try:
-        assert stages._with_model(work, tiny_model, stages.Run(Path("out"), "anna")) == "Model"
+        assert with_model(work, tiny_model, "cpu") == "Model"
     finally:
         gc.enable()
+
+
+def test_kernels_must_repeat_where_they_can_and_vary_with_a_word_where_they_cannot(
+    tiny_model, monkeypatch, caplog
+):
+    """`put_` stands for kernels that vary on a GPU: torch refuses it on the CPU, too."""
+    modes: list[int] = []
+
+    def work(load) -> float:
+        modes.append(torch.get_deterministic_debug_mode())
+        if len(modes) < 3:
+            return float(torch.zeros(2).put_(torch.tensor([1]), torch.ones(1)).sum())
+        return 0.0
+
+    monkeypatch.setattr(device, "_load", lambda *_, **__: None)
+
+    assert with_model(work, tiny_model, "cpu") == 1.0
+    assert with_model(work, tiny_model, "cpu") == 0.0
+    assert modes == [2, 1, 2]
+    assert torch.get_deterministic_debug_mode() == 1
+    [line] = caplog.messages
+    assert line.startswith("put_ does not have a deterministic implementation; going on")
 
 
 def test_without_memory_for_the_fallback_one_line_says_what_to_change(tiny_model):
@@ -476,7 +500,7 @@ def test_without_memory_for_the_fallback_one_line_says_what_to_change(tiny_model
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(CloakBenchError, match=r"cpu: out of memory, also with .* bf16") as raised:
-        stages._with_model(work, tiny_model, stages.Run(Path("out"), "anna"))
+        with_model(work, tiny_model, "cpu")
 
     assert "\n" not in str(raised.value)
 

@@ -105,6 +105,14 @@ def test_a_method_without_finished_jobs_counts_with_the_mean_of_its_stage(experi
     assert progress(experiment, "protect").seconds == 3 * 30
 
 
+def test_class_images_are_no_stage_where_nothing_needs_them(config):
+    without = {"method": "dreambooth", "prior_weight": 0}
+
+    assert "class_images" in all_tasks(Experiment.parse(config | {"protections": ["noise"]}))
+    needless = config | {"protections": ["noise"], "trainers": [without]}
+    assert "class_images" not in all_tasks(Experiment.parse(needless))
+
+
 @pytest.mark.parametrize(
     ("kept", "result", "done"),
     [

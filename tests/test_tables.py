@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
 from cloakbench.tables import Tables, make_tables, mean_interval, print_summary, write_tables
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import latex
+from cloakbench.tables.summary import photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
 BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
@@ -192,7 +194,7 @@ def test_every_cell_is_compared_with_the_controls_of_each_of_its_methods(made) -
     }
 
 
-def test_a_defence_is_compared_with_each_half_and_with_nothing(tmp_path: Path) -> None:
+def test_purified_cdl_is_compared_with_each_half_and_with_nothing(tmp_path: Path) -> None:
     cells = [replace(cell, purification=p) for cell in study(tmp_path) for p in ("none", "codesr")]
     for cell in cells:
         write_csv(_scores(cell), Layout(tmp_path).scores(cell))
@@ -318,6 +320,32 @@ def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:
     write_tables("demo", made, tmp_path)
 
     assert "| aspl | 11 | 30.0 | 0.890 | 31.5 |" in (tmp_path / "photos.md").read_text("utf-8")
+
+
+def test_psnr_is_of_the_photos_that_changed(made) -> None:
+    frame = made.distances.copy()
+    unchanged = frame.index[frame["protection"] == "aspl"][0]
+    frame.loc[unchanged, "psnr"] = math.inf
+
+    photos = photo_summary(frame)
+
+    assert row(photos, protection="aspl", purification="none")["psnr"] == 30.0
+    assert row(photos, protection="clean", purification="none")["psnr"] == math.inf
+
+
+def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    for cell in cells:
+        if cell.protection == "aspl" and cell.identity == "bert":
+            path = Layout(tmp_path).scores(cell)
+            write_csv(pd.read_csv(path).assign(relative_ism=math.nan), path)
+
+    write_tables("demo", tabulate(cells, tmp_path), tmp_path)
+
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert len(re.findall(r" n=1 \|", text)) == 2  # two trainers
+    assert "n=" not in text.replace(" n=1 |", "")
+    assert "Of samples with a face only: relative ISM; n says of how many identities" in text
 
 
 def test_the_terminal_shows_the_summary(made) -> None:

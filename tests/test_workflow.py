@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -93,31 +95,73 @@ def test_without_weights_to_keep_one_job_trains_and_samples_the_same_images(work
     assert not {"personalise", "sample"} & workflow.planned(**changes).keys()
 
 
+@contextmanager
+def changed(path: Path, content: bytes, age: float = 0) -> Iterator[None]:
+    """Another content inside, `age` seconds older than the file was; as before afterwards."""
+    before, stored = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    if age:
+        os.utime(path, (stored.st_atime - age, stored.st_mtime - age))
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(stored.st_atime_ns, stored.st_mtime_ns))
+
+
 def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(workflow):
     """Everyone in the dataset is a possible answer to "who is this?"."""
     chosen = workflow.config["identities"]
     photos = sorted((workflow.folder / "identities").glob("*/set_C/*.png"))
     first, second = [path for path in photos if path.parts[-3] not in chosen][:2]
-    content, stored = first.read_bytes(), first.stat()
-    try:
-        first.write_bytes(second.read_bytes())
+    with changed(first, second.read_bytes()):
         planned = workflow.planned()
-    finally:
-        first.write_bytes(content)
-        os.utime(first, ns=(stored.st_atime_ns, stored.st_mtime_ns))
 
     assert planned == {"data": 1, "references": 1, "score": 4, "tables": 1, "report": 1}
 
 
-def test_new_weights_under_the_same_name_rerun_what_the_model_makes(workflow, tiny_model):
-    weights = next(Path(tiny_model.path).glob("unet/*.safetensors"))
-    content, stored = weights.read_bytes(), weights.stat()
-    try:
-        weights.write_bytes(content + b" ")
+def test_a_photo_that_came_with_an_older_time_is_noticed(workflow):
+    """As `cp -a`, an archive or a backup leave it."""
+    [identity] = workflow.config["identities"]
+    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.png"))
+    with changed(first, second.read_bytes(), age=1000):
         planned = workflow.planned()
-    finally:
-        weights.write_bytes(content)
-        os.utime(weights, ns=(stored.st_atime_ns, stored.st_mtime_ns))
+
+    assert planned["data"] == 1
+    assert planned["protect_quick"] == planned["purify_quick"] == 2
+
+
+def test_what_changed_is_not_forgotten_by_a_run_that_stopped_early(workflow):
+    """Snakemake takes a file for unchanged whose checksum is, so manifests must tell contents."""
+    [identity] = workflow.config["identities"]
+    until = ("--until", "distances")
+    assert workflow.snakemake(*until, results="stopped").returncode == 0
+    assert workflow.planned(*until, results="stopped") == {}
+    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.png"))
+    with changed(first, second.read_bytes()):
+        assert workflow.snakemake("--until", "data", results="stopped").returncode == 0
+        planned = workflow.planned(*until, results="stopped")
+
+    assert planned == {"protect_quick": 2, "purify_quick": 2, "distances": 2}
+
+
+def test_methods_without_a_model_do_not_depend_on_it_nor_on_prompts(workflow):
+    models = {"mini": {**workflow.config["models"]["mini"], "precision": "bf16"}}
+    prompts = {**workflow.config["prompts"], "identifier": "xyz"}
+
+    for planned in (workflow.planned(models=models), workflow.planned(prompts=prompts)):
+        assert planned["personalise"] == 4
+        assert not {"data", "protect_quick", "purify_quick"} & planned.keys()
+    assert "class_images" not in workflow.planned(prompts=prompts)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"]
+)
+def test_another_file_of_the_model_reruns_what_the_model_makes(name, workflow, tiny_model):
+    path = Path(tiny_model.path) / name
+    with changed(path, path.read_bytes() + b" "):
+        planned = workflow.planned()
 
     rerun = {"class_images": 1, "personalise": 4, "sample": 4, "score": 4, "tables": 1, "report": 1}
     assert planned == rerun

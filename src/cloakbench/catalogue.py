@@ -38,7 +38,7 @@ def describe(kind: str, method: type[Method]) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": method.name,
-        "summary": inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        "summary": method.summary(),
         "source": method.source,
         "settings": [
             {

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.models import load_frozen
 from cloakbench.weights import find_clip
 
 _OPENAI = {
@@ -53,18 +54,14 @@ class Clip:
         """
         folder = find_clip(name)
         try:
-            network, loading = CLIPModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
+            network = load_frozen(CLIPModel, folder)
             processor = CLIPProcessor.from_pretrained(folder)
-            if missing := sorted(loading["missing_keys"]):
-                raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # transformers raises what its parts and formats raise
             raise CloakBenchError(
                 f"{name}: cannot be loaded as a CLIP ({_line(error)}). Get its files again."
             ) from error
         adapt(network)
-        return cls(network.requires_grad_(False).eval(), processor)
+        return cls(network, processor)
 
     @property
     def scale(self) -> Tensor:

@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cloakbench.data import Dataset
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
 from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.models import ModelSpec
-from cloakbench.outputs import check_output
+from cloakbench.outputs import check_writable
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.registry import Method, Registry, Spec, explain
-from cloakbench.sampling import Sampling
+from cloakbench.sampling import Samples, Sampling
 from cloakbench.score.faces import backends
 from cloakbench.score.metric import DEFAULT, Metric, build_metrics, metrics
+from cloakbench.units import Settings, UserPath
 
 M = TypeVar("M", bound=Method)
 Entry = str | list[Any] | dict[str, Any]
@@ -35,13 +36,11 @@ give itself a `name` and start from a `preset`."""
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-class Experiment(BaseModel):
+class Experiment(Settings):
     """Everything that decides an experiment's results."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
     experiment: str = Field(description="names the folder of the tables and the report")
-    results: Path = Field(Path("results"), description="folder that all results go to")
+    results: UserPath = Field(Path("results"), description="folder that all results go to")
     seed: int = Field(0, description="root of all seeds")
     model: str = Field(description="the model that is used, by its name in `models`")
     models: dict[str, ModelSpec] = Field(description="models by name")
@@ -62,7 +61,7 @@ class Experiment(BaseModel):
     )
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
     faces: Entry = Field("dlib", description="face backend of the identity metrics")
-    metrics: list[Entry] = Field(list(DEFAULT), description="metrics")
+    metrics: list[Entry] = Field(list(DEFAULT), description="metrics", min_length=1)
     keep_weights: bool = Field(
         False, description="keep personalised weights, and sample in another job"
     )
@@ -92,7 +91,13 @@ class Experiment(BaseModel):
         for key, known in (("model", experiment.models), ("dataset", experiment.datasets)):
             if (chosen := getattr(experiment, key)) not in known:
                 raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
+            if not _LABEL.fullmatch(chosen):
+                raise CloakBenchError(
+                    f"config: {key} '{chosen}' names a folder: use letters, digits, and . _ + -"
+                )
         experiment.methods()
+        for trainer in experiment.all_trainers.values():
+            Samples(experiment.sampling, experiment.prompts.sample_prompts, **trainer.sampling())
         return experiment
 
     @classmethod
@@ -165,6 +170,13 @@ class Experiment(BaseModel):
         return [*grid, self.face_backend, *self.all_metrics]
 
     @property
+    def uses_class_images(self) -> bool:
+        """Whether any protection or trainer does."""
+        return any("class_images" in p.uses for p in self.all_protections.values()) or any(
+            trainer.prior_weight > 0 for trainer in self.all_trainers.values()
+        )
+
+    @property
     def chosen_identities(self) -> list[str]:
         return self.dataset_spec.identities() if self.identities is None else self.identities
 
@@ -204,16 +216,31 @@ class Experiment(BaseModel):
         """Look for everything that a run reads, so that it fails now and not after hours.
 
         Raises:
-            CloakBenchError: a model, identity, photo set or weights file is missing, or the
-                results cannot be written.
+            CloakBenchError: models, identities, photo sets or weights files are missing, or the
+                results cannot be written: a line for each.
         """
+        problems: dict[str, None] = {}
+        for look in (
+            self._check_results,
+            self.model_spec.check,
+            *(method.check for method in self.methods()),
+            self._check_sizes,
+            self._check_photos,
+        ):
+            try:
+                look()
+            except CloakBenchError as error:
+                problems[str(error)] = None
+        if problems:
+            raise CloakBenchError("\nerror: ".join(problems))
+
+    def _check_results(self) -> None:
         try:
-            check_output(self.results / self.model)
+            check_writable(self.results / self.model)
         except OSError as error:
             raise CloakBenchError(explain_os_error(error) or str(error)) from None
-        self.model_spec.check()
-        for method in self.methods():
-            method.check()
+
+    def _check_sizes(self) -> None:
         for metric in self.all_metrics:
             if metric.smallest_side > self.model_spec.resolution:
                 raise CloakBenchError(
@@ -221,7 +248,9 @@ class Experiment(BaseModel):
                     f"more, and model '{self.model}' makes {self.model_spec.resolution} px. Leave "
                     "it out."
                 )
-        for identity in {*self.chosen_identities, *self.dataset_spec.identities()}:
+
+    def _check_photos(self) -> None:
+        for identity in sorted({*self.chosen_identities, *self.dataset_spec.identities()}):
             self.dataset_spec.sets(identity)  # the others are possible answers to "who is this?"
 
     def _check_preset(self) -> None:

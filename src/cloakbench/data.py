@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.images import centre_crop, photo_files, read_photo
 from cloakbench.layout import SETS
 from cloakbench.outputs import check_output, new_folder
-from cloakbench.units import UserPath
+from cloakbench.units import Settings, UserPath
 
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
 
 
-class Dataset(BaseModel):
+class Dataset(Settings):
     """A folder with one folder per identity.
 
     An identity's folder holds `set_A`, `set_B` and `set_C`, or photos: then the first third of
     the sorted names is set_A, the second set_B and the rest set_C.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: UserPath = Field(description="folder that holds a folder per identity")
 
@@ -49,7 +48,7 @@ class Dataset(BaseModel):
             CloakBenchError: unknown identity, a missing set, or fewer than two photos in one.
         """
         folder = self.path / identity
-        if not folder.is_dir():
+        if Path(identity).name != identity or identity.startswith(".") or not folder.is_dir():
             raise CloakBenchError(
                 f"unknown identity '{identity}' in {self.path}: "
                 f"{nearest(identity, self.identities())}"
@@ -66,6 +65,11 @@ class Dataset(BaseModel):
             if found
             else split(photo_files(folder, beside=(ATTRIBUTES,)))
         )
+        for path in (folder, *(path for files in sets.values() for path in files)):
+            if re.search(r"[{}\n]", path.name):
+                raise CloakBenchError(
+                    f"{path}: braces and line breaks mean something to Snakemake. Rename it."
+                )
         for name, files in sets.items():
             if len(files) < FEWEST:
                 where = folder / name if found else f"{folder} ({name})"

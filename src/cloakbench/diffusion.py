@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.models import load_frozen
 
 if TYPE_CHECKING:
     from cloakbench.models import ModelSpec
@@ -34,6 +35,9 @@ class Latents:
         return len(self.mean)
 
     def __getitem__(self, index: slice | list[int]) -> Latents:
+        if isinstance(index, list):
+            chosen = _sent(torch.tensor(index), self.mean.device)
+            return Latents(self.mean[chosen], self.std[chosen])
         return Latents(self.mean[index], self.std[index])
 
 
@@ -127,7 +131,7 @@ class LatentDiffusion:
             return_tensors="pt",
         )
         with self.autocast():
-            return self.text_encoder(tokens.input_ids.to(self.device))[0].float()
+            return self.text_encoder(_sent(tokens.input_ids, self.device))[0].float()
 
     # Diffusion
 
@@ -162,7 +166,7 @@ class LatentDiffusion:
         if timesteps is None:
             horizon = self.scheduler.config.num_train_timesteps
             timesteps = torch.randint(0, horizon, (len(latents),), generator=rng)
-        timesteps = timesteps.to(self.device)
+        timesteps = _sent(timesteps, self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         with self.autocast():
             dtype = self.unet.dtype
@@ -237,7 +241,7 @@ class LatentDiffusion:
         return pipeline
 
     def _normal(self, shape: Sequence[int], rng: Generator) -> Tensor:
-        return torch.randn(tuple(shape), generator=rng).to(self.device)
+        return _sent(torch.randn(tuple(shape), generator=rng), self.device)
 
     def autocast(self) -> torch.autocast:
         """The context in which the networks run at the model's precision."""
@@ -246,21 +250,24 @@ class LatentDiffusion:
         return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def _sent(values: Tensor, device: str | torch.device) -> Tensor:
+    """On the device, without waiting for the work that is queued there."""
+    return values.to(device, non_blocking=True)
+
+
 def _network(kind: Any, path: Path, name: str) -> Any:
-    """A network with its weights, frozen; weights that leave some of it random are refused."""
+    """One of a model's networks, as `load_frozen` gives it; an error names it."""
     try:
-        network, loading = kind.from_pretrained(
-            path,
-            subfolder=name,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        return load_frozen(kind, path, subfolder=name, use_safetensors=True)
     except _LOADING_ERRORS as error:
         raise ValueError(f"'{name}': {error}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"'{name}': its file lacks {len(missing)} weights, such as {missing[0]}")
-    return network.requires_grad_(False).eval()
+
+
+def padded(pixels: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Pixels with their last row and column repeated until the VAE's factor divides the sides."""
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    bottom, right = (-side % factor for side in pixels.shape[-2:])
+    return torch.nn.functional.pad(pixels, (0, right, 0, bottom), mode="replicate")
 
 
 @contextmanager

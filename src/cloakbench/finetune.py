@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,7 @@ from torch import Generator, Tensor
 
 from cloakbench.diffusion import LatentDiffusion, Latents
 from cloakbench.errors import CloakBenchError
-
-Draw = Callable[..., Generator]
-"""Makes the generator of a purpose: `Job.rng`, perhaps with words put before the purpose."""
+from cloakbench.jobs import Draw
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ SLURM does, and shows a job only what it got.
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -40,7 +39,7 @@ def claim_gpu() -> None:
     gpus = visible_gpus()
     if len(gpus) < 2:
         return
-    folder = Path(tempfile.gettempdir()) / f"cloakbench-gpus-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"cloakbench-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "choosing"):
         chosen = min(gpus, key=lambda gpu: sum(map(_is_held, folder.glob(f"{gpu}.*"))))

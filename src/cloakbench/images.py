@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 NOT_PHOTOS = frozenset({"job.json", "Thumbs.db"})  # a stage's manifest; a file manager's cache
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
 """What Pillow raises for broken files, depending on the format and the place of the damage."""
 SMALLEST_SIDE = 32  # px; enlarging less than this invents more of a face than it shows
 
@@ -46,9 +47,14 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith(".") and path.name not in others
+        if not path.is_dir() and not path.name.startswith(".") and path.name not in others
     )
     for path in files:
+        if not path.exists():
+            raise CloakBenchError(
+                f"{path}: is a link to {os.readlink(path)}, which is not there. Bring that file "
+                "back, or remove the link."
+            )
         if path.suffix.lower() not in SUFFIXES:
             raise CloakBenchError(
                 f"{path}: not a photo ({', '.join(sorted(SUFFIXES))}). Move it out of the folder."
@@ -72,9 +78,15 @@ def read_photo(path: Path) -> Image.Image:
     except UnidentifiedImageError:
         state = "is empty" if path.stat().st_size == 0 else "is not an image"
         raise CloakBenchError(f"{path}: {state}. Replace or remove it.") from None
+    except Image.DecompressionBombError:
+        raise CloakBenchError(
+            f"{path}: claims more pixels than a photo has. Remove it, or make a smaller copy."
+        ) from None
     except _UNREADABLE as error:
         if not path.exists():
             raise CloakBenchError(f"{path}: no such photo. Check the path.") from None
+        if isinstance(error, PermissionError):
+            raise CloakBenchError(f"{path}: cannot be read. Change its permissions.") from None
         raise CloakBenchError(
             f"{path}: is corrupt or truncated ({error}). Replace or remove it."
         ) from None

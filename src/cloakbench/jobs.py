@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,14 @@ log = logging.getLogger(__name__)
 
 LOCK = "lock"
 KEPT = ".kept"
-"""What `stages.Run` puts into an output's scratch folder beside checkpoints."""
+"""What `run.Run` puts into an output's scratch folder beside checkpoints."""
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A scheduler's time limit or `scancel`, Ctrl-C, a closed terminal."""
+
+
+Draw = Callable[..., "Generator"]
+"""Makes the generator of a purpose: `Job.rng`, perhaps with words put before the purpose."""
 
 
 class Stateful(Protocol):
@@ -126,7 +130,7 @@ def store(path: Path, value: Any) -> None:
 
 
 def sweep(scratch: Path) -> None:
-    """Forget the outputs that jobs kept (see `stages.Run`), once the workflow has noted them all.
+    """Forget the outputs that jobs kept (see `run.Run`), once the workflow has noted them all.
 
     Checkpoints of interrupted jobs stay.
     """

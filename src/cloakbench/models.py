@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.units import Settings
 from cloakbench.weights import find_folder, note
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(Settings):
     """A Stable Diffusion model in diffusers' format."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     path: str = Field(description="folder or hub id of a model in diffusers' format")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
@@ -56,9 +55,29 @@ class ModelSpec(BaseModel):
                     f"model {self.path}: the folder '{component}' is missing. "
                     "Copy the whole model, in diffusers' format."
                 )
+            note(root / component, root)
         for component in ("vae", "text_encoder", "unet"):
-            if not list(note(root / component, root).glob("*.safetensors")):
+            if not list((root / component).glob("*.safetensors")):
                 raise CloakBenchError(
                     f"model {self.path}: no safetensors weights in '{component}'. "
                     "Save the model with safe_serialization=True."
                 )
+
+
+def load_frozen(kind: Any, folder: Path, **options: Any) -> Any:
+    """A network of diffusers or transformers with its weights in float32, frozen.
+
+    kind: its class. options: of its `from_pretrained`.
+
+    Raises:
+        ValueError: the file lacks weights, which the library would make random. The libraries
+            raise more (see `diffusion.one_line`).
+    """
+    import torch
+
+    network, loading = kind.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, **options
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
+    return network.requires_grad_(False).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,11 @@ from cloakbench.errors import CloakBenchError
 log = logging.getLogger(__name__)
 
 MANIFEST = "job.json"
-"""What made a folder: stage, settings and seed. Nothing in it differs between equal runs."""
+"""What made a folder (stage, settings, seed) and the SHA-256 of its files. Nothing in it differs
+between equal runs; by it Snakemake sees that a folder's content has changed."""
+
+MARKER = ".cloakbench"
+"""A file that says that a folder may be replaced, also after Snakemake has removed its manifest."""
 
 FULL = 2**16
 """Bytes left on a disk on which nothing more can be done."""
@@ -28,7 +33,8 @@ def check_output(path: Path, *inputs: Path | None) -> None:
     """Find out before any work that a folder can be written and replaces nothing that is needed.
 
     Raises:
-        CloakBenchError: it is, or holds, one of the inputs or the current folder.
+        CloakBenchError: it is, or holds, one of the inputs or the current folder, or it has files
+            that no stage wrote.
         OSError: it cannot be written, or its disk is full.
     """
     target = path.resolve()
@@ -37,6 +43,22 @@ def check_output(path: Path, *inputs: Path | None) -> None:
             raise CloakBenchError(
                 f"{path}: writing this folder would replace {needed}. Choose another --out."
             )
+    if target.is_dir():
+        held = {inside.name for inside in target.iterdir()}
+        if held and not held & {MARKER, MANIFEST}:
+            raise CloakBenchError(
+                f"{path}: holds {min(held)}, which CloakBench did not write and would delete. "
+                "Choose another --out."
+            )
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Find out whether a file or folder can be written, and make the folder that it will be in.
+
+    Raises:
+        OSError: it cannot, or its disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
@@ -49,12 +71,13 @@ def check_output(path: Path, *inputs: Path | None) -> None:
 def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` if all goes well.
 
-    The manifest is written last. On any failure the half-written folder is removed and `path`
-    stays as it was.
+    The manifest is written last, with the digests of all other files. On any failure the
+    half-written folder is removed and `path` stays as it was.
 
     kept: a folder that gets a second name of every file first, at no cost of space, for `restore`;
         where a file system has no second names, nothing is kept.
     """
+    path = path.resolve()
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -63,13 +86,26 @@ def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None
         if kept is not None:
             with suppress(OSError):
                 _link(part, kept)
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        whole = {**manifest, "files": _digests(part)}
+        (part / MARKER).touch()
+        (part / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
         if path.exists():
             shutil.rmtree(path)
         os.replace(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def restore(kept: Path, path: Path, manifest: Mapping[str, Any]) -> bool:

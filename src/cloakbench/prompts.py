@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import string
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from cloakbench.errors import nearest
+from cloakbench.units import Settings
 
 _PLACEHOLDERS = ("identifier", "class_noun")
 
 
-class Prompts(BaseModel):
+class Prompts(Settings):
     """Templates in which `{identifier}` and `{class_noun}` are filled in.
 
     Source: Anti-DreamBooth's training and sampling prompts (recipes 3.1 and 4).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     identifier: str = Field("sks", description="rare token that stands for the identity")
     class_noun: str = Field("person", description="category of the identity")
@@ -34,11 +34,20 @@ class Prompts(BaseModel):
         min_length=1,
     )
 
+    @field_validator("class_noun")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip(". ") or re.search(r"[/\\{}\n]", value):
+            raise ValueError("it names a folder: use words")
+        return value
+
     @field_validator("instance", "of_class", "sample")
     @classmethod
     def _known_placeholders(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         for template in [value] if isinstance(value, str) else value.values():
-            for _, field, _, _ in string.Formatter().parse(template):
+            for _, field, form, _ in string.Formatter().parse(template):
+                if form:
+                    raise ValueError(f"'{{{field}:{form}}}' has a format. Leave out ':{form}'")
                 if field is not None and field not in _PLACEHOLDERS:
                     raise ValueError(
                         f"unknown placeholder '{{{field}}}': {nearest(field, _PLACEHOLDERS)}"

@@ -26,7 +26,7 @@ from cloakbench.layout import STAGES
 from cloakbench.registry import Method
 from cloakbench.score.files import write_text
 from cloakbench.status import all_tasks, duration, read_benchmark
-from cloakbench.weights import Checked, sha256_of, weight_files
+from cloakbench.weights import WEIGHTS, Checked, sha256_of, weight_files
 
 if TYPE_CHECKING:
     from cloakbench.config import Experiment
@@ -114,8 +114,9 @@ def weight_digests(experiment: Experiment) -> dict[str, str]:
     for checked in everything:
         with suppress(CloakBenchError):  # its jobs have run elsewhere
             named |= weight_files(checked)
-    digests = sha256_of(named, experiment.digests)
-    return dict(sorted((_name(named[file], file), digests[file]) for file in named))
+    files = [file for file in named if file.suffix in WEIGHTS]
+    digests = sha256_of(files, experiment.digests)
+    return dict(sorted((_name(named[file], file), digests[file]) for file in files))
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -172,18 +173,8 @@ def as_markdown(made: Mapping[str, Any]) -> str:
     software = made["software"]
     changed = ", with changes" if software["changed"] else ""
     packages = ", ".join(f"{name} {found}" for name, found in software["packages"].items())
-    ran = [
-        (e["cpu"], e["cores"], f"{e['memory_gb']} GB", e["gpu"] or "none",
-         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['torch']}",
-         ", ".join(f"{count} {stage}" for stage, count in e["jobs"].items()))
-        for e in made["environments"]
-    ]  # fmt: skip
-    spent = [
-        (row["stage"], row["method"], row["jobs"], f"{row['seconds_mean']:.1f} s",
-         f"{row['seconds_max']:.1f} s", duration(row["seconds_total"]),
-         f"{row['memory_mb_mean']:.0f} MB", f"{row['memory_mb_max']:.0f} MB")
-        for row in made["costs"]
-    ]  # fmt: skip
+    jobs = sum(row["jobs"] for row in made["costs"])
+    in_all = duration(sum(row["seconds_total"] for row in made["costs"]))
     digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
     config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
     return "\n".join(
@@ -197,13 +188,14 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
             "## Time and memory of jobs",
             "",
-            "As Snakemake measured them, each in its last attempt; GPU memory is not in it.",
+            f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its "
+            "last attempt; GPU memory is not in it.",
             "",
-            *_table("stage|method|jobs|mean|longest|total|mean peak memory|largest", spent),
+            *_spent(made["costs"]),
             "",
             "## Machines",
             "",
-            *_table("processor|cores|memory|GPU|software|jobs", ran),
+            *_ran(made["environments"]),
             "",
             "## Weights",
             "",
@@ -217,6 +209,26 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _spent(costs: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (row["stage"], row["method"], row["jobs"], f"{row['seconds_mean']:.1f} s",
+         f"{row['seconds_max']:.1f} s", duration(row["seconds_total"]),
+         f"{row['memory_mb_mean']:.0f} MB", f"{row['memory_mb_max']:.0f} MB")
+        for row in costs
+    ]  # fmt: skip
+    return _table("stage|method|jobs|mean|longest|total|mean peak memory|largest", rows)
+
+
+def _ran(environments: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (e["cpu"], e["cores"], f"{e['memory_gb']} GB", e["gpu"] or "none",
+         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['torch']}",
+         ", ".join(f"{count} {stage}" for stage, count in e["jobs"].items()))
+        for e in environments
+    ]  # fmt: skip
+    return _table("processor|cores|memory|GPU|software|jobs", rows)
 
 
 def _table(headings: str, rows: Iterable[Sequence[object]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import inspect
 import json
 import pkgutil
 import sys
@@ -14,29 +15,33 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.units import Settings
 
-PLUMBING = {f"cloakbench.{name}" for name in ("errors", "outputs", "registry", "weights")}
+PLUMBING = {f"cloakbench.{name}" for name in ("errors", "outputs", "registry", "units", "weights")}
 """Modules that no result depends on."""
 
 Spec = dict[str, Any]
 """Plain data that names a method and its settings: ``{"method": "aspl", "budget": "11/255"}``."""
 
 
-class Method(BaseModel):
+class Method(Settings):
     """A method of any stage: its fields are its settings, every default cites its source.
 
     Class variables: `name` is set at registration; `source` says where the method is from;
     `presets` maps a preset's name to the settings that it changes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def summary(cls) -> str:
+        """What it does, on one line: the first paragraph of its docstring."""
+        return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
     def spec(self) -> Spec:
         """The settings after defaults, as plain data that builds an equal method."""
@@ -116,6 +121,10 @@ class Registry(Generic[M]):
         Raises:
             CloakBenchError: unknown method, preset or setting, or a value out of bounds.
         """
+        if not isinstance(spec, str | dict):
+            raise CloakBenchError(
+                f"{self.kind} {json.dumps(spec)}: write a name, or a spec with the key 'method'."
+            )
         settings = {"method": spec} if isinstance(spec, str) else dict(spec)
         if "method" not in settings:
             raise CloakBenchError(

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.images import Photos, save_photos
 from cloakbench.jobs import Job, job_seed
 from cloakbench.outputs import copy_folder
 from cloakbench.registry import code_digest
+from cloakbench.units import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +22,18 @@ if TYPE_CHECKING:
     from cloakbench.diffusion import LatentDiffusion
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),  # their default clips: for pixels
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 
 
-class Sampling(BaseModel):
+class Sampling(Settings):
     """How images are generated.
 
     Source of the defaults: Anti-DreamBooth's and DiffShortcut's evaluation (recipes 4).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int = Field(16, ge=1, description="images per prompt")
     steps: int = Field(100, ge=1, le=1000, description="sampler steps")
@@ -54,6 +54,9 @@ class Sampling(BaseModel):
 
         Returns:
             float32 pixels (len(seeds), 3, h, w) in [0, 1].
+
+        Raises:
+            CloakBenchError: a sample is not finite.
         """
         import torch
 
@@ -74,6 +77,12 @@ class Sampling(BaseModel):
                 generator=generators,
                 output_type="pt",
             ).images
+        if not torch.isfinite(images).all():
+            raise CloakBenchError(
+                f"a sample of '{prompt}' has NaN in its pixels: the model's training diverged, or "
+                "its precision is too low. Lower the trainer's learning_rate, or set the model's "
+                "precision to fp32."
+            )
         return images.float().clamp(0, 1).cpu()
 
     def _scheduler(self, model: LatentDiffusion) -> Any:
@@ -88,12 +97,22 @@ class Samples:
     """The images that are wanted of a model, for every prompt.
 
     suffix: put after every prompt. negative_prompt: what guidance leads away from.
+
+    Raises:
+        CloakBenchError: there is a negative prompt but no guidance.
     """
 
     sampling: Sampling
     prompts: dict[str, str]
     suffix: str = ""
     negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.negative_prompt and self.sampling.guidance == 1:
+            raise CloakBenchError(
+                f"the negative prompt '{self.negative_prompt}' does nothing without guidance "
+                "(guidance: 1). Raise sampling's guidance, or switch off negative_in_sampling."
+            )
 
     def settings(self) -> dict[str, Any]:
         """What `job.json` says of them."""

@@ -21,6 +21,8 @@ def folder_rows(folder: Path) -> dict[str, list[Path]]:
     Raises:
         CloakBenchError: there are none.
     """
+    if not folder.is_dir():
+        raise CloakBenchError(f"{folder}: no such folder. Check the path.")
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     rows = {path.name: files for path in folders if (files := sorted(path.rglob("*.png")))}
     if not rows:
@@ -47,7 +49,12 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
     """Tile the first pictures of every row beside its label. All share the first one's size.
 
     out: a file of any of Pillow's formats; WebP takes an eighth of PNG's space.
+
+    Raises:
+        CloakBenchError: Pillow knows no format of that name.
     """
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise CloakBenchError(f"{out}: no kind of picture. Name it .png, .webp or .jpg.")
     font = ImageFont.load_default(FONT_SIZE)
     left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
     with Image.open(next(iter(rows.values()))[0]) as first:

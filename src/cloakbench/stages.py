@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
-import logging
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from cloakbench.errors import CloakBenchError, is_out_of_memory
-from cloakbench.gpu import claim_gpu
+from cloakbench.device import Loader, with_model
+from cloakbench.errors import CloakBenchError
 from cloakbench.identity import Identity
 from cloakbench.images import (
     Photos,
@@ -27,111 +15,15 @@ from cloakbench.images import (
     save_photos,
     to_images,
 )
-from cloakbench.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.models import ModelSpec
-from cloakbench.outputs import check_output, hold, new_folder, restore
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
 from cloakbench.purify.base import build_purifier, code_of
 from cloakbench.registry import Spec
+from cloakbench.run import Run, seen
 from cloakbench.sampling import Samples, Sampling, sampling_code
 from cloakbench.weights import Checked, weight_files
-
-if TYPE_CHECKING:
-    from cloakbench.diffusion import LatentDiffusion
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Loader = Callable[[], "LatentDiffusion"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a stage runs, whatever its method.
-
-    out: the folder to write. subject: the identity's name, for seeds. scratch: folder for
-    checkpoints; None keeps none.
-
-    In `scratch`, every output has a folder with a lock, the checkpoints of the work in progress
-    and, under a second name, its finished files: Snakemake does over what it did not see ending,
-    which is every job that ends after Snakemake was killed.
-    """
-
-    out: Path
-    subject: str
-    seed: int = 0
-    device: str = "cpu"
-    scratch: Path | None = None
-
-    def job(self, stage: str, work: Any, *inputs: Path | None) -> Job:
-        """The job of this run, with a scratch folder that only the same work can resume.
-
-        Waits for another process that writes the same output. Checkpoints of the same output
-        under other settings, code or inputs are deleted, and so is what the jobs that made the
-        inputs kept.
-
-        work: all that the output depends on besides seed, device and inputs.
-
-        Raises:
-            CloakBenchError: the output would replace an input.
-        """
-        check_output(self.out, *inputs)
-        own = None
-        if self.scratch is not None:
-            place = self._place(self.out)
-            self._wait(place / LOCK)
-            own = place / _digest([work, self.seed, self.device, *map(_contents, inputs)])
-            for other in place.glob("*"):
-                if other.name not in {LOCK, own.name, own.name + KEPT}:
-                    shutil.rmtree(other, ignore_errors=True)
-            for folder in filter(None, inputs):
-                for kept in self._place(folder).glob(f"*{KEPT}"):
-                    shutil.rmtree(kept, ignore_errors=True)
-        return Job(self.job_seed(stage), self.device, own)
-
-    def job_seed(self, stage: str) -> int:
-        """The seed of this run's job of a stage."""
-        return job_seed(self.seed, stage, self.subject)
-
-    def manifest(self, stage: str, settings: Any) -> dict[str, Any]:
-        """What `job.json` says of this run."""
-        return {"stage": stage, "settings": settings, "identity": self.subject, "seed": self.seed}
-
-    def restored(self, job: Job, manifest: dict[str, Any]) -> bool:
-        """Put the output back if this very job has ended before, unseen."""
-        kept = _kept(job)
-        return kept is not None and restore(kept, self.out, manifest)
-
-    @contextmanager
-    def output(self, job: Job, manifest: dict[str, Any]) -> Iterator[Path]:
-        """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        with new_folder(self.out, manifest, _kept(job)) as folder:
-            yield folder
-        close_job(job)
-
-    def _place(self, folder: Path) -> Path:
-        assert self.scratch is not None
-        return self.scratch / _digest(str(folder.absolute()))
-
-    def _wait(self, lock: Path) -> None:
-        said = False
-        while (holder := hold(lock)) is not None:
-            if not said:
-                log.warning("%s: %s writes this output; waiting until it ends.", self.out, holder)
-            said = True
-            time.sleep(1)
-
-
-def close_job(job: Job) -> None:
-    """Forget a finished job's checkpoints."""
-    if job.scratch is not None:
-        shutil.rmtree(job.scratch, ignore_errors=True)
-
-
-def _kept(job: Job) -> Path | None:
-    return job.scratch and job.scratch.with_name(job.scratch.name + KEPT)
 
 
 def protect(
@@ -169,7 +61,7 @@ def protect(
     job = run.job("protect", work, Path(model.path), instance, surrogate, class_images)
     if run.restored(job, manifest):
         return
-    protected = _with_model(lambda load: protection.protect(identity, load, job), model, run)
+    protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
     with run.output(job, manifest) as folder:
         save_photos(protected, folder)
         saved = to_images(load_photos(folder).pixels)
@@ -200,7 +92,7 @@ def purify(
     if run.restored(job, manifest):
         return
     given = load_photos(photos)
-    cleaned = _with_model(lambda load: purifier.purify(given, load, job), model, run)
+    cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)
     with run.output(job, manifest) as folder:
         save_photos(cleaned, folder)
 
@@ -247,7 +139,7 @@ def personalise(
                 trainer.merge(diffusion)
                 samples.write(diffusion, replace(job, seed=run.job_seed("sample")), folder)
 
-    _with_model(finish, model, run)
+    with_model(finish, model, run.device)
 
 
 def sample(
@@ -279,7 +171,7 @@ def sample(
         with run.output(job, manifest) as folder:
             samples.write(diffusion, job, folder)
 
-    _with_model(generate, model, run)
+    with_model(generate, model, run.device)
 
 
 def class_images(
@@ -299,26 +191,6 @@ def class_images(
     )
 
 
-def choose_device(name: str) -> str:
-    """The device of a name: `auto` is cuda where a GPU is usable and else cpu.
-
-    Of several GPUs this process takes one for itself.
-    """
-    if name == "auto":
-        claim_gpu()
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def set_up_torch(threads: int | None) -> None:
-    """Deterministic kernels, and as many CPU threads as the workflow grants."""
-    if threads:
-        torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports a compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
 def _others(folder: Path | None, option: str, method: str, photos: Photos, of: Path) -> Photos:
     """The other photos that a method needs beside `photos`, the instance images of a folder."""
     if folder is None:
@@ -335,65 +207,6 @@ def _others(folder: Path | None, option: str, method: str, photos: Photos, of: P
     return others
 
 
-def _with_model(work: Callable[[Loader], T], model: ModelSpec, run: Run) -> T:
-    """Do work that loads a model; where memory runs out, once more with a frugal model.
-
-    The second try goes on from the last checkpoint, and its results are the same (see
-    `LatentDiffusion`).
-
-    Raises:
-        CloakBenchError: memory ran out twice.
-    """
-    try:
-        return work(lambda: _load(model, run))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    log.warning(
-        "%s: out of memory; once more with gradient checkpointing and one sample at a time: "
-        "slower, with the same results.",
-        run.device,
-    )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        return work(lambda: _load(model, run, frugal=True))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise CloakBenchError(
-            f"{run.device}: out of memory, also with gradient checkpointing and one sample at a "
-            "time. Set the model's precision to bf16, lower the method's batch_size, choose the "
-            "trainer 'lora', or use a device with more memory; then run the same command again."
-        ) from None
-
-
-def _load(model: ModelSpec, run: Run, *, frugal: bool = False) -> LatentDiffusion:
-    """Imported late: diffusers takes seconds to import, and not every method needs a model."""
-    from cloakbench.diffusion import LatentDiffusion
-
-    return LatentDiffusion.load(model, run.device, frugal)
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _weights(*checked: Checked) -> list[tuple[str, int, int]]:
-    """What `_contents` says, of the weight files behind methods and models."""
-    return [_seen(path) for path in sorted(weight_files(*checked))]
-
-
-def _contents(folder: Path | None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a folder's files: cheap, and different after any change."""
-    if folder is None:
-        return []
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [(str(path.relative_to(folder)), *_seen(path)[1:]) for path in files]
-
-
-def _seen(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns
+    """What `Run.job` says, of the weight files behind methods and models."""
+    return [seen(path) for path in sorted(weight_files(*checked))]

@@ -146,6 +146,7 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
         stage: list(dict.fromkeys(Task(stage, _part(cell, labels)) for cell in cells))
         for stage, labels in STAGES.items()
         if stage != "sample" or experiment.keep_weights  # else `personalise` samples
+        if stage != "class_images" or experiment.uses_class_images
     }
     everyone = experiment.dataset_spec.identities()  # the references are of all
     first = tasks["data"][0].cell

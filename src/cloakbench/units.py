@@ -1,13 +1,23 @@
-"""Types of settings: budgets in whole grey levels, written as `11/255`, and users' paths."""
+"""Settings and their types: budgets in whole grey levels, written as `11/255`; users' paths."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
+_NUMBERS = {int, float}
 _FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*255\s*")
 
 
@@ -40,3 +50,25 @@ Levels = Annotated[
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A file or folder that a user names, perhaps with `~`."""
+
+
+class Settings(BaseModel):
+    """Checked data that does not change: unknown keys are errors, and so are infinite numbers, and
+    yes or no where a number is meant.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {kind, *get_args(kind)} & _NUMBERS:
+            raise ValueError("a number is needed, not yes or no")
+        return value

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.outputs import new_file
+from cloakbench.outputs import new_file, sha256
 
 ONNX = (b"\x08",)  # protobuf: field 1, the ONNX version
 TORCH = (b"PK\x03\x04", b"\x80\x02")  # zip since PyTorch 1.6, a bare pickle before
 OPENAI_CLIP = "openai/clip-vit-base-patch32"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
+WEIGHTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx", ".param"}
+SETTINGS = {".json", ".txt"}  # of networks, schedulers and tokenizers: results depend on them, too
 
 _found: dict[Path, Path] = {}  # weight files that were looked for and are here; see `note`
 
@@ -31,11 +32,12 @@ class Checked(Protocol):
 
 
 def note(path: Path, whole: Path | None = None) -> Path:
-    """Say that results depend on a file, or on the weight files in a folder; returns the path.
+    """Say that results depend on a file, or on weights and settings in a folder; returns the path.
 
     whole: what the user named, if that is a folder around it.
     """
-    files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES) if path.is_dir() else [path]
+    suffixes = WEIGHTS | SETTINGS
+    files = sorted(f for f in path.rglob("*") if f.suffix in suffixes) if path.is_dir() else [path]
     _found.update(dict.fromkeys(files, whole or path))
     return path
 
@@ -62,7 +64,7 @@ def sha256_of(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     for path in files:
         stat = path.stat()
         key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        fresh[key] = digests[path] = known.get(key) or _sha256(path)
+        fresh[key] = digests[path] = known.get(key) or sha256(path)
     if fresh.keys() - known.keys():
         with suppress(OSError), new_file(cache) as part:  # a race or a full disk: hash once more
             part.write_text(json.dumps(known | fresh, indent=1))
@@ -77,11 +79,6 @@ def weights_digest(*checked: Checked, cache: Path) -> str:
     """
     digests = sorted(sha256_of(weight_files(*checked), cache).values())
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_weights(name: str, source: str) -> Path:

@@ -24,7 +24,7 @@ from cloakbench.registry import code_digest
 from cloakbench.sampling import sampling_code
 from cloakbench.score.faces import backends
 from cloakbench.score.metric import metrics
-from cloakbench.weights import weights_digest
+from cloakbench.weights import sha256_of, weights_digest
 
 # A plan is millions of objects that all live on; to search them for garbage again and again took a
 # fifth of the time of a large plan.
@@ -49,6 +49,7 @@ except CloakBenchError as error:
 
 LAYOUT = EXPERIMENT.layout
 TABLES = LAYOUT.tables(EXPERIMENT.experiment)
+SUMMARY = TABLES / "summary.md"
 CELLS = EXPERIMENT.cells()
 ENVIRONMENT = "../../envs/cloakbench.yaml"
 SCRATCH = LAYOUT.root / ".scratch"
@@ -58,6 +59,8 @@ PROTECTIONS = EXPERIMENT.all_protections
 PURIFIERS = EXPERIMENT.all_purifiers
 TRAINERS = EXPERIMENT.all_trainers
 MODEL_JSON = EXPERIMENT.model_spec.model_dump_json()
+OF_CLASS = {"class_noun", "of_class"}
+CLASS_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(include=OF_CLASS)
 PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json()
 TRAINING_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(exclude={"sample"})
 SAMPLING_JSON = EXPERIMENT.sampling.model_dump_json()
@@ -66,6 +69,17 @@ CLASS_SAMPLING_JSON = EXPERIMENT.class_images.model_dump_json()
 FACES_JSON = json.dumps(EXPERIMENT.face_backend.spec())
 CONFIG_JSON = json.dumps(config, default=str)
 MODEL_DIGEST = weights_digest(EXPERIMENT.model_spec, cache=EXPERIMENT.digests)
+PHOTOS = {
+    identity: [
+        path
+        for files in EXPERIMENT.dataset_spec.sets(identity).values()
+        for path in files
+    ]
+    for identity in EXPERIMENT.dataset_spec.identities()
+}
+PHOTO_DIGESTS = sha256_of(
+    [path for paths in PHOTOS.values() for path in paths], EXPERIMENT.digests
+)
 
 
 def one_of(names):
@@ -137,6 +151,16 @@ def weights(methods, key):
     return by_label(key, digests)
 
 
+def options(methods, key, **values):
+    """Options of the command, for `params`, for the methods that use a model: others do not depend
+    on them.
+    """
+    given = [f"--{name}={value}" for name, value in values.items()]
+    return by_label(
+        key, {k: given if "model" in m.uses else [] for k, m in methods.items()}
+    )
+
+
 def quick(methods):
     """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
     return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]
@@ -144,8 +168,12 @@ def quick(methods):
 
 def photos(wildcards):
     """Every photo of an identity, where the dataset keeps it."""
-    sets = EXPERIMENT.dataset_spec.sets(wildcards.identity)
-    return [path for files in sets.values() for path in files]
+    return PHOTOS[wildcards.identity]
+
+
+def photo_digests(wildcards):
+    """What photos hold, for `params`: others may come with an older time."""
+    return [PHOTO_DIGESTS[path] for path in PHOTOS[wildcards.identity]]
 
 
 def protect_inputs(wildcards):

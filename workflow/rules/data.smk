@@ -15,6 +15,7 @@ rule data:
         dataset=EXPERIMENT.dataset_spec.path,
         out=subpath(output[0], parent=True),
         resolution=EXPERIMENT.model_spec.resolution,
+        photos=photo_digests,
         code=code_digest("cloakbench.data", "cloakbench.images"),
     shell:
         "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
@@ -38,7 +39,7 @@ rule class_images:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
         weights=MODEL_DIGEST,
-        prompts=literal(TRAINING_PROMPTS_JSON),
+        prompts=literal(CLASS_PROMPTS_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),

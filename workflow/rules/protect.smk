@@ -18,16 +18,17 @@ rule protect:
         weights=weights(PROTECTIONS, "protection"),
         data=lambda wildcards: LAYOUT.data(cell(wildcards)),
         class_images=CLASS_IMAGES / "class",
-        model=literal(MODEL_JSON),
-        prompts=literal(TRAINING_PROMPTS_JSON),
+        model=options(
+            PROTECTIONS, "protection", model=MODEL_JSON, prompts=TRAINING_PROMPTS_JSON
+        ),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench protect {params.spec:q} --model {params.model:q} "
+        "cloakbench protect {params.spec:q} {params.model:q} "
         "--instance {params.data:q}/set_B --surrogate {params.data:q}/set_A "
         "--class-images {params.class_images:q} --out {params.out:q} "
-        "--prompts {params.prompts:q} --identity {wildcards.identity:q} --seed {params.seed} "
+        "--identity {wildcards.identity:q} --seed {params.seed} "
         "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"
 
 

@@ -19,12 +19,12 @@ rule purify:
         ),
         weights=weights(PURIFIERS, "purification"),
         photos=subpath(input[0], parent=True),
-        model=literal(MODEL_JSON),
+        model=options(PURIFIERS, "purification", model=MODEL_JSON),
         seed=EXPERIMENT.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench purify {params.spec:q} --model {params.model:q} "
+        "cloakbench purify {params.spec:q} {params.model:q} "
         "--photos {params.photos:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"

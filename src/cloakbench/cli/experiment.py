@@ -71,7 +71,7 @@ def status(
 def tables(config: ConfigArgument) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
-    Writes CSV, Markdown and LaTeX to results/tables/<experiment>: images, identities, summary (with
+    Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
     95 % bootstrap intervals over identities), contrasts (differences to the controls: clean,
     noise, none, DreamBooth), distances and photos (what methods do to the photos); and
     provenance: versions, settings, weights, machines, time and memory.
@@ -125,6 +125,11 @@ def report(config: ConfigArgument) -> None:
         experiment.cells(),
         experiment.layout,
         _tables(experiment),
+        {
+            "protection": experiment.all_protections,
+            "purification": experiment.all_purifiers,
+            "trainer": experiment.all_trainers,
+        },
     )
     typer.echo(f"report: {Path(out)}")
 

@@ -22,8 +22,10 @@ Portraits = Annotated[
     Path, typer.Argument(help="Portraits: cloakbench synth FOLDER --no-sets --seed 1 ...")
 ]
 Work = Annotated[Path, typer.Option(help="Folder for checkpoints and trained weights.")]
-Steps = Annotated[int, typer.Option(help="Training steps; the rate decays over the last quarter.")]
-BatchSize = Annotated[int, typer.Option(help="Portraits per step.")]
+Steps = Annotated[
+    int, typer.Option(help="Training steps; the rate decays over the last quarter.", min=1)
+]
+BatchSize = Annotated[int, typer.Option(help="Portraits per step.", min=1)]
 Rate = Annotated[float, typer.Option(help="AdamW's learning rate.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Root of all draws.")]
@@ -175,19 +177,19 @@ def measure(
         Path, typer.Option(help="Identities that the model has not seen.")
     ] = Path("resources/identities"),
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("docs/miniature.json"),
-    samples: Annotated[int, typer.Option(help="Images of 'a photo of person'.")] = 64,
+    samples: Annotated[int, typer.Option(help="Images of 'a photo of person'.", min=1)] = 64,
     device: Device = "auto",
 ) -> None:
     """Measure the model on unseen identities: VAE, samples and CLIP."""
+    from cloakbench.device import choose_device
     from cloakbench.pretrain.measure import measure as measure_model
     from cloakbench.pretrain.measure import print_measures
-    from cloakbench.stages import choose_device
 
     print_measures(measure_model(model, identities, out, samples, choose_device(device)))
 
 
 def _training(portraits: Path, work: Path, device: str, seed: int) -> Pretraining:
+    from cloakbench.device import choose_device
     from cloakbench.pretrain.stages import Pretraining
-    from cloakbench.stages import choose_device
 
     return Pretraining(work, portraits, choose_device(device), seed, typer.echo)

@@ -19,7 +19,7 @@ Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
 
 def references(
-    data: Annotated[list[Path], typer.Argument(help="Data folders: ROOT/<identity>/data.")],
+    data: Annotated[list[Path], typer.Argument(help="Data folders, each called IDENTITY/data.")],
     output: Output,
     faces: Faces = "dlib",
 ) -> None:

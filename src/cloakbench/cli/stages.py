@@ -20,8 +20,8 @@ from cloakbench.sampling import Sampling
 MethodArgument = Annotated[
     str,
     typer.Argument(
-        help="A name from `cloakbench methods`, or a spec as JSON, such as "
-        '\'{"method": "aspl", "preset": "mini", "budget": "8/255"}\'.'
+        help="A name from `cloakbench methods`, or a spec as JSON: "
+        '\'{"method": NAME, "preset": "mini", ...}\'.'
     ),
 ]
 SetOption = Annotated[
@@ -42,7 +42,7 @@ OutOption = Annotated[Path, typer.Option(help="Folder to write; it appears whole
 IdentityOption = Annotated[str, typer.Option(help="The identity's name; it goes into the seeds.")]
 SeedOption = Annotated[int, typer.Option(help="The experiment's seed.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
 ScratchOption = Annotated[
     Path | None,
     typer.Option(help="Folder for checkpoints; run the same command again to resume."),
@@ -82,21 +82,26 @@ def native_resolution(folder: Path) -> int:
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text())
         vae = json.loads((folder / "vae" / "config.json").read_text())
-    except OSError:
+        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, LookupError, TypeError):
         return 512
-    return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def data(
     dataset: Annotated[Path, typer.Argument(help="Folder that holds a folder per identity.")],
     identity: Annotated[str, typer.Argument(help="The identity's folder.")],
     out: OutOption,
-    resolution: Annotated[int, typer.Option(help="Side of the photos [px].")] = 512,
+    resolution: Annotated[
+        int,
+        typer.Option(help="Side of the photos [px]: the model's, 128 for resources/mini.", min=8),
+    ],
 ) -> None:
     """Crop an identity's photos to their centre and resize them; originals stay untouched.
 
     An identity's folder holds set_A (surrogate), set_B (instance) and set_C (reference), or just
     photos: then each set gets a third of them, in the order of their names.
+
+    Example: cloakbench data resources/identities person_000003 --resolution 128 --out photos
     """
     from cloakbench.data import Dataset, prepare
 
@@ -115,7 +120,11 @@ def class_images(
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
 ) -> None:
-    """Sample class images ("a photo of person") from the base model, once per model."""
+    """Sample class images ("a photo of person") from the base model, once per model.
+
+    Example: cloakbench class-images --model resources/mini --sampling '{"images": 24, "steps": 25}'
+    --out class
+    """
     from cloakbench import stages
 
     stages.class_images(
@@ -145,7 +154,10 @@ def protect(
 ) -> None:
     """Protect instance images: add a perturbation within a budget of grey levels.
 
-    Example: cloakbench protect aspl --set budget=8/255 --set rounds=20 --instance photos/set_B
+    The presets `mini` and `paper` hold the settings for the bundled miniature and those of the
+    reference; without one, settings are for Stable Diffusion.
+
+    Example: cloakbench protect aspl --set preset=mini --set budget=8/255 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
     protection = protections.build(parse_spec(method, settings))
@@ -213,7 +225,7 @@ def personalise(
 ) -> None:
     """Teach a model an identity from instance images; writes the trained weights, or samples.
 
-    Example: cloakbench personalise cdl --set steps=400 --instance purified --class-images
+    Example: cloakbench personalise cdl --set preset=mini --instance purified --class-images
     class/class --out weights
     """
     spec = trainers.build(parse_spec(method, settings)).spec()
@@ -276,11 +288,12 @@ def _device(chosen: str, uses: frozenset[str]) -> str:
 def _run(
     out: Path, identity: str, seed: int, device: str, threads: int | None, scratch: Path | None
 ) -> Any:
-    from cloakbench import stages
+    from cloakbench.device import choose_device, set_up_torch
     from cloakbench.provenance import RAN_ON, environment
+    from cloakbench.run import Run
 
-    stages.set_up_torch(threads)
-    run = stages.Run(out, identity, seed, stages.choose_device(device), scratch)
+    set_up_torch(threads)
+    run = Run(out, identity, seed, choose_device(device), scratch)
     if not sys.stderr.isatty():  # a log, which provenance reads
         typer.echo(RAN_ON + json.dumps(environment(run.device)), err=True)
     return run
@@ -292,16 +305,20 @@ def _prompts(texts: list[str]) -> dict[str, str]:
     for key, sign, _ in pairs:
         if not sign:
             raise CloakBenchError(f"--prompt {key!r}: write it as KEY=TEXT.")
-    return {key: text for key, _, text in pairs}
+    return _checked(Prompts, {"sample": {key: text for key, _, text in pairs}}).sample
 
 
 def _validated(kind: Any, text: str) -> Any:
+    return _checked(kind, _json(text))
+
+
+def _checked(kind: Any, value: Any) -> Any:
     from pydantic import ValidationError
 
     from cloakbench.registry import explain
 
     try:
-        return kind.model_validate(_json(text))
+        return kind.model_validate(value)
     except ValidationError as error:
         raise CloakBenchError(f"{kind.__name__.lower()}: {explain(error, kind)}") from None
 

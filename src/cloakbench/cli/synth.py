@@ -10,12 +10,12 @@ import typer
 
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write; a folder per identity.")],
-    identities: Annotated[int, typer.Option(help="How many people.")] = 10,
-    portraits: Annotated[int, typer.Option(help="Portraits of each.")] = 12,
-    size: Annotated[int, typer.Option(help="Side of the portraits [px].", max=512)] = 128,
+    identities: Annotated[int, typer.Option(help="How many people.", min=1)] = 10,
+    portraits: Annotated[int, typer.Option(help="Portraits of each.", min=1)] = 12,
+    size: Annotated[int, typer.Option(help="Side of the portraits [px].", min=32, max=512)] = 128,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    first: Annotated[int, typer.Option(help="Number of the first person.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    first: Annotated[int, typer.Option(help="Number of the first person.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     sets: Annotated[
         bool, typer.Option(help="Split each person's portraits into set_A, set_B, set_C.")
     ] = True,

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from transformers import CLIPModel, CLIPProcessor
 
 from cloakbench.diffusion import LatentDiffusion
@@ -20,12 +19,15 @@ from cloakbench.models import ModelSpec
 from cloakbench.outputs import new_file
 from cloakbench.pretrain.degrade import noise
 from cloakbench.sampling import Sampling
+from cloakbench.score.distances import measure as distance
 from cloakbench.score.faces import backends
 from cloakbench.score.verification import embed_all, verification
 
 PROMPT = "a photo of person"
 ZERO_SHOT = ("a photo of a person", "a photo of a person, noisy pattern")
-SAMPLING = Sampling(images=1, steps=25, guidance=3.0, sampler="dpmpp", batch_size=16)
+SAMPLING = Sampling(
+    images=1, steps=25, guidance=2.0, sampler="dpmpp", batch_size=16
+)  # config.yaml's
 
 
 def measure(
@@ -55,17 +57,16 @@ def reconstruction(
     model: LatentDiffusion, portraits: list[Image.Image], names: list[str]
 ) -> dict[str, float]:
     """What survives the VAE: pixels, faces and identities."""
-    pixels = to_pixels(portraits)
-    factor = model.vae.config.scaling_factor
+    batches = to_pixels(portraits).split(8)
     decoded = to_images(
-        torch.cat([model.decode(model.posterior(p).mean * factor).cpu() for p in pixels.split(8)])
+        torch.cat([model.decode(model.mode(model.posterior(batch))).cpu() for batch in batches])
     )
-    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(portraits, decoded, strict=True)]
+    kept = [distance(after, before) for before, after in zip(portraits, decoded, strict=True)]
     backend = backends.build("dlib")
     before, after = embed_all(portraits, backend), embed_all(decoded, backend)
     return {
-        "psnr": float(np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs])),
-        "ssim": float(np.mean([structural_similarity(a, b, channel_axis=-1) for a, b in pairs])),
+        "psnr": float(np.mean([pair.psnr for pair in kept])),
+        "ssim": float(np.mean([pair.ssim for pair in kept])),
         "faces_in_originals": share_found(before),
         "faces_in_reconstructions": share_found(after),
         "verification_of_originals": verification(names, before).get("accuracy", float("nan")),

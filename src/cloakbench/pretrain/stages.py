@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPModel, CLIPTokenizer
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.jobs import Job, job_seed
+from cloakbench.jobs import Job, job_seed, store
 from cloakbench.pretrain.clip import build_clip, clip_loss
 from cloakbench.pretrain.ddpm import build_ddpm, build_ladder, ddpm_loss, whole_or_window
 from cloakbench.pretrain.degrade import (
@@ -247,7 +246,7 @@ class Pretraining:
 
     def keep(self, name: str, state: Any) -> None:
         """Store a network's weights, or the latents, under its name in the work folder."""
-        _save(state, self.work / f"{name}.pt")
+        store(self.work / f"{name}.pt", state)
 
     def _train(
         self,
@@ -309,10 +308,3 @@ class Pretraining:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)
-
-
-def _save(state: Any, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, part)
-    os.replace(part, path)

@@ -152,6 +152,7 @@ class Lookahead:
         with torch.no_grad():
             for parameter, saved in zip(self._surrogate.parameters, self._weights, strict=True):
                 parameter.copy_(saved)
+        del self._weights  # gigabytes at full scale
 
     def _swap(self) -> None:
         surrogate = self._surrogate

@@ -121,7 +121,7 @@ class MetaCloak(SurrogateProtection):
         for image in pixels.split(1):
             side = 1 - (1 - self.smallest_crop) * _uniform(rng)
             sigma = 0.1 + (self.blur - 0.1) * _uniform(rng)
-            image = blurred(cropped(image, side), sigma)
+            image = blurred(image if side == 1 else cropped(image, side), sigma)
             images.append(image.flip(-1) if _uniform(rng) < 0.5 else image)
         return torch.cat(images)
 
@@ -187,14 +187,24 @@ def cropped(image: Tensor, share: float) -> Tensor:
 def blurred(image: Tensor, sigma: float, kernel: int = 7) -> Tensor:
     """Gaussian blur with a kernel of 7 px, edges mirrored, as the reference's transformation."""
     import torch
-    from torch.nn.functional import conv2d, pad
+    from torch.nn.functional import conv2d
 
     offsets = torch.arange(kernel, device=image.device) - kernel // 2
     weights = torch.exp(-0.5 * (offsets / sigma).square())
     weights = (weights / weights.sum()).expand(image.shape[1], 1, 1, -1)
-    padded = pad(image, [kernel // 2] * 4, mode="reflect")
+    padded = _mirrored(_mirrored(image, kernel // 2, -1), kernel // 2, -2)
     rows = conv2d(padded, weights, groups=image.shape[1])
     return conv2d(rows, weights.mT, groups=image.shape[1])
+
+
+def _mirrored(image: Tensor, width: int, dim: int) -> Tensor:
+    """Reflection padding on both ends of an axis; torch's own varies in its gradient on a GPU."""
+    import torch
+
+    side = image.shape[dim]
+    before = image.narrow(dim, 1, width).flip(dim)
+    after = image.narrow(dim, side - 1 - width, width).flip(dim)
+    return torch.cat([before, image, after], dim)
 
 
 def _uniform(rng: Generator) -> float:

@@ -1,4 +1,4 @@
-"""PhotoGuard's encoder attack: draw a photo's latents to zero or to a target's."""
+"""PhotoGuard on the encoder: draw a photo's latents to zero or to a target's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @protections.register("photoguard")
 class PhotoGuard(TargetedProtection, PhotowiseProtection):
-    """Encoder attack: minimises the distance of the latents' mean to zero or to a target.
+    """Minimises the distance of the latents' mean to zero or to a target.
 
     Steps shrink linearly to a hundredth. The distance is squared here, which changes no sign of
     its gradient. `paper` rounds the budget of 7.65/255 (0.06 on [-1, 1]) up.

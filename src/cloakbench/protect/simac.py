@@ -102,13 +102,17 @@ class SimAC(ASPL):
         import torch
 
         def loss(pixels: Tensor, step: int) -> Tensor:
-            with recorded(model.unet.up_blocks[-1].resnets) as features:
+            resnets = model.unet.up_blocks[-1].resnets
+            with recorded(resnets) as features:
                 losses = plain(pixels, step)
-                with torch.no_grad():  # the same draws: only the photo differs
-                    plain(original, step)
-            half = len(features) // 2
-            for perturbed, clean in zip(features[:half], features[half:], strict=True):
-                distance = (perturbed - clean).float().square().flatten(1).mean(1)
+            with recorded(resnets) as clean, torch.no_grad():  # the same draws: the photo differs
+                plain(original, step)
+            distances = [
+                (ours - theirs).float().square().flatten(1).mean(1)
+                for ours, theirs in zip(features, clean, strict=True)
+            ]
+            for number in range(len(resnets)):  # a network's outputs come batch by batch
+                distance = torch.cat(distances[number :: len(resnets)])
                 losses = losses + self.feature_weight * distance
             return losses
 

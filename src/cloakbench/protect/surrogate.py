@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from cloakbench.pgd import Loss
 
 
+BATCH = 4  # photos differentiated at once: as many as the scripts' set_B has
+
+
 class SurrogateProtection(Protection):
     """Shared by protections that ascend the denoising loss of a DreamBooth surrogate.
 
@@ -88,16 +91,30 @@ class DenoisingLoss(Protocol):
 def denoising(model: LatentDiffusion, prompt: str, job: Job) -> DenoisingLoss:
     """The denoising loss of pixels under a prompt, for a model that trains on only after it.
 
-    Each step draws one timestep, one noise and one posterior sample per image.
+    Each step draws one timestep, one noise and one posterior sample per image. Of more than `BATCH`
+    images, the activations of one batch are in memory at a time: they are computed again for the
+    gradient (Chen et al. 2016, arXiv 1604.06174).
     """
     import torch
+    from torch.utils.checkpoint import checkpoint
 
     with torch.no_grad():
         text = model.embed([prompt])
 
-    def loss(pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor:
-        rng = job.rng("pgd", step)
+    def of_batch(pixels: Tensor, timesteps: Tensor | None, *draws: int) -> Tensor:
+        rng = job.rng("pgd", *draws)
         latents = model.draw(model.posterior(pixels), rng)
         return model.denoising_loss(latents, text.expand(len(pixels), -1, -1), rng, timesteps)
+
+    def loss(pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor:
+        if len(pixels) <= BATCH:
+            return of_batch(pixels, timesteps, step)
+        losses = []
+        for start in range(0, len(pixels), BATCH):
+            batch = slice(start, start + BATCH)
+            chosen = None if timesteps is None else timesteps[batch]
+            arguments = (of_batch, pixels[batch], chosen, step, start)
+            losses.append(checkpoint(*arguments, use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(losses)
 
     return loss

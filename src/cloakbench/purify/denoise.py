@@ -17,19 +17,19 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.images import resized
+from cloakbench.jobs import Draw
+from cloakbench.models import load_frozen
 from cloakbench.purify.base import Purifier
 from cloakbench.weights import find_network
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from cloakbench.diffusion import LatentDiffusion
     from cloakbench.jobs import Job
 
-Draw = Callable[..., "Generator"]
-"""Makes the CPU generator of a purpose: `Job.rng`, perhaps with words put before the purpose."""
 Run = Callable[["Tensor"], "Tensor"]
 """Maps images (m, 3, side, side) in [-1, 1], which a pixel-space model knows, to purified ones."""
 
@@ -136,17 +136,10 @@ def load_network(kind: Any, folder: Path, device: str) -> Any:
     Raises:
         CloakBenchError: its files are broken, or lack some of the weights.
     """
-    import torch
-
     from cloakbench.diffusion import one_line
 
     with one_line(f"{folder}"):
-        network, loading = kind.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
-        )
-        if missing := sorted(loading["missing_keys"]):
-            raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
-    return network.requires_grad_(False).eval().to(device)
+        return load_frozen(kind, folder, local_files_only=True).to(device)
 
 
 class Diffusing(Purifier):

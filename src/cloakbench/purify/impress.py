@@ -57,9 +57,11 @@ class IMPRESS(PerceptualDescent, Purifier):
     def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
         import torch
 
+        from cloakbench.diffusion import padded
+
         assert model is not None
         height, width = pixels.shape[-2:]
-        original = padded(pixels, model).to(model.device)
+        original = padded(pixels, model.vae).to(model.device)
         draws = [
             torch.randn(photo.shape, generator=job.rng("noise", index))
             for index, photo in enumerate(original)
@@ -84,12 +86,3 @@ def inconsistency(model: LatentDiffusion, pixels: Tensor) -> Tensor:
     """Mean squared change on [-1, 1] by the VAE's round trip (posterior mean), one per image."""
     reproduced = model.decode(model.mode(model.posterior(pixels)))
     return 4 * (reproduced - pixels).square().flatten(1).mean(1)
-
-
-def padded(pixels: Tensor, model: LatentDiffusion) -> Tensor:
-    """Pixels with their last row and column repeated until the VAE's factor divides the sides."""
-    from torch.nn.functional import pad
-
-    factor = 2 ** (len(model.vae.config.block_out_channels) - 1)
-    bottom, right = (-side % factor for side in pixels.shape[-2:])
-    return pad(pixels, (0, right, 0, bottom), mode="replicate")

@@ -24,7 +24,7 @@ class VAERoundTrip(Purifier):
 
     An approximation of VAE-Trans, whose algorithm is not published: only the change of the VAE is
     kept. SDXL's VAE (MIT) by default, sought in the hub's cache. Without `weights` it is the
-    experiment's own VAE: all that the miniature has, and the one that its protections attack.
+    experiment's own VAE: all that the miniature has, and the one that its protections are made on.
     """
 
     source = "after arXiv 2603.13028, VAE-Trans; an approximation (recipes 2)"
@@ -65,12 +65,12 @@ def round_trip(vae: Any, pixels: Tensor) -> Tensor:
     Edges are repeated until the VAE's factor divides the sides, and cut off again.
     """
     import torch
-    from torch.nn.functional import pad
+
+    from cloakbench.diffusion import padded
 
     height, width = pixels.shape[-2:]
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    padded = pad(pixels, (0, -width % factor, 0, -height % factor), mode="replicate")
     with torch.no_grad():
-        latents = vae.encode((2 * padded - 1).to(vae.device)).latent_dist.mode()
+        scaled = 2 * padded(pixels, vae) - 1
+        latents = vae.encode(scaled.to(vae.device)).latent_dist.mode()
         decoded = vae.decode(latents).sample
     return (decoded[..., :height, :width] / 2 + 0.5).clamp(0, 1)

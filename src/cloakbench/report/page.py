@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloakbench import __version__
 from cloakbench.layout import Cell, Layout
+from cloakbench.registry import Method
 from cloakbench.report.gallery import Gallery, galleries
 from cloakbench.report.pictures import GAIN
 from cloakbench.report.plot import score_plot
 from cloakbench.score.files import write_text
 from cloakbench.score.metric import metrics
-from cloakbench.tables.display import difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.display import (
+    CONTRASTS_NOTE,
+    difference_grid,
+    note,
+    photo_grid,
+    score_grid,
+)
 from cloakbench.tables.summary import metric_columns
 
 if TYPE_CHECKING:
@@ -22,7 +29,13 @@ if TYPE_CHECKING:
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
 
 
-def make_report(experiment: str, cells: Sequence[Cell], layout: Layout, tables: Tables) -> Path:
+def make_report(
+    experiment: str,
+    cells: Sequence[Cell],
+    layout: Layout,
+    tables: Tables,
+    methods: Mapping[str, Mapping[str, Method]],
+) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it, and its
     figure once more as a file.
 
@@ -31,6 +44,7 @@ def make_report(experiment: str, cells: Sequence[Cell], layout: Layout, tables: 
         cells: what was run, in the order of the page.
         layout: where the results are.
         tables: of these cells.
+        methods: what the cells' labels stand for, by stage.
 
     Returns:
         The file, `report/<experiment>/index.html` under the layout's root.
@@ -42,12 +56,17 @@ def make_report(experiment: str, cells: Sequence[Cell], layout: Layout, tables: 
     plot = score_plot(tables.summary)
     write_text(layout.figure(experiment), plot or EMPTY)
     path = layout.report(experiment)
-    write_text(path, _render(experiment, cells, tables, pictures, plot))
+    write_text(path, _render(experiment, cells, tables, methods, pictures, plot))
     return path
 
 
 def _render(
-    experiment: str, cells: Sequence[Cell], tables: Tables, pictures: list[Gallery], plot: str
+    experiment: str,
+    cells: Sequence[Cell],
+    tables: Tables,
+    methods: Mapping[str, Mapping[str, Method]],
+    pictures: list[Gallery],
+    plot: str,
 ) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -69,6 +88,8 @@ def _render(
         contrasts=difference_grid(tables.contrasts),
         photos=photo_grid(tables.photos),
         note=note(tables.summary),
+        contrasts_note=CONTRASTS_NOTE,
+        methods=methods,
         plot=Markup(plot),
         metrics=[metrics[name] for name in metric_columns(tables.images)],
         galleries=pictures,

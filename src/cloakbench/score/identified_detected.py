@@ -16,6 +16,7 @@ class IdentifiedDetected(Identified):
 
     source: ClassVar[str] = Identified.source
     title: ClassVar = "identified, of detected"
+    of_faces: ClassVar = True
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         if sample.face is None:

@@ -21,6 +21,7 @@ class IMS(ISM):
         "Liu et al. 2024, arXiv 2406.18944, section 5.1: its IMS_IP; recipes 5.3"
     )
     title: ClassVar = "IMS"
+    of_faces: ClassVar = False
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         return -1.0 if sample.face is None else super().score(sample, references, identity)

@@ -20,6 +20,7 @@ class ISM(Metric):
 
     source: ClassVar[str] = "Le et al. 2023, Anti-DreamBooth, arXiv:2303.15433, section 5.1"
     title: ClassVar = "ISM"
+    of_faces: ClassVar = True
     protects: ClassVar = "lower"
     bounds: ClassVar = (-1.0, 1.0)
     needs: ClassVar = frozenset({"faces", "reference"})

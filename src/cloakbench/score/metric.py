@@ -38,6 +38,7 @@ class Metric(Method):
         needs: what is read: the samples' faces, the identity's reference, the pixels.
         display: how a value is printed (a format specification).
         smallest_side: of an image that has a score [px].
+        of_faces: whether a sample without a face has no score.
     """
 
     title: ClassVar[str]
@@ -46,6 +47,7 @@ class Metric(Method):
     needs: ClassVar[frozenset[Need]]
     display: ClassVar[str] = ".3f"
     smallest_side: ClassVar[int] = 0
+    of_faces: ClassVar[bool] = False
 
     @property
     def judges_photos(self) -> bool:

@@ -17,8 +17,12 @@ MINUS = "\N{MINUS SIGN}"
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = (
     "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}, "
-    "none where all agree. Scores of faces leave out samples without one, but a sample without a "
-    "face is not identified."
+    "none where all agree."
+)
+OF_FACES = " Of samples with a face only: {}; n says of how many {}, where some have none."
+CONTRASTS_NOTE = (
+    "A cell's score minus that of its baseline, which has controls in the place of some of the "
+    "cell's methods, paired; shares differ by percentage points."
 )
 DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
 LABELS = (*CELL_LABELS, "baseline", "budget")
@@ -109,12 +113,17 @@ def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
     spec = sign + metrics[metric].display
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
     interval = "" if math.isnan(low) else f"[{number(low, spec)}, {number(high, spec)}]"
+    n, all_of_them = row.get(f"{metric}_n", math.nan), row.get(row.get("over", ""), math.nan)
+    if n < all_of_them:
+        interval = f"{interval} n={n:.0f}".lstrip()
     return Value(number(row[metric], spec), interval)
 
 
 def note(summary: pd.DataFrame) -> str:
-    """The line that explains a summary's arrows and brackets."""
-    return NOTE.format(" or ".join(summary["over"].unique()))
+    """The line that explains a summary's arrows, brackets and missing values."""
+    over = " or ".join(summary["over"].unique())
+    titles = [metrics[name].title for name in metric_columns(summary) if metrics[name].of_faces]
+    return NOTE.format(over) + (OF_FACES.format("; ".join(titles), over) if titles else "")
 
 
 def _labels(frame: pd.DataFrame) -> tuple[dict[str, str], list[str]]:

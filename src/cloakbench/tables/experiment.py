@@ -11,7 +11,14 @@ import pandas as pd
 from cloakbench.layout import Cell, Controls, Layout
 from cloakbench.score.files import write_csv, write_text
 from cloakbench.tables.collect import read_distances, read_scores
-from cloakbench.tables.display import Grid, difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.display import (
+    CONTRASTS_NOTE,
+    Grid,
+    difference_grid,
+    note,
+    photo_grid,
+    score_grid,
+)
 from cloakbench.tables.latex import latex
 from cloakbench.tables.markdown import markdown
 from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
@@ -64,7 +71,7 @@ def write_tables(experiment: str, tables: Tables, folder: Path) -> None:
         "contrasts": (
             f"{experiment}, differences to the controls",
             difference_grid(tables.contrasts),
-            remark,
+            f"{CONTRASTS_NOTE} {remark}",
         ),
         "identities": (f"{experiment}, by identity", score_grid(tables.identities), ""),
         "photos": (f"{experiment}, photos against their originals", photo_grid(tables.photos), ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product
 
@@ -105,8 +106,9 @@ def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
 
     Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`,
     and the metrics of photos. Means are over identities, so that an identity with more photos does
-    not weigh more.
+    not weigh more. PSNR is of the photos that changed; where none did, it is infinite.
     """
+    distances = distances.assign(psnr=distances["psnr"].replace(math.inf, math.nan))
     means = dict.fromkeys(["psnr", "ssim", *metric_columns(distances)], "mean")
     per_identity = distances.groupby(list(PHOTO_LABELS), sort=False).agg(
         {"photo": "size", "linf": "max", **means}
@@ -115,6 +117,7 @@ def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     per_cell = per_identity.groupby(labels, sort=False).agg(
         {"photo": "sum", "linf": "max", **means}
     )
+    per_cell["psnr"] = per_cell["psnr"].fillna(math.inf)
     return per_cell.rename(columns={"photo": "photos"}).reset_index()
 
 

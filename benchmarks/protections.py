@@ -1,7 +1,7 @@
 """How fast ASPL and FSMG are here, against the loops that Anti-DreamBooth's scripts describe.
 
     make benchmark
-    python benchmarks/attacks.py --rounds 10 --repeats 5 --output speed.json
+    python benchmarks/protections.py --rounds 10 --repeats 5 --output speed.json
 
 `Published` takes the scripts' steps, written anew from a description of them. Model, photos,
 settings, threads and machine are the same, and the variants take turns, so that other work on the
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from cloakbench.device import set_up_torch
 from cloakbench.diffusion import LatentDiffusion
 from cloakbench.identity import Identity
 from cloakbench.images import Photos, centre_crop, photo_files, read_photo, to_pixels
@@ -38,7 +39,6 @@ from cloakbench.protect import protections
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.fsmg import FSMG
 from cloakbench.protect.surrogate import denoising
-from cloakbench.stages import set_up_torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Networks = tuple[Any, Any]  # U-Net and text encoder

@@ -1,0 +1,89 @@
+"""Documents: their figures are those that commands wrote, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+DOCUMENTS = [
+    *REPOSITORY.glob("*.md"),
+    *REPOSITORY.glob("[cdrb]*/**/*.md"),
+    REPOSITORY / "results" / "README.md",
+]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row of every Markdown table."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_the_readmes_scores_are_those_of_the_behaviour_table():
+    made = (REPOSITORY / "docs" / "behaviour" / "summary.md").read_text("utf-8")
+    full = {row[0]: row[1:] for row in rows(made)}
+    shown = [row for row in rows(README) if row[0] in ("clean", "noise", "aspl")]
+
+    assert len(shown) == 3
+    for protection, *scores in shown:
+        assert set(scores) <= set(full[protection])
+
+
+def test_the_readmes_differences_are_those_of_the_contrasts():
+    made = (REPOSITORY / "docs" / "behaviour" / "contrasts.md").read_text("utf-8")
+    [row] = [row for row in rows(made) if row[:2] == ["aspl", "clean"]]
+    values = re.sub("[%+−]", "", " ".join(row))
+
+    for shown in ("0.138 [0.080, 0.204]", "30 points [0, +77]", "39 points\n[−83, +5]"):
+        assert shown in README
+        ends = sorted(re.findall(r"[\d.]+", shown))
+        assert any(
+            sorted(re.findall(r"[\d.]+", found)) == ends
+            for found in re.findall(r"[\d.]+ \[[^]]+\]", values)
+        )
+
+
+def test_the_readmes_figures_of_the_model_are_the_measured_ones():
+    measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
+    vae, clip = measured["vae"], measured["clip"]
+    text = " ".join(" ".join(row) for row in rows(README))
+
+    for shown in (
+        f"{vae['psnr']:.1f} dB, {vae['ssim']:.3f}",
+        f"{vae['faces_in_originals']:.0%}, {vae['faces_in_reconstructions']:.0%}",
+        f"{vae['verification_of_originals']:.3f}, {vae['verification_of_reconstructions']:.3f}",
+        f"with a face {measured['samples']['faces']:.0%}",
+        f"{clip['accuracy']:.1%}",
+    ):
+        assert shown in text
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(path: Path):
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text("utf-8"))
+
+    for link in links:
+        assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_every_recipe_that_a_source_names_is_there():
+    recipes = (REPOSITORY / "docs" / "recipes.md").read_text("utf-8")
+    sections = set(re.findall(r"^#+ (\d[\d.]*\d|\d)", recipes, re.MULTILINE))
+    sources = (REPOSITORY / "src").rglob("*.py")
+    named = {
+        number
+        for path in sources
+        for found in re.findall(r"recipes\s+((?:\d[\d.]*\d|\d)(?:[-,]\s*(?:\d[\d.]*\d|\d))*)",
+                                path.read_text("utf-8"))
+        for number in re.findall(r"\d[\d.]*\d|\d", found)
+    }  # fmt: skip
+
+    assert named <= sections
+    assert len(named) > 15
