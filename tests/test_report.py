@@ -24,6 +24,7 @@ from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.report import make_report
 from cloakbench.report.gallery import SAMPLES
+from cloakbench.report.page import _prose
 from cloakbench.report.pictures import embed, magnify
 from cloakbench.report.plot import score_plot
 
@@ -100,6 +101,10 @@ def test_the_page_says_what_its_labels_stand_for(page: str) -> None:
     assert protections["aspl"].summary() in text
     assert protections["aspl"].source in text
     assert "demo/provenance.md" in text
+
+
+def test_docstrings_are_text_with_code_in_it() -> None:
+    assert _prose("as `ism`, for x < 1") == "as <code>ism</code>, for x &lt; 1"
 
 
 def test_the_page_needs_nothing_beside_it(page: str) -> None:

@@ -73,8 +73,9 @@ class Dataset(Settings):
         for name, files in sets.items():
             if len(files) < FEWEST:
                 where = folder / name if found else f"{folder} ({name})"
+                place = "" if found else f", here or in folders {', '.join(SETS)}"
                 raise CloakBenchError(
-                    f"{where}: {len(files)} photos, at least {FEWEST} are needed. Add photos."
+                    f"{where}: {len(files)} photos, at least {FEWEST} are needed. Add some{place}."
                 )
         return sets
 

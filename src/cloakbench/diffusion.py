@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class LatentDiffusion:
     spec: ModelSpec
     device: str = "cpu"
     frugal: bool = False
+    _tokens: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.frugal:
@@ -123,15 +124,18 @@ class LatentDiffusion:
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings, shape (n, tokens, width); differentiable in the text encoder."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        known = tuple(prompts)
+        if known not in self._tokens:
+            encoded = self.tokenizer(
+                list(prompts),
+                padding="max_length",
+                max_length=self.tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            self._tokens[known] = encoded.input_ids
         with self.autocast():
-            return self.text_encoder(_sent(tokens.input_ids, self.device))[0].float()
+            return self.text_encoder(_sent(self._tokens[known], self.device))[0].float()
 
     # Diffusion
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from cloakbench.tables.display import (
 from cloakbench.tables.summary import metric_columns
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
@@ -78,6 +81,7 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = _prose
     identities = {(cell.model, cell.dataset, cell.identity) for cell in cells}
     return environment.get_template("template.html").render(
         experiment=experiment,
@@ -95,6 +99,13 @@ def _render(
         galleries=pictures,
         gain=GAIN,
     )
+
+
+def _prose(text: str) -> Markup:
+    """A docstring's sentence as HTML: what stands between backticks is code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _counts(cells: int, samples: int, identities: int) -> str:
