@@ -16,6 +16,7 @@ import yaml
 from hypothesis import settings
 from tiny import (
     RESOLUTION,
+    make_lpips,
     make_tiny_clip,
     make_tiny_ddpm,
     make_tiny_liqe,
@@ -99,6 +100,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_tiny_restorer(folder / "tiny_restorer")
     make_tiny_clip(folder / "tiny_clip")
     make_tiny_liqe(folder / "tiny_liqe.pt")
+    make_lpips(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLOAKBENCH_WEIGHTS", str(folder))
         yield folder

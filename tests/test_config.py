@@ -72,6 +72,7 @@ BAD = [
     ({"trainers": [{"method": "lora", "steps": True}]}, r"steps = True: .*not yes or no"),
     ({"trainers": [3]}, r"trainers"),
     ({"metrics": []}, r"metrics = \[\]: "),
+    ({"metrics": ["lpips"]}, r"metrics: none of them judges samples"),
     ({"prompts": {"class_noun": "../x"}}, r"prompts\.class_noun = '\.\./x': .*names a folder"),
     ({"prompts": {"class_noun": ""}}, r"prompts\.class_noun = '': .*names a folder"),
     ({"prompts": {"instance": "a {identifier:d}"}}, r"prompts\.instance .*Leave out ':d'"),

@@ -21,8 +21,6 @@ from cloakbench.perceptual import (
     lpips_files,
 )
 
-CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-
 
 def pairs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Photos under more and more noise."""
@@ -32,36 +30,9 @@ def pairs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return (photos + strength * noise).clamp(0, 1), photos
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with LPIPS's two files, in their publishers' formats but drawn at random."""
-    rng = torch.Generator().manual_seed(0)
-    backbone, last, layer = {}, 3, 0
-    for block in (2, 2, 3, 3, 3):
-        for _ in range(block):
-            width = CHANNELS[len(backbone) // 2]
-            scale = (2 / (9 * last)) ** 0.5
-            weight = scale * torch.randn((width, last, 3, 3), generator=rng)
-            backbone[f"features.{layer}.weight"] = weight
-            backbone[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=rng)
-            last, layer = width, layer + 2
-        layer += 1
-    backbone["classifier.0.weight"] = torch.zeros(2, 2)
-    linear = {
-        f"lin{index}.model.1.weight": torch.rand((1, width, 1, 1), generator=rng)
-        for index, width in enumerate((64, 128, 256, 512, 512))
-    }
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "lpips").mkdir()
-    torch.save(backbone, folder / BACKBONE, _use_new_zipfile_serialization=False)
-    torch.save(linear, folder / LINEAR)
-    return folder
-
-
 @pytest.fixture
-def lpips_folder(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CLOAKBENCH_WEIGHTS", str(weights))
-    return weights
+def lpips_folder(tiny_weights: Path) -> Path:
+    return tiny_weights
 
 
 def test_dssim_equals_skimages_ssim():
@@ -167,13 +138,13 @@ def test_loading_lpips_draws_nothing_and_its_weights_are_frozen(lpips_folder):
 
 @pytest.mark.parametrize("missing", [BACKBONE, LINEAR])
 def test_a_missing_weight_file_is_named_with_its_place_and_source(
-    missing, weights, tmp_path, monkeypatch
+    missing, tiny_weights, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CLOAKBENCH_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "lpips").mkdir()
     for name in {BACKBONE, LINEAR} - {missing}:
-        (tmp_path / name).symlink_to(weights / name)
+        (tmp_path / name).symlink_to(tiny_weights / name)
 
     with pytest.raises(CloakBenchError) as caught:
         PerceptualDescent(perceptual="lpips").check()
@@ -193,12 +164,12 @@ def test_complete_weights_pass_the_check(lpips_folder):
 @pytest.mark.parametrize("name", [BACKBONE, LINEAR])
 @pytest.mark.parametrize("content", [b"<html>", b"PK\x03\x04 and then nothing", None])
 def test_a_damaged_or_foreign_weight_file_is_one_line(
-    name, content, weights, tmp_path, monkeypatch
+    name, content, tiny_weights, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CLOAKBENCH_WEIGHTS", str(tmp_path))
     (tmp_path / "lpips").mkdir()
     for other in {BACKBONE, LINEAR} - {name}:
-        (tmp_path / other).symlink_to(weights / other)
+        (tmp_path / other).symlink_to(tiny_weights / other)
     if content is None:
         torch.save({"other": torch.zeros(1)}, tmp_path / name)
     else:

@@ -88,7 +88,7 @@ def test_weights_are_hashed_once_until_they_change(experiment, tiny_model, tmp_p
     assert first["tiny/unet/diffusion_pytorch_model.safetensors"] == expected
     assert {Path(name).parent.name for name in first} == {"unet", "vae", "text_encoder"}
 
-    monkeypatch.setattr(weights, "_sha256", lambda path: f"new {path.parent.name}")
+    monkeypatch.setattr(weights, "sha256", lambda path: f"new {path.parent.name}")
     assert provenance.weight_digests(experiment) == first
     unet.touch()
     changed = provenance.weight_digests(experiment)

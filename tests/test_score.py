@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from cloakbench.cli import score as commands
 from cloakbench.errors import CloakBenchError
+from cloakbench.images import to_pixels
 from cloakbench.layout import Cell
+from cloakbench.perceptual import load_lpips
 from cloakbench.score import files
 from cloakbench.score.distances import distances, measure
 from cloakbench.score.faces import Face, FaceBackend, cosine
@@ -268,14 +270,15 @@ def test_every_metric_declares_itself_and_keeps_its_bounds(
 ) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     references = references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0])
-    sample = Sample(Image.fromarray(noise), Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0])))
+    face = Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0]))
+    sample = Sample(Image.fromarray(noise), face, original=Image.fromarray(noise // 2))
 
     value = metrics.build(tiny_spec(metrics, metric.name)).score(sample, references, "anna")
 
     low, high = metric.bounds
     assert low <= value <= high
     assert metric.protects in ("higher", "lower")
-    assert metric.needs <= {"faces", "reference", "pixels"}
+    assert metric.needs <= {"faces", "reference", "pixels", "original"}
     assert metric.title
 
 
@@ -323,6 +326,30 @@ def test_equal_images_have_infinite_psnr_and_ssim_one() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
     assert measure(image, image) == (0, math.inf, pytest.approx(1))
+
+
+def test_lpips_is_of_photos_and_their_originals(tiny_weights: Path) -> None:
+    rng = np.random.default_rng(0)
+    original, changed = (
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)
+    )
+    [lpips] = build_metrics(["lpips"])
+
+    def score(image: Image.Image, original: Image.Image | None) -> float:
+        return lpips.score(Sample(image, None, original=original), NO_REFERENCES, "")
+
+    expected = load_lpips("cpu")(to_pixels([changed]), to_pixels([original]))
+    assert score(changed, original) == pytest.approx(expected.item(), abs=1e-6)
+    assert score(original, original) == 0
+    assert math.isnan(score(changed, None))
+    assert (lpips.judges_photos, lpips.judges_samples) == (True, False)
+
+
+def test_a_metric_of_photos_is_refused_for_samples(tmp_path: Path, tiny_weights: Path) -> None:
+    references = references_of(Colours(), anna=[1, 0, 0])
+
+    with pytest.raises(CloakBenchError, match="'lpips' is one of photos"):
+        score_samples(tmp_path, references, Colours(), build_metrics(["lpips"]), CELL)
 
 
 def test_photos_have_the_metrics_that_read_nothing_but_pixels(tmp_path: Path) -> None:

@@ -174,3 +174,29 @@ def _words() -> list[str]:
     letters = [chr(code) for code in range(33, 127)]
     endings = [f"{letter}</w>" for letter in letters]
     return [*letters, *endings, "<|startoftext|>", "<|endoftext|>"]
+
+
+def make_lpips(folder: Path) -> None:
+    """LPIPS's two files, in their publishers' formats and sizes but drawn at random."""
+    import torch
+
+    from cloakbench.perceptual import BACKBONE, LINEAR
+
+    rng = torch.Generator().manual_seed(0)
+    backbone, last, layer = {}, 3, 0
+    for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(convolutions):
+            scale = (2 / (9 * last)) ** 0.5
+            weight = scale * torch.randn((width, last, 3, 3), generator=rng)
+            backbone[f"features.{layer}.weight"] = weight
+            backbone[f"features.{layer}.bias"] = 0.1 * torch.randn(width, generator=rng)
+            last, layer = width, layer + 2
+        layer += 1
+    backbone["classifier.0.weight"] = torch.zeros(2, 2)
+    linear = {
+        f"lin{index}.model.1.weight": torch.rand((1, width, 1, 1), generator=rng)
+        for index, width in enumerate((64, 128, 256, 512, 512))
+    }
+    (folder / BACKBONE).parent.mkdir(parents=True)
+    torch.save(backbone, folder / BACKBONE, _use_new_zipfile_serialization=False)
+    torch.save(linear, folder / LINEAR)

@@ -96,6 +96,8 @@ class Experiment(Settings):
                     f"config: {key} '{chosen}' names a folder: use letters, digits, and . _ + -"
                 )
         experiment.methods()
+        if not any(metric.judges_samples for metric in experiment.all_metrics):
+            raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
         for trainer in experiment.all_trainers.values():
             Samples(experiment.sampling, experiment.prompts.sample_prompts, **trainer.sampling())
         return experiment

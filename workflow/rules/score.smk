@@ -1,5 +1,5 @@
-METRICS = EXPERIMENT.all_metrics
-PHOTO_METRICS = [metric for metric in METRICS if metric.judges_photos]
+METRICS = [metric for metric in EXPERIMENT.all_metrics if metric.judges_samples]
+PHOTO_METRICS = [metric for metric in EXPERIMENT.all_metrics if metric.judges_photos]
 FACES_CODE = backends.digest(EXPERIMENT.face_backend.name)
 FACES_DIGEST = weights_digest(EXPERIMENT.face_backend, cache=EXPERIMENT.digests)
 LABELS = " ".join(

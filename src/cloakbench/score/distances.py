@@ -107,7 +107,7 @@ def _compare(changed: Path, original: Path, metrics: Sequence[Metric]) -> dict[s
             f"{changed}: is {a.width}x{a.height} px but {original} is {b.width}x{b.height} px. "
             "A stage keeps the size of its photos; run it again."
         )
-    sample = Sample(a, None)
+    sample = Sample(a, None, original=b)
     values = {metric.name: metric.score(sample, NO_REFERENCES, "") for metric in metrics}
     return {**measure(a, b)._asdict(), **values}
 

@@ -16,15 +16,19 @@ from cloakbench.score.references import References
 DEFAULT = ("fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque")
 """The metrics that need no weights but the face backend's."""
 
-Need = Literal["faces", "reference", "pixels"]
+Need = Literal["faces", "reference", "pixels", "original"]
 
 
 class Sample(NamedTuple):
-    """A generated image with its largest face (None where no face was found) and all of them."""
+    """A generated image with its largest face (None where no face was found) and all of them.
+
+    original: the untouched photo, where the image is a protected or purified one.
+    """
 
     image: Image.Image
     face: Face | None
     faces: Sequence[Face] = ()
+    original: Image.Image | None = None
 
 
 class Metric(Method):
@@ -35,7 +39,8 @@ class Metric(Method):
         protects: whether "higher" or "lower" values speak for the protection, that is against
             the personalised model; a study of purification reads the arrows the other way.
         bounds: the least and the largest value.
-        needs: what is read: the samples' faces, the identity's reference, the pixels.
+        needs: what is read: the samples' faces, the identity's reference, the pixels, the photo as
+            it was.
         display: how a value is printed (a format specification).
         smallest_side: of an image that has a score [px].
         of_faces: whether a sample without a face has no score.
@@ -51,8 +56,13 @@ class Metric(Method):
 
     @property
     def judges_photos(self) -> bool:
-        """Whether it says something of protected and purified photos, too."""
-        return self.needs == {"pixels"}
+        """Whether it says something of protected and purified photos."""
+        return self.needs <= {"pixels", "original"}
+
+    @property
+    def judges_samples(self) -> bool:
+        """Whether it says something of samples, which no photo is the original of."""
+        return "original" not in self.needs
 
     @abstractmethod
     def score(self, sample: Sample, references: References, identity: str) -> float:

@@ -43,13 +43,19 @@ def score_samples(
 
     Raises:
         CloakBenchError: no samples, an unreadable image, a missing reference, or references that
-            another backend or other settings made.
+            another backend or other settings made; or a metric needs originals.
     """
     import pandas as pd
 
     _check_references(references, backend, cell)
     for checked in (backend, *metrics):
         checked.check()
+    for metric in metrics:
+        if not metric.judges_samples:
+            raise CloakBenchError(
+                f"metric '{metric.name}' is one of photos, which have originals. Leave it out for "
+                "samples."
+            )
     wants_faces = any("faces" in metric.needs for metric in metrics)
     searcher = backend if wants_faces else None
     rows = [
