@@ -80,7 +80,7 @@ def test_the_table_of_methods_names_them_all_and_one_is_shown_in_full():
 
 
 def test_an_unknown_method_gets_the_nearest_name(failing):
-    assert "unknown method 'alps': did you mean 'aspl'?" in failing("methods", "alps")
+    assert "unknown method 'aslp': did you mean 'aspl'?" in failing("methods", "aslp")
 
 
 def test_the_schema_command_writes_what_it_prints(tmp_path):
