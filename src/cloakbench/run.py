@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Run:
     """How a stage runs, whatever its method.
 
-    out: the folder to write. identity: its name, for seeds. scratch: folder for
-    checkpoints; None keeps none.
+    out: the folder to write. identity: its name, for seeds. scratch: folder for checkpoints; None
+    keeps none.
 
     In `scratch`, every output has a folder with a lock, the checkpoints of the work in progress
     and, under a second name, its finished files: Snakemake does over what it did not see ending,
@@ -47,7 +47,7 @@ class Run:
         work: all that the output depends on besides seed, device and inputs.
 
         Raises:
-            CloakBenchError: the output would replace an input.
+            CloakBenchError: the output would replace an input, or files that no stage wrote.
         """
         check_output(self.out, *inputs)
         own = None
