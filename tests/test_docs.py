@@ -10,9 +10,10 @@ import pytest
 from conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
+FOLDERS = ("benchmarks", "config", "docs", "resources")
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
-    *REPOSITORY.glob("[cdrb]*/**/*.md"),
+    *(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.md")),
     REPOSITORY / "results" / "README.md",
 ]
 

@@ -60,7 +60,7 @@ class PerceptualDescent(Method):
 
     def check(self) -> None:
         if self.perceptual == "lpips":
-            lpips_files()
+            lpips_files(", or set perceptual to dssim")
 
     def distance(self, device: str) -> Distance:
         """The hinge's distance, ready on a device."""
@@ -136,15 +136,17 @@ def _windowed(pixels: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(rows, window.view(1, 1, 1, -1)).unflatten(0, pixels.shape[:2])
 
 
-def lpips_files() -> list[Path]:
+def lpips_files(instead: str = "") -> list[Path]:
     """LPIPS's two weight files, backbone first.
+
+    instead: what else a user can do, for the end of an error's line.
 
     Raises:
         CloakBenchError: one of them is missing or is another kind of file.
     """
     paths = []
     for name, source in LPIPS_FILES.items():
-        remedy = f"{source}, or set perceptual to dssim"
+        remedy = f"{source}{instead}"
         paths.append(find_weights(name, remedy))
         check_pytorch_weights(paths[-1], remedy)
     return paths
