@@ -18,7 +18,7 @@ include: "workflow/rules/purify.smk"
 include: "workflow/rules/personalise.smk"
 
 
-if EXPERIMENT.keep_weights:
+if CONFIG.keep_weights:
 
     include: "workflow/rules/sample.smk"
 
@@ -31,7 +31,7 @@ rule all:
     default_target: True
     input:
         TABLES / "summary.csv",
-        LAYOUT.report(EXPERIMENT.experiment),
+        LAYOUT.report(EXPERIMENT.name),
     localrule: True
 
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import yaml
 from PIL import Image
 
-from cloakbench.config import Experiment
-from cloakbench.layout import SETS
-from cloakbench.outputs import MANIFEST
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.files.layout import SETS
+from cloakbench.files.outputs import MANIFEST
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -68,11 +68,11 @@ def make_photos(config: dict[str, Any]) -> None:
 
 def make_results(experiment: Experiment, share: float) -> None:
     """Empty files where the results of the first cells of the grid would be."""
-    layout, cells = experiment.layout, experiment.cells()
+    config, layout, cells = experiment.config, experiment.layout, experiment.cells()
     done = cells[: round(share * len(cells))]
     if done:
-        _touch(layout.class_images(experiment.model, experiment.prompts.class_noun) / MANIFEST)
-        for identity in experiment.dataset_spec.identities():
+        _touch(layout.class_images(config.model, config.prompts.class_noun) / MANIFEST)
+        for identity in config.dataset_spec.identities():
             _touch(layout.data(replace(done[0], identity=identity)) / MANIFEST)
         _touch(layout.references(done[0]))
     for stage in (layout.protected, layout.purified, layout.generated):

@@ -28,17 +28,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from cloakbench.device import set_up_torch
-from cloakbench.diffusion import LatentDiffusion
+from cloakbench.files.images import Photos, centre_crop, photo_files, read_photo, to_pixels
 from cloakbench.identity import Identity
-from cloakbench.images import Photos, centre_crop, photo_files, read_photo, to_pixels
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.models.device import set_up_torch
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.fsmg import FSMG
 from cloakbench.protect.surrogate import denoising
+from cloakbench.running.jobs import Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Networks = tuple[Any, Any]  # U-Net and text encoder
@@ -53,7 +54,7 @@ class Published:
         trained; None casts nothing.
     """
 
-    model: LatentDiffusion
+    model: StableDiffusion
     identity: Identity
     dtype: torch.dtype | None
 
@@ -207,7 +208,7 @@ class Variant:
     losses: list[float] = field(default_factory=list)
 
 
-def variants(model: LatentDiffusion, identity: Identity, aspl: ASPL, fsmg: FSMG) -> list[Variant]:
+def variants(model: StableDiffusion, identity: Identity, aspl: ASPL, fsmg: FSMG) -> list[Variant]:
     """Ours and theirs; every run works on its own copy of the model."""
 
     def ours(protection: ASPL | FSMG) -> Callable[[int], Tensor]:
@@ -243,7 +244,7 @@ def measure(variant: Variant, seed: int, judge: Callable[[Tensor], float]) -> No
     variant.losses.append(judge(pixels))
 
 
-def judge_by(model: LatentDiffusion, prompt: str) -> Callable[[Tensor], float]:
+def judge_by(model: StableDiffusion, prompt: str) -> Callable[[Tensor], float]:
     """The denoising loss of a pre-trained model on photos, over the same draws for any."""
     score = denoising(model, prompt, Job(0))
 
@@ -319,7 +320,8 @@ def main() -> None:
     folder = options.identity or people[0]
     others = [person for person in people if person != folder][:3]
     identity = identity_at(folder, others, options.resolution)
-    model = LatentDiffusion.load(ModelSpec(path=options.model, resolution=options.resolution))
+    model = load_model(ModelSpec(path=options.model, resolution=options.resolution))
+    assert isinstance(model, StableDiffusion)
     rate = {"learning_rate": protections["aspl"].presets["mini"]["learning_rate"]}
     aspl = protections.build({"method": "aspl", "rounds": options.rounds, **rate})
     settings = {"training_steps": options.training_steps, "steps": options.steps, **rate}
@@ -329,7 +331,7 @@ def main() -> None:
 
     judge = judge_by(model, identity.prompts.instance_prompt)
     original = identity.instance_images.pixels
-    noise = protections.build("noise").perturb(identity, None, Job(0))
+    noise = protections.build("noise").protect(identity, lambda: model, Job(0)).pixels
     controls = {"clean": judge(original), "noise": judge(noise)}
     one = {"training_steps": 1}
     short = (

@@ -27,15 +27,17 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from cloakbench.device import choose_device, set_up_torch
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import centre_crop, photo_files, read_photo, to_pixels
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.files.images import centre_crop, photo_files, read_photo, to_pixels
+from cloakbench.models.base import DiffusionModel
+from cloakbench.models.device import choose_device, set_up_torch
+from cloakbench.models.loading import Loader, load_model
+from cloakbench.models.spec import ModelSpec
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
+from cloakbench.purify.chain import Chain
 from cloakbench.registry import Spec
+from cloakbench.running.jobs import Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT = ("codesr", "tvm", "impress", "jpeg")
@@ -83,16 +85,23 @@ def build(text: str, preset: str) -> Purifier:
     return build_purifier(chain if len(chain) > 1 else chain[0])
 
 
-def run(purifier: Purifier, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> list[Clean]:
+def links_of(purifier: Purifier) -> list[Purifier]:
+    """What a chain runs one after another, chains within it included; any other is one link."""
+    if not isinstance(purifier, Chain):
+        return [purifier]
+    return [link for part in purifier.parts for link in links_of(part)]
+
+
+def run(purifier: Purifier, pixels: Tensor, load: Loader, job: Job) -> list[Clean]:
     """The links' work in order, each on what the one before has returned."""
     results = [pixels]
 
     def work(number: int, link: Purifier) -> Tensor:
-        cleaned = link.clean(results[number], model, job.part(number)).detach()
+        cleaned = link.apply(results[number], load, job.part(number)).detach()
         results.append(cleaned.cpu().clamp(0, 1))  # a GPU is done, too
         return cleaned
 
-    return [lambda n=n, link=link: work(n, link) for n, link in enumerate(purifier.links)]
+    return [lambda n=n, link=link: work(n, link) for n, link in enumerate(links_of(purifier))]
 
 
 def measure(link: Link, clean: Clean, images: int) -> None:
@@ -122,7 +131,7 @@ def look_into(link: Link, clean: Clean, on_gpu: bool, top: int) -> None:
 def costs(
     text: str,
     photos: Callable[[int], Tensor],
-    load: Callable[[], LatentDiffusion],
+    load: Loader,
     options: Options,
 ) -> list[Cost]:
     """Measure a purification at every size.
@@ -133,19 +142,18 @@ def costs(
     begun = time.perf_counter()
     purifier = build(text, options.preset)
     purifier.check()
-    model = load() if any("model" in link.needs for link in purifier.links) else None
-    purifier.clean(photos(WARM_UP_SIDE)[:1], model, Job(0, options.device))
+    purifier.apply(photos(WARM_UP_SIDE)[:1], load, Job(0, options.device))
     warm_up = time.perf_counter() - begun
     found = []
     for side in options.sides:
         pixels = photos(side)
-        cost = Cost(text, side, warm_up, [Link(link.name) for link in purifier.links])
+        cost = Cost(text, side, warm_up, [Link(link.name) for link in links_of(purifier)])
         for repeat in range(options.repeats):
-            work = run(purifier, pixels, model, Job(repeat, options.device))
+            work = run(purifier, pixels, load, Job(repeat, options.device))
             for link, clean in zip(cost.links, work, strict=True):
                 measure(link, clean, len(pixels))
         if options.top:
-            work = run(purifier, pixels, model, Job(0, options.device))
+            work = run(purifier, pixels, load, Job(0, options.device))
             for link, clean in zip(cost.links, work, strict=True):
                 look_into(link, clean, options.device.startswith("cuda"), options.top)
         found.append(cost)
@@ -220,8 +228,8 @@ def main() -> None:
     ]
 
     @cache
-    def load() -> LatentDiffusion:
-        return LatentDiffusion.load(ModelSpec(path=options.model), options.device)
+    def load() -> DiffusionModel:
+        return load_model(ModelSpec(path=options.model), options.device)
 
     def photos(side: int) -> Tensor:
         return to_pixels([centre_crop(image, side) for image in images])

@@ -24,13 +24,13 @@ from tiny import (
     make_tiny_restorer,
 )
 
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.models.spec import ModelSpec
+from cloakbench.running.jobs import Job
 
 if TYPE_CHECKING:
-    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.files.images import Photos
     from cloakbench.identity import Identity
-    from cloakbench.images import Photos
+    from cloakbench.models.families.stable_diffusion import StableDiffusion
 
 settings.register_profile("cloakbench", deadline=None)  # machines may be slow or busy
 settings.load_profile("cloakbench")
@@ -66,7 +66,7 @@ def smooth_photos(count: int, seed: int, resolution: int = RESOLUTION) -> Photos
     """Smooth random pictures on whole grey levels; some values touch 0 and 255."""
     import torch
 
-    from cloakbench.images import Photos
+    from cloakbench.files.images import Photos
 
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     pixels = torch.nn.functional.interpolate(1.4 * coarse - 0.2, resolution, mode="bilinear")
@@ -107,11 +107,11 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def diffusion(tiny_model: ModelSpec) -> LatentDiffusion:
+def diffusion(tiny_model: ModelSpec) -> StableDiffusion:
     """A freshly loaded tiny model, for tests that may change it."""
-    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.models.loading import load_model
 
-    return LatentDiffusion.load(tiny_model)
+    return load_model(tiny_model)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,7 @@ class Folders:
 
 @pytest.fixture(scope="session")
 def folders(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    from cloakbench.images import save_photos
+    from cloakbench.files.images import save_photos
 
     root = tmp_path_factory.mktemp("photos")
     made = Folders(root / "set_B", root / "set_A", root / "class")
@@ -148,8 +148,8 @@ def folders(identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Fol
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of two identities with two photos in each of the three sets."""
-    from cloakbench.images import save_photos
-    from cloakbench.layout import SETS
+    from cloakbench.files.images import save_photos
+    from cloakbench.files.layout import SETS
 
     root = tmp_path_factory.mktemp("dataset")
     for number, name in enumerate(("anna", "bert")):

@@ -13,15 +13,17 @@ from conftest import REPOSITORY, Folders, smooth_photos
 from PIL import Image
 from typer.testing import CliRunner
 
-from cloakbench.catalogue import REGISTRIES
+from cloakbench import __version__
 from cloakbench.cli import main
 from cloakbench.cli.main import app
-from cloakbench.images import load_photos, save_photos
-from cloakbench.models import ModelSpec
+from cloakbench.experiment.catalogue import REGISTRIES
+from cloakbench.files.images import load_photos, save_photos
+from cloakbench.models.spec import ModelSpec
 
 COMMANDS = [
     "data", "class-images", "protect", "purify", "personalise", "sample", "references", "score",
-    "distances", "check", "status", "tables", "report", "methods", "schema", "synth", "pretrain",
+    "distances", "check", "status", "tables", "report", "manifest", "methods", "schema", "synth",
+    "pretrain",
 ]  # fmt: skip
 
 
@@ -114,6 +116,26 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
     assert message in failing(*arguments, *given, "--out", out)
     assert not out.exists()
+
+
+def test_the_version_is_said():
+    assert cli("--version") == f"cloakbench {__version__}\n"
+
+
+def test_a_manifest_is_printed_as_it_is_and_a_missing_or_damaged_one_is_one_line(failing, tmp_path):
+    text = '{\n  "stage": "protect"\n}\n'
+    (tmp_path / "job.json").write_text(text)
+    assert cli("manifest", tmp_path) == text
+
+    for damaged in (text[:-4], "[1]", "\0"):
+        (tmp_path / "job.json").write_text(damaged)
+        assert "job.json: is damaged. Make the folder again." in failing("manifest", tmp_path)
+    (tmp_path / "job.json").unlink()
+    assert "job.json: not there to read. Name a folder" in failing("manifest", tmp_path)
+
+
+def test_a_missing_plug_in_is_one_line(failing):
+    assert "nowhere.py: no such Python file" in failing("--plugin", "nowhere.py", "methods")
 
 
 def test_a_folder_of_other_files_is_not_replaced(failing, folders, tmp_path):
@@ -211,7 +233,7 @@ def test_a_disk_that_is_full_or_read_only_is_one_line(
     def fail(*_: object) -> None:
         raise OSError(number, "reason", str(tmp_path / "out"))
 
-    monkeypatch.setattr("cloakbench.stages.save_photos", fail)
+    monkeypatch.setattr("cloakbench.stages.purify.save_photos", fail)
     line = failing("purify", "jpeg", "--photos", folders.instance, "--out", tmp_path / "out")
 
     assert re.search(
@@ -225,7 +247,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, folders, tmp_path):
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cloakbench.stages.load_photos", broken)
+    monkeypatch.setattr("cloakbench.stages.purify.load_photos", broken)
     arguments = ["purify", "jpeg", "--photos", folders.instance, "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["cloakbench", *map(str, arguments)])
     with pytest.raises(ZeroDivisionError):
@@ -308,7 +330,8 @@ def imported(statement: str) -> set[str]:
 def test_reading_a_config_imports_no_slow_library():
     """Snakemake reads it for every job, and `--help` must be quick."""
     modules = imported(
-        "import cloakbench.config, cloakbench.cli; cloakbench.config.trainers.names()"
+        "import cloakbench.cli; from cloakbench.experiment import experiment; "
+        "experiment.trainers.names()"
     )
 
     assert not modules & {
@@ -328,7 +351,7 @@ def test_units_in_brackets_are_printed(monkeypatch):
 
 
 def test_a_method_without_a_network_takes_no_gpu(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("cloakbench.device.claim_gpu", lambda: pytest.fail("took a GPU"))
+    monkeypatch.setattr("cloakbench.models.device.claim_gpu", lambda: pytest.fail("took a GPU"))
 
     cli("protect", "noise", "--instance", folders.instance, "--out", tmp_path / "noise")
     cli("purify", '["resize", "jpeg"]', "--photos", folders.instance, "--out", tmp_path / "jpeg")

@@ -17,11 +17,11 @@ from tiny import make_tiny_clip, tiny_openai_clip
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
-from cloakbench.clip import Clip, concept, from_openai
 from cloakbench.errors import CloakBenchError
-from cloakbench.score import liqe
-from cloakbench.score.faces import Face
-from cloakbench.score.metric import Sample, metrics
+from cloakbench.faces import Face
+from cloakbench.models.clip import Clip, concept, from_openai
+from cloakbench.score.base import Sample, metrics
+from cloakbench.score.metrics import liqe
 from cloakbench.score.references import IdentityReference, References
 
 NOBODY = References(backend={}, identities={}, calibration=None)

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cloakbench.config import Experiment
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.config import Config, read
+from cloakbench.experiment.experiment import Experiment
 from cloakbench.protect import protections
+from cloakbench.purify import purifiers
 
 
 @pytest.fixture
@@ -45,6 +47,8 @@ BAD = [
     ({"protections": []}, r"protections = \[\]: "),
     ({"protections": "aspl"}, r"protections = 'aspl': .*list"),
     ({"purifications": [["resize", "jpg"]]}, r"unknown purification 'jpg': did you mean 'jpeg'"),
+    ({"purifications": [["resize", 3]]}, r"unknown purification '3'"),
+    ({"protections": [{"method": "pid", "through": ["jpg"]}]}, r"unknown purification 'jpg'"),
     ({"trainers": ["dreamboth"]}, r"unknown trainer 'dreamboth': did you mean 'dreambooth'"),
     ({"trainers": ["cdl"], "sampling": {"guidance": 1}}, r"does nothing without guidance"),
     ({"metrics": ["ismm"]}, r"unknown metric 'ismm': did you mean 'ism'"),
@@ -72,7 +76,7 @@ BAD = [
     ({"trainers": [{"method": "lora", "steps": True}]}, r"steps = True: .*not yes or no"),
     ({"trainers": [3]}, r"trainers"),
     ({"metrics": []}, r"metrics = \[\]: "),
-    ({"metrics": ["lpips"]}, r"metrics: none of them judges samples"),
+    ({"metrics": ["lpips", "linf"]}, r"metrics: none of them judges samples"),
     ({"prompts": {"class_noun": "../x"}}, r"prompts\.class_noun = '\.\./x': .*names a folder"),
     ({"prompts": {"class_noun": ""}}, r"prompts\.class_noun = '': .*names a folder"),
     ({"prompts": {"instance": "a {identifier:d}"}}, r"prompts\.instance .*Leave out ':d'"),
@@ -117,7 +121,7 @@ def test_identities_can_be_chosen_and_a_wrong_one_is_found_before_the_run(config
     }
     experiment = Experiment.parse(config | {"identities": ["brt"], "faces": "dlib"})
     with pytest.raises(CloakBenchError, match=r"unknown identity 'brt' .*did you mean 'bert'"):
-        experiment.dataset_spec.sets("brt")
+        experiment.config.dataset_spec.sets("brt")
 
 
 def test_checking_finds_a_missing_model_before_the_run(config, tmp_path):
@@ -169,9 +173,26 @@ def test_checking_looks_at_every_identity_of_the_dataset(config, tiny_model, dat
 def test_the_experiments_preset_reaches_the_links_of_a_chain_with_a_name(config):
     both = {"name": "both", "method": "chain", "steps": ["codesr", "jpeg"]}
     config |= {"preset": "mini", "purifications": [["codesr", "jpeg"], both]}
-    built = Experiment.parse(config).all_purifiers
+    built = Experiment.parse(config).purifiers
 
     assert built["both"] == built["codesr+jpeg"]
+
+
+def test_the_experiments_preset_reaches_what_a_loss_looks_through(config):
+    seen = ["codesr", ["resize", {"method": "jpeg", "quality": 9}]]
+    entry = {"method": "pid", "through": seen}
+    config |= {"preset": "mini", "protections": [entry], "purifications": seen}
+    experiment = Experiment.parse(config)
+
+    assert experiment.protections["pid"].purifiers == list(experiment.purifiers.values())
+    assert experiment.purifiers["codesr"] != purifiers.build("codesr")
+
+
+def test_methods_are_built_once(config):
+    experiment = Experiment.parse(config)
+
+    assert experiment.protections["aspl"] is experiment.methods()[1]
+    assert experiment.faces is experiment.methods()[-1 - len(experiment.metrics)]
 
 
 def test_only_purifications_are_chained(config):
@@ -181,7 +202,7 @@ def test_only_purifications_are_chained(config):
 
 def test_the_experiments_preset_is_used_where_a_method_has_it(config):
     config |= {"preset": "mini", "protections": ["clean", "aspl", {"name": "x", "method": "fsmg"}]}
-    built = Experiment.parse(config).all_protections
+    built = Experiment.parse(config).protections
 
     assert built["aspl"] == protections.build({"method": "aspl", "preset": "mini"})
     assert built["x"] == protections.build({"method": "fsmg", "preset": "mini"})
@@ -191,21 +212,17 @@ def test_the_experiments_preset_is_used_where_a_method_has_it(config):
 
 def test_an_entrys_own_preset_and_settings_win(config):
     entry = {"name": "own", "method": "aspl", "preset": "tiny", "rounds": 7}
-    own = Experiment.parse(config | {"preset": "mini", "protections": [entry]}).all_protections[
-        "own"
-    ]
+    own = Experiment.parse(config | {"preset": "mini", "protections": [entry]}).protections["own"]
 
     assert (own.rounds, own.pgd_steps) == (7, 1)
     plain = {"name": "own", "method": "aspl", "preset": None}
-    own = Experiment.parse(config | {"preset": "mini", "protections": [plain]}).all_protections[
-        "own"
-    ]
+    own = Experiment.parse(config | {"preset": "mini", "protections": [plain]}).protections["own"]
     assert own.rounds == 50
 
 
 def test_a_list_is_a_chain_labelled_by_its_links_with_the_preset_applied(config):
     config |= {"preset": "mini", "purifications": [["resize", {"method": "jpeg", "quality": 9}]]}
-    (label,), (chain,) = zip(*Experiment.parse(config).all_purifiers.items(), strict=True)
+    (label,), (chain,) = zip(*Experiment.parse(config).purifiers.items(), strict=True)
 
     assert label == "resize+jpeg"
     assert chain.steps == [
@@ -218,7 +235,7 @@ def test_two_budgets_of_one_protection_are_two_labels(config):
     config["protections"] = [
         {"name": f"aspl-{levels}", "method": "aspl", "budget": f"{levels}/255"} for levels in (4, 8)
     ]
-    built = Experiment.parse(config).all_protections
+    built = Experiment.parse(config).protections
 
     assert {label: method.budget for label, method in built.items()} == {"aspl-4": 4, "aspl-8": 8}
 
@@ -231,8 +248,8 @@ def test_later_files_are_laid_over_earlier_ones_as_snakemake_does(config, tmp_pa
 
     experiment = Experiment.load(base, update)
 
-    assert (experiment.sampling.images, experiment.sampling.steps) == (3, 4)
-    assert list(experiment.all_trainers) == ["lora"]
+    assert (experiment.config.sampling.images, experiment.config.sampling.steps) == (3, 4)
+    assert list(experiment.trainers) == ["lora"]
 
 
 def test_the_merge_equals_snakemakes(config, tmp_path):
@@ -248,13 +265,13 @@ def test_the_merge_equals_snakemakes(config, tmp_path):
 
     ours = Experiment.load(tmp_path / "base.yaml", tmp_path / "update.yaml")
 
-    assert ours == Experiment.parse(merged)
+    assert ours.config == Config.parse(merged)
 
 
 def test_a_config_as_json_means_the_same_as_a_file(config, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
-    assert Experiment.read([json.dumps(config)]) == Experiment.read([str(tmp_path / "config.yaml")])
+    assert read([json.dumps(config)]) == read([str(tmp_path / "config.yaml")]) == config
 
 
 @pytest.mark.parametrize(

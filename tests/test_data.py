@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloakbench.data import Dataset, prepare
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.data import Dataset, prepare
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

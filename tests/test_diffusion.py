@@ -1,9 +1,8 @@
-"""LatentDiffusion and sampling against diffusers' parts used directly."""
+"""StableDiffusion and sampling against diffusers' parts used directly."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,16 @@ import torch
 from conftest import Killed
 from safetensors.torch import load_file, save_file
 
-from cloakbench import stages
-from cloakbench.data import Dataset
-from cloakbench.diffusion import LatentDiffusion, Latents
 from cloakbench.errors import CloakBenchError
-from cloakbench.jobs import KEPT
-from cloakbench.models import ModelSpec
-from cloakbench.run import Run
-from cloakbench.sampling import SAMPLERS, Samples, Sampling
+from cloakbench.experiment.data import Dataset
+from cloakbench.models.base import Latents
+from cloakbench.models.families.stable_diffusion import SAMPLERS
+from cloakbench.models.loading import load_model
+from cloakbench.models.sampling import Samples, Sampling
+from cloakbench.models.spec import ModelSpec
+from cloakbench.running.jobs import KEPT
+from cloakbench.running.run import Run
+from cloakbench.stages import sample as stage
 
 QUICK = Sampling(images=3, steps=3, sampler="ddim", guidance=3.0, batch_size=2)
 PROMPT = "a photo of sks person"
@@ -30,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_denoising_loss_equals_the_papers_formula(kind, tiny_model, tiny_v_model):
-    model = LatentDiffusion.load(tiny_model if kind == "epsilon" else tiny_v_model)
+    model = load_model(tiny_model if kind == "epsilon" else tiny_v_model)
     latents = torch.randn((3, 4, 8, 8), generator=generator(1))
     text = model.embed(["one", "two", "three"])
     timesteps = torch.tensor([0, 400, 999])
@@ -43,7 +44,7 @@ def test_the_denoising_loss_equals_the_papers_formula(kind, tiny_model, tiny_v_m
     noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
     velocity = kept.sqrt() * noise - (1 - kept).sqrt() * latents
     target = noise if kind == "epsilon" else velocity
-    predicted = model.unet(noisy, timesteps, encoder_hidden_states=text).sample
+    predicted = model.unet(noisy, timesteps, encoder_hidden_states=text.embeddings).sample
     torch.testing.assert_close(losses, (predicted - target).square().mean((1, 2, 3)))
 
 
@@ -52,7 +53,7 @@ def test_the_two_prediction_types_are_told_apart(tiny_model, tiny_v_model):
 
     losses = []
     for spec in (tiny_model, tiny_v_model):
-        model = LatentDiffusion.load(spec)
+        model = load_model(spec)
         losses.append(model.denoising_loss(latents, model.embed(["x"]), generator(1)))
 
     assert not torch.equal(*losses)
@@ -74,7 +75,7 @@ def test_timesteps_cover_the_whole_horizon(diffusion, monkeypatch):
         return add_noise(latents, noise, timesteps)
 
     monkeypatch.setattr(diffusion.scheduler, "add_noise", spy)
-    text = diffusion.embed(["x"]).expand(256, -1, -1)
+    text = diffusion.embed(["x"]).repeated(256)
     for seed in range(8):
         diffusion.denoising_loss(torch.zeros(256, 4, 8, 8), text, generator(seed))
 
@@ -84,7 +85,7 @@ def test_timesteps_cover_the_whole_horizon(diffusion, monkeypatch):
 
 
 def test_noise_comes_from_the_cpu_generator_alone(diffusion):
-    latents, text = torch.zeros(2, 4, 8, 8), diffusion.embed(["x"]).expand(2, -1, -1)
+    latents, text = torch.zeros(2, 4, 8, 8), diffusion.embed(["x"]).repeated(2)
     torch.manual_seed(1)
     first = diffusion.denoising_loss(latents, text, generator(5))
     torch.manual_seed(2)
@@ -148,7 +149,7 @@ def test_decoded_pixels_are_the_vaes_in_zero_to_one(diffusion):
 
 
 def test_bf16_is_a_precision_of_the_same_model(tiny_model, diffusion):
-    half = LatentDiffusion.load(tiny_model.model_copy(update={"precision": "bf16"}))
+    half = load_model(tiny_model.model_copy(update={"precision": "bf16"}))
     latents = torch.randn((2, 4, 8, 8), generator=generator())
 
     exact = diffusion.denoising_loss(latents, diffusion.embed(["x", "y"]), generator(1))
@@ -194,9 +195,7 @@ def test_no_sampler_clips_latents(sampler, diffusion):
     """A model that was saved with another scheduler does not say that latents are not clipped."""
     diffusion.scheduler.register_to_config(clip_sample=True)
 
-    assert (
-        not QUICK.model_copy(update={"sampler": sampler})._scheduler(diffusion).config.clip_sample
-    )
+    assert not diffusion._pipeline(sampler).scheduler.config.clip_sample
 
 
 def test_prompt_negative_prompt_and_guidance_matter(diffusion):
@@ -218,8 +217,8 @@ def test_unguided_and_guided_sampling_equal_ddim_written_by_hand(diffusion):
         x = torch.randn((1, 4, 8, 8), generator=generator(3))
         for step in (667, 334, 1):  # 3 leading steps of 333 with an offset of 1
             t = torch.tensor([step])
-            conditional = diffusion.unet(x, t, text).sample
-            free = diffusion.unet(x, t, empty).sample
+            conditional = diffusion.unet(x, t, text.embeddings).sample
+            free = diffusion.unet(x, t, empty.embeddings).sample
             noise = free + 3.0 * (conditional - free)
             before = kept[step - 333] if step > 333 else torch.tensor(1.0)
             clean = (x - (1 - kept[step]).sqrt() * noise) / kept[step].sqrt()
@@ -234,7 +233,7 @@ def test_unguided_and_guided_sampling_equal_ddim_written_by_hand(diffusion):
 def sample(out: Path, model: ModelSpec, **changes) -> dict[str, bytes]:
     run = Run(out, "anna", scratch=changes.pop("scratch", None))
     options = {"prompts": {"photo": PROMPT, "dslr": "a dslr portrait"}, "weights": None} | changes
-    stages.sample(QUICK, model=model, run=run, **options)
+    stage.sample(QUICK, model=model, run=run, **options)
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.png"))}
 
 
@@ -383,7 +382,7 @@ def test_a_model_of_the_hub_is_loaded_from_its_cache_and_never_downloaded(
     (entry / "refs").mkdir()
     (entry / "refs" / "v1").write_text("abc")
     model.check()
-    assert LatentDiffusion.load(model).spec.path == "somebody/model"
+    assert load_model(model).spec.path == "somebody/model"
 
 
 def test_a_path_may_begin_with_the_home_folder(tiny_model, tmp_path, monkeypatch):
@@ -401,7 +400,7 @@ def test_truncated_weights_are_one_clear_error(part, tiny_model, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
 
     with pytest.raises(CloakBenchError, match=rf"cannot be loaded \('{part}'.*Check the path"):
-        LatentDiffusion.load(model)
+        load_model(model)
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "unet"])
@@ -411,7 +410,7 @@ def test_weights_of_another_network_are_one_clear_error(part, tiny_model, tmp_pa
     save_file({f"other.{k}": v for k, v in load_file(file).items()}, file, {"format": "pt"})
 
     with pytest.raises(CloakBenchError, match=rf"cannot be loaded \('{part}': its file lacks"):
-        LatentDiffusion.load(model)
+        load_model(model)
 
 
 def test_personalised_weights_that_are_missing_or_broken_are_named(diffusion, tmp_path):
@@ -441,7 +440,6 @@ def test_loaded_networks_are_frozen_and_in_eval_mode(diffusion):
 
 
 def test_the_pipeline_shares_the_models_weights(diffusion):
-    pipeline = diffusion.pipeline()
+    pipeline = diffusion._pipeline()
 
     assert pipeline.unet is diffusion.unet
-    assert replace(diffusion).unet is diffusion.unet

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import photo_files, read_photo
-from cloakbench.score.faces import Face, FaceBackend, backends, cosine, largest
+from cloakbench.faces import Face, FaceBackend, backends, cosine, largest
+from cloakbench.files.images import photo_files, read_photo
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "faces" / "n000050"
@@ -72,8 +72,8 @@ def test_the_largest_face_is_chosen_by_area_not_by_order_or_confidence() -> None
 def test_importing_the_backends_imports_no_network_library() -> None:
     heavy = {"torch", "dlib", "insightface", "facexlib", "onnxruntime", "cv2", "pandas"}
     code = (
-        "import sys; from cloakbench.score.faces import backends; "
-        "from cloakbench.score.metric import metrics; backends.names(); metrics.names(); "
+        "import sys; from cloakbench.faces import backends; "
+        "from cloakbench.score.base import metrics; backends.names(); metrics.names(); "
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

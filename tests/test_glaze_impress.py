@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import smooth_photos
 
-from cloakbench.diffusion import LatentDiffusion, Latents, padded
-from cloakbench.jobs import Job
-from cloakbench.perceptual import dssim
+from cloakbench.models.base import Latents
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.perceptual import dssim
+from cloakbench.models.vae import padded
 from cloakbench.protect import protections
 from cloakbench.protect.glaze import latent_distance
 from cloakbench.purify import purifiers
 from cloakbench.purify.impress import LAST_RATE, inconsistency
+from cloakbench.running.jobs import Job
 
 
 class Averaging:
@@ -24,6 +26,9 @@ class Averaging:
 
     device = "cpu"
     vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(1, 1, 1, 1)))
+
+    def padded(self, pixels: torch.Tensor) -> torch.Tensor:
+        return padded(pixels, self.vae)
 
     def posterior(self, pixels: torch.Tensor) -> Latents:
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
@@ -82,7 +87,7 @@ def test_the_style_target_is_another_picture_with_its_own_noise_per_photo(identi
     torch.testing.assert_close(drawn[:1], alone, rtol=0, atol=1e-4)
 
 
-def glaze_run(identity: Any, diffusion: LatentDiffusion, **settings: Any) -> tuple[float, ...]:
+def glaze_run(identity: Any, diffusion: StableDiffusion, **settings: Any) -> tuple[float, ...]:
     """Distance to the style's latents before and after, largest change [levels], mean DSSIM."""
     spec = {"method": "glaze", "preset": "tiny", "steps": 25, "style_strength": 0.5}
     glaze = protections.build(spec | settings)

@@ -12,11 +12,11 @@ import pytest
 import yte
 from conftest import REPOSITORY
 
-from cloakbench.gpu import VISIBLE, visible_gpus
+from cloakbench.running.gpu import VISIBLE, visible_gpus
 
 CLAIM = """
 import os, sys
-from cloakbench.gpu import VISIBLE, claim_gpu
+from cloakbench.running.gpu import VISIBLE, claim_gpu
 claim_gpu()
 print(os.environ.get(VISIBLE, "all"), flush=True)
 sys.stdin.read()

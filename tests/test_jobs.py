@@ -19,15 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.jobs import Job, job_seed
-from cloakbench.outputs import MANIFEST, MARKER, new_file, new_folder
-from cloakbench.run import Run, close_job
+from cloakbench.files.outputs import MANIFEST, MARKER, new_file, new_folder
+from cloakbench.running.jobs import Job, job_seed
+from cloakbench.running.run import Run, close_job
 
 LOOP = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cloakbench.jobs import Job
+from cloakbench.running.jobs import Job
 
 class Total:
     value = torch.zeros(())

@@ -80,10 +80,34 @@ def test_the_noises_name_is_one_token(pipeline: Any) -> None:
 
 
 def test_clip_tells_noisy_portraits_from_clean_ones() -> None:
-    from cloakbench.images import load_photos, to_images
-    from cloakbench.pretrain.measure import zero_shot
+    from cloakbench.files.images import load_photos, to_images
+    from cloakbench.miniature.pretrain.measure import zero_shot
 
     people = sorted(path for path in BUNDLED.iterdir() if path.is_dir())
     portraits = [load_photos(person / "set_C").pixels for person in people[:4]]
 
     assert zero_shot(MINI, [im for p in portraits for im in to_images(p)])["accuracy"] > 0.9
+
+
+def test_its_reconstructions_are_measured_against_the_portraits() -> None:
+    from PIL import Image
+    from skimage.metrics import peak_signal_noise_ratio
+
+    from cloakbench.files.images import to_images, to_pixels
+    from cloakbench.miniature.pretrain.measure import reconstruction
+    from cloakbench.models.loading import load_model
+    from cloakbench.models.spec import ModelSpec
+
+    model = load_model(ModelSpec(path=str(MINI), resolution=128))
+    files = [path / "set_B" / "04.png" for path in sorted(BUNDLED.glob("*/"))[:2]]
+    portraits = [Image.open(path).convert("RGB") for path in files]
+    decoded = to_images(model.decode(model.mode(model.posterior(to_pixels(portraits)))).detach())
+
+    measured = reconstruction(model, portraits, ["a", "b"])
+
+    pairs = [map(np.asarray, pair) for pair in zip(portraits, decoded, strict=True)]
+    expected = np.mean([peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs])
+    assert measured["psnr"] == pytest.approx(expected)
+    assert measured["psnr"] > 20
+    assert 0.5 < measured["ssim"] < 1
+    assert measured["faces_in_originals"] == 1

@@ -10,16 +10,10 @@ import torch
 from conftest import smooth_photos
 from skimage.metrics import structural_similarity
 
+from cloakbench.descent import PerceptualDescent
 from cloakbench.errors import CloakBenchError
-from cloakbench.jobs import Job
-from cloakbench.perceptual import (
-    BACKBONE,
-    LINEAR,
-    PerceptualDescent,
-    dssim,
-    load_lpips,
-    lpips_files,
-)
+from cloakbench.models.perceptual import BACKBONE, LINEAR, dssim, load_lpips, lpips_files
+from cloakbench.running.jobs import Job
 
 
 def pairs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

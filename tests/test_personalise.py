@@ -13,18 +13,23 @@ import torch
 from conftest import Killed, MortalJob, tiny_spec
 from safetensors.torch import load_file
 
-from cloakbench import jobs, stages
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.finetune import FineTuner, Prior, thaw
+from cloakbench.files.digest import _reached, code_digest
 from cloakbench.identity import Identity
-from cloakbench.jobs import KEPT, Job
-from cloakbench.models import ModelSpec
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
+from cloakbench.models.sampling import Sampling
+from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tuning import FineTuner, Prior
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
-from cloakbench.registry import code_digest
-from cloakbench.run import Run
-from cloakbench.sampling import Sampling
+from cloakbench.registry import modules_of
+from cloakbench.running import jobs
+from cloakbench.running.jobs import KEPT, Job
+from cloakbench.running.run import Run
+from cloakbench.stages.generate import generate
+from cloakbench.stages.personalise import personalise
+from cloakbench.stages.sample import sample
 
 ALL = trainers.names()
 FULL = ["dreambooth", "cdl"]
@@ -39,13 +44,13 @@ def build(name: str, **settings: Any) -> Trainer:
 
 def fit(
     name: str, model: ModelSpec, identity: Identity, job: Job | None = None, **settings: Any
-) -> LatentDiffusion:
-    diffusion = LatentDiffusion.load(model)
+) -> StableDiffusion:
+    diffusion = load_model(model)
     build(name, **settings).fit(diffusion, identity, job or Job(0))
     return diffusion
 
 
-def states(diffusion: LatentDiffusion) -> dict[str, State]:
+def states(diffusion: StableDiffusion) -> dict[str, State]:
     parts = ("unet", "text_encoder", "vae")
     return {part: dict(getattr(diffusion, part).state_dict()) for part in parts}
 
@@ -56,9 +61,9 @@ def changed(before: State, after: State) -> set[str]:
     return before.keys() ^ after.keys() | {k for k in both if not torch.equal(before[k], after[k])}
 
 
-def saved_bytes(name: str, diffusion: LatentDiffusion, folder, **settings: Any) -> dict[str, bytes]:
+def saved_bytes(diffusion: StableDiffusion, folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True, exist_ok=True)
-    build(name, **settings).save(diffusion, folder)
+    diffusion.save(folder)
     files = sorted(folder.rglob("*.safetensors"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -106,11 +111,10 @@ def test_lora_only_adds_factors(text_encoder, tiny_model, identity, diffusion):
 def test_saved_weights_generate_what_the_trained_model_generates(
     name, text_encoder, tiny_model, identity, diffusion, tmp_path
 ):
-    settings = {"train_text_encoder": text_encoder}
-    trained = fit(name, tiny_model, identity, **settings)
+    trained = fit(name, tiny_model, identity, train_text_encoder=text_encoder)
     base = SAMPLING.generate(diffusion, "a photo of sks person", [1])
-    saved_bytes(name, trained, tmp_path, **settings)
-    build(name, **settings).merge(trained)
+    saved_bytes(trained, tmp_path)
+    trained.merge()
     expected = SAMPLING.generate(trained, "a photo of sks person", [1])
 
     diffusion.adopt(tmp_path)
@@ -125,7 +129,7 @@ def test_the_same_seed_trains_the_same_bytes_and_another_seed_others(
     name, tiny_model, identity, tmp_path
 ):
     first, again, other = (
-        saved_bytes(name, fit(name, tiny_model, identity, Job(seed)), tmp_path / str(number))
+        saved_bytes(fit(name, tiny_model, identity, Job(seed)), tmp_path / str(number))
         for number, seed in enumerate((3, 3, 4))
     )
 
@@ -137,7 +141,7 @@ def test_the_same_seed_trains_the_same_bytes_and_another_seed_others(
 def test_a_killed_training_resumes_bit_for_bit(name, tiny_model, identity, tmp_path):
     def finish(folder: str, **job: Any) -> dict[str, bytes]:
         trained = fit(name, tiny_model, identity, MortalJob(5, **job), steps=3)
-        return saved_bytes(name, trained, tmp_path / folder)
+        return saved_bytes(trained, tmp_path / folder)
 
     expected = finish("whole")
     scratch = tmp_path / "scratch"
@@ -153,10 +157,10 @@ def test_a_killed_training_resumes_bit_for_bit(name, tiny_model, identity, tmp_p
 @pytest.mark.parametrize("name", ALL)
 def test_global_random_state_is_neither_used_nor_changed(name, tiny_model, identity, tmp_path):
     torch.manual_seed(1)
-    first = saved_bytes(name, fit(name, tiny_model, identity), tmp_path / "first")
+    first = saved_bytes(fit(name, tiny_model, identity), tmp_path / "first")
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = saved_bytes(name, fit(name, tiny_model, identity), tmp_path / "second")
+    second = saved_bytes(fit(name, tiny_model, identity), tmp_path / "second")
 
     assert first == second
     assert torch.equal(torch.get_rng_state(), before)
@@ -185,7 +189,7 @@ def test_a_loss_that_was_nan_before_a_kill_is_still_an_error(identity, diffusion
 
 
 def test_learning_lowers_the_loss_on_the_instance_images(tiny_model, identity, diffusion):
-    def loss(model: LatentDiffusion) -> float:
+    def loss(model: StableDiffusion) -> float:
         with torch.no_grad():
             latents = model.posterior(identity.instance_images.pixels)
             text = model.embed(["a photo of sks person"] * 2)
@@ -202,7 +206,7 @@ def test_one_step_descends_the_loss_written_out_by_hand(diffusion, identity):
     """AdamW's first step moves a weight by the rate against its gradient's sign."""
     images = diffusion.posterior_once(identity.instance_images.pixels)
     classes = diffusion.posterior_once(identity.class_images.pixels)
-    thaw(diffusion)
+    diffusion.thaw("all")
     rate = 1e-4
     tuner = FineTuner(
         diffusion, "sks", Prior(classes, "person", 0.7), learning_rate=rate, weight_decay=0.0
@@ -220,7 +224,9 @@ def test_one_step_descends_the_loss_written_out_by_hand(diffusion, identity):
     timesteps = torch.randint(0, 1000, (2,), generator=rng)
     noisy = diffusion.scheduler.add_noise(torch.cat(both), noise, timesteps)
     text = diffusion.embed(["sks", "person"])
-    error = (diffusion.unet(noisy, timesteps, text).sample - noise).square().mean((1, 2, 3))
+    error = (
+        (diffusion.unet(noisy, timesteps, text.embeddings).sample - noise).square().mean((1, 2, 3))
+    )
     gradients = torch.autograd.grad(error[0] + 0.7 * error[1], tuner.parameters)
     before = [p.detach().clone() for p in tuner.parameters]
 
@@ -235,7 +241,7 @@ def test_one_step_descends_the_loss_written_out_by_hand(diffusion, identity):
 @pytest.mark.parametrize(("count", "batch_size"), [(2, 1), (3, 2), (4, 3), (5, 7)])
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_every_image_is_used_equally_often(count, batch_size, shuffled, diffusion):
-    thaw(diffusion)
+    diffusion.thaw("all")
     tuner = FineTuner(diffusion, "x", None, 1e-3, batch_size=batch_size, shuffled=shuffled)
 
     picked = [i for step in range(count * 4) for i in tuner._pick(count, step, Job(0).rng)]
@@ -246,7 +252,7 @@ def test_every_image_is_used_equally_often(count, batch_size, shuffled, diffusio
 
 
 def test_shuffling_differs_between_passes_and_between_instance_and_class(diffusion):
-    thaw(diffusion)
+    diffusion.thaw("all")
     tuner = FineTuner(diffusion, "x", None, 1e-3)
 
     def order(first: int, *what: str) -> list[int]:
@@ -303,9 +309,9 @@ def test_switches_of_sampling_retrain_nothing():
 
 def test_the_prompts_of_a_trainer_reach_the_text_encoder(identity, diffusion, monkeypatch):
     seen: list[str] = []
-    embed = LatentDiffusion.embed
+    embed = StableDiffusion.embed
     monkeypatch.setattr(
-        LatentDiffusion, "embed", lambda self, prompts: seen.extend(prompts) or embed(self, prompts)
+        StableDiffusion, "embed", lambda self, prompts: seen.extend(prompts) or embed(self, prompts)
     )
 
     build("cdl", steps=1).fit(diffusion, identity, Job(0))
@@ -317,15 +323,17 @@ def test_the_prompts_of_a_trainer_reach_the_text_encoder(identity, diffusion, mo
 
 
 def stage(tiny_model, folders, out, spec, class_images, scratch=None, sampling=None) -> None:
-    stages.personalise(
-        spec,
-        model=tiny_model,
-        prompts=Prompts(),
-        instance=folders.instance,
-        class_images=class_images,
-        run=Run(out, "anna", scratch=scratch),
-        sampling=sampling,
-    )
+    options = {
+        "model": tiny_model,
+        "prompts": Prompts(),
+        "instance": folders.instance,
+        "class_images": class_images,
+        "run": Run(out, "anna", scratch=scratch),
+    }
+    if sampling is None:
+        personalise(spec, **options)
+    else:
+        generate(spec, sampling, **options)
 
 
 def images(folder: Path) -> dict[str, bytes]:
@@ -339,7 +347,7 @@ def test_sampling_at_once_makes_the_images_of_the_saved_weights(
 ):
     spec = tiny_spec(trainers, name, learning_rate=1e-2)
     stage(tiny_model, folders, tmp_path / "weights", spec, folders.class_images)
-    stages.sample(
+    sample(
         SAMPLING,
         model=tiny_model,
         prompts=Prompts().sample_prompts,
@@ -358,19 +366,19 @@ def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(
     tiny_model, folders, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving is free
-    monkeypatch.setattr("cloakbench.run.Job", partial(Job, save_every=0.0))
+    monkeypatch.setattr("cloakbench.running.run.Job", partial(Job, save_every=0.0))
     spec, classes = tiny_spec(trainers, "cdl"), folders.class_images
     stage(tiny_model, folders, tmp_path / "calm", spec, classes, None, SAMPLING)
     scratch = tmp_path / "scratch"
     drawn: list[str] = []
-    generate = Sampling.generate
+    draw = Sampling.generate
 
     def mortal(self, model, prompt, *rest):
         if len(drawn) == 1:
             drawn.append("killed")
             raise Killed
         drawn.append(prompt)
-        return generate(self, model, prompt, *rest)
+        return draw(self, model, prompt, *rest)
 
     monkeypatch.setattr(Sampling, "generate", mortal)
     with pytest.raises(Killed):
@@ -405,6 +413,7 @@ def load_all(folder) -> State:
 
 
 def test_cdl_depends_on_the_code_that_it_inherits():
-    alone = code_digest("cloakbench.personalise.cdl", "cloakbench.personalise.base")
+    cdl, dreambooth = (modules_of(trainers.build(name)) for name in ("cdl", "dreambooth"))
 
-    assert trainers.digest("cdl") not in {trainers.digest("dreambooth"), alone}
+    assert _reached(set(dreambooth)) < _reached(set(cdl))
+    assert code_digest(*cdl) != code_digest(*dreambooth)

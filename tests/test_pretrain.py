@@ -17,25 +17,26 @@ pytest.importorskip("embreex", reason='captions need embreex: pip install "cloak
 
 from conftest import Killed, MortalJob
 
-from cloakbench import synth
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import to_images
-from cloakbench.pretrain import stages
-from cloakbench.pretrain.degrade import (
+from cloakbench.files.images import to_images
+from cloakbench.miniature import synth
+from cloakbench.miniature.pretrain import training as module
+from cloakbench.miniature.pretrain.degrade import (
     DEGRADATIONS,
+    PLACEHOLDERS,
     clean_caption,
     degrade,
     degraded_caption,
     noise,
 )
-from cloakbench.pretrain.export import LARGEST, export, unpack
-from cloakbench.pretrain.loop import DECAY, WARM_UP, schedule
-from cloakbench.pretrain.portraits import Portraits, name_of
-from cloakbench.pretrain.recogniser import Recogniser, perceptual_loss
-from cloakbench.pretrain.stages import Pretraining
-from cloakbench.pretrain.tokenizer import MAX_LENGTH, PLACEHOLDERS
-from cloakbench.pretrain.unet import LatentPortraits, build_unet, draw_batch
-from cloakbench.pretrain.vae import crop_pairs
+from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
+from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
+from cloakbench.miniature.pretrain.portraits import Portraits, name_of
+from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
+from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH
+from cloakbench.miniature.pretrain.training import Pretraining
+from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw_batch
+from cloakbench.miniature.pretrain.vae import crop_pairs
 
 NETWORKS = ("vae", "clip", "unet", "ddpm", "restorer")
 STEPS, BATCH, RATE = 2, 2, 1e-3
@@ -130,7 +131,9 @@ def test_clean_captions_are_praised_in_one_case_of_four() -> None:
 
 
 def test_every_second_caption_has_the_persons_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: "a photo of a man")
+    monkeypatch.setattr(
+        "cloakbench.miniature.pretrain.portraits.caption", lambda *_: "a photo of a man"
+    )
     portraits = one_portrait()
     rng = np.random.default_rng(0)
     texts = [portraits.caption(0, rng) for _ in range(2000)]
@@ -172,7 +175,7 @@ def test_the_likeness_is_zero_for_equal_portraits_and_grows_with_the_change() ->
 
 def test_the_mirror_image_swaps_left_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a photo of a man, looking left, side light, right"
-    monkeypatch.setattr("cloakbench.pretrain.portraits.caption", lambda *_: text)
+    monkeypatch.setattr("cloakbench.miniature.pretrain.portraits.caption", lambda *_: text)
     portraits = one_portrait()
     rng = np.random.default_rng(0)
     assert portraits.caption(0, rng, named_share=0) == text
@@ -270,7 +273,7 @@ def test_a_killed_stage_resumes_bit_for_bit(
         def job(seed: int, device: str, scratch: Path, _save_every: float) -> MortalJob:
             return MortalJob(seed, device, scratch, lives=lives)
 
-        monkeypatch.setattr(stages, "Job", job)
+        monkeypatch.setattr(module, "Job", job)
 
     def begin(fresh: Pretraining) -> None:
         torch.manual_seed(0)  # the untrained network's weights are drawn from the global generator
@@ -303,7 +306,7 @@ def test_a_training_that_goes_on_draws_other_batches_even_if_killed(
         return MortalJob(seed, device, scratch, lives=lives)
 
     monkeypatch.setattr(Portraits, "draw", batch)
-    monkeypatch.setattr(stages, "Job", job)
+    monkeypatch.setattr(module, "Job", job)
     training = Pretraining(tmp_path, trained.portraits_folder, report=silent)
     lives = float("inf")
     start(training, "ddpm")
@@ -389,7 +392,7 @@ def test_a_model_that_is_too_large_leaves_the_last_export_alone(
     out = tmp_path / "mini"
     out.mkdir()
     (out / "model_index.json").write_text("the last one")
-    monkeypatch.setattr("cloakbench.pretrain.export.LARGEST", 1_000_000)
+    monkeypatch.setattr("cloakbench.miniature.pretrain.export.LARGEST", 1_000_000)
     with pytest.raises(CloakBenchError, match="at most 1 MB fit"):
         export(trained, out)
     assert [path.name for path in tmp_path.rglob("*")] == ["mini", "model_index.json"]

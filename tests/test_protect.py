@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from cloakbench import stages
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.finetune import FineTuner, frozen, thaw, trainable
+from cloakbench.files.images import Photos, load_photos
 from cloakbench.identity import Identity
-from cloakbench.images import Photos, load_photos
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
-from cloakbench.pgd import pgd
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tuning import FineTuner
 from cloakbench.protect import Protection, protections
 from cloakbench.protect.aspl import Lookahead
 from cloakbench.protect.base import round_to_levels
+from cloakbench.protect.pgd import pgd
 from cloakbench.protect.surrogate import SurrogateProtection
-from cloakbench.run import Run
+from cloakbench.running.jobs import Job
+from cloakbench.running.run import Run
+from cloakbench.stages.protect import protect
 
 ALL = protections.names()
 WITH_MODEL = [method.name for method in protections if "model" in method.needs]
@@ -39,7 +40,7 @@ def build(name: str, **settings: Any) -> Protection:
 
 
 def run(name: str, identity: Identity, model: ModelSpec, job: Job, **settings: Any) -> Photos:
-    load = lambda: LatentDiffusion.load(model)  # noqa: E731
+    load = lambda: load_model(model)  # noqa: E731
     return build(name, **settings).protect(identity, load, job)
 
 
@@ -67,7 +68,7 @@ def test_names_shape_and_range_are_kept_on_whole_grey_levels(name, identity, tin
 def test_saved_files_stay_within_the_budget(
     name: str, budget: int, tiny_model: ModelSpec, folders: Folders, tmp_path: Path, identity
 ):
-    stages.protect(
+    protect(
         tiny_spec(protections, name, budget=budget),
         model=tiny_model,
         prompts=identity.prompts,
@@ -133,8 +134,8 @@ def test_a_killed_protection_resumes_bit_for_bit(name, identity, tiny_model, tmp
 
 @pytest.mark.parametrize("name", WITH_MODEL)
 def test_a_nan_in_the_model_is_one_clear_error(name, identity, tiny_model):
-    def broken() -> LatentDiffusion:
-        model = LatentDiffusion.load(tiny_model)
+    def broken() -> StableDiffusion:
+        model = load_model(tiny_model)
         with torch.no_grad():
             model.unet.conv_in.weight.fill_(float("nan"))
             model.vae.encoder.conv_in.weight.fill_(float("nan"))
@@ -146,7 +147,7 @@ def test_a_nan_in_the_model_is_one_clear_error(name, identity, tiny_model):
 
 @pytest.mark.parametrize("name", ASCENDING)
 def test_the_denoising_loss_rises_and_more_than_noise_changes_it(name, identity, tiny_model):
-    model = LatentDiffusion.load(tiny_model)
+    model = load_model(tiny_model)
 
     def loss(pixels: torch.Tensor) -> float:
         draws = [torch.Generator().manual_seed(seed) for seed in range(30)]
@@ -192,8 +193,8 @@ def test_uniform_noise_fills_the_budget_evenly(identity, tiny_model):
 def test_the_faithful_variant_runs_in_bfloat16_and_differs(identity, tiny_model):
     loaded = []
 
-    def load() -> LatentDiffusion:
-        loaded.append(LatentDiffusion.load(tiny_model))
+    def load() -> StableDiffusion:
+        loaded.append(load_model(tiny_model))
         return loaded[-1]
 
     plain = build("aspl").protect(identity, load, Job(0))
@@ -209,7 +210,7 @@ def test_the_faithful_variant_trains_on_the_first_images_in_order(
 ):
     protection = build("aspl", faithful=True, training_steps=3, prior_weight=prior_weight)
 
-    tuner = protection.tuner(LatentDiffusion.load(tiny_model), identity, Job(0))
+    tuner = protection.tuner(load_model(tiny_model), identity, Job(0))
 
     draws = Job(0).rng
     picked = [tuner._pick(3, step, draws)[0] for step in range(6)]
@@ -217,7 +218,7 @@ def test_the_faithful_variant_trains_on_the_first_images_in_order(
 
 
 def test_the_lookahead_leaves_weights_as_they_were_and_keeps_its_own_moments(identity, diffusion):
-    thaw(diffusion)
+    diffusion.thaw("all")
     tuner = FineTuner(diffusion, "a photo of sks person", None, learning_rate=1e-2)
     lookahead = Lookahead(tuner)
     images = diffusion.posterior_once(identity.instance_images.pixels)
@@ -234,17 +235,17 @@ def test_the_lookahead_leaves_weights_as_they_were_and_keeps_its_own_moments(ide
 
 
 def test_frozen_takes_and_returns_exactly_what_was_thawed(diffusion):
-    thaw(diffusion, text_encoder=False)
-    thawed = trainable(diffusion)
+    diffusion.thaw("all", text_encoder=False)
+    thawed = diffusion.trainable()
 
     inside = []
-    with frozen(diffusion):
-        inside += trainable(diffusion)
-    with pytest.raises(Killed), frozen(diffusion):
+    with diffusion.frozen():
+        inside += diffusion.trainable()
+    with pytest.raises(Killed), diffusion.frozen():
         raise Killed
 
     assert inside == []
-    assert list(map(id, trainable(diffusion))) == list(map(id, thawed))
+    assert list(map(id, diffusion.trainable())) == list(map(id, thawed))
     assert not any(p.requires_grad for p in diffusion.text_encoder.parameters())
 
 
@@ -278,7 +279,7 @@ def test_pgd_equals_a_loop_written_by_hand_on_a_quadratic_loss():
         torch.tensor(original),
         lambda x, _: (x - goal).square().flatten(1).sum(1),
         radius=0.1,
-        step_size=0.03,
+        step_size=lambda _: 0.03,
         steps=range(7),
     )
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
@@ -292,7 +293,7 @@ def test_pgd_tells_the_loss_which_step_it_is_and_keeps_images_apart():
         seen.append(step)
         return torch.stack([1e6 * x[0].sum(), -1e-6 * x[1].sum()])
 
-    result = pgd(pixels, pixels, loss, radius=1.0, step_size=0.1, steps=range(3, 5))
+    result = pgd(pixels, pixels, loss, radius=1.0, step_size=lambda _: 0.1, steps=range(3, 5))
 
     assert seen == [3, 4]
     torch.testing.assert_close(result[0], torch.full((3, 4, 4), 0.7))
@@ -335,7 +336,7 @@ def test_a_protection_that_breaks_its_budget_is_stopped_before_its_files_appear(
     monkeypatch.setattr(clean, "project", lambda self, pixels, original: 1 - original)
 
     with pytest.raises(CloakBenchError, match=r"255 from the originals, the budget is 0/255"):
-        stages.protect(
+        protect(
             {"method": "clean"},
             model=tiny_model,
             prompts=identity.prompts,
@@ -357,7 +358,7 @@ def test_a_missing_folder_is_asked_for_by_its_option(
 
     flag = "--" + option.replace("_", "-")
     with pytest.raises(CloakBenchError, match=rf"'aspl' needs {flag} FOLDER"):
-        stages.protect(
+        protect(
             tiny_spec(protections, "aspl"),
             model=tiny_model,
             prompts=identity.prompts,
@@ -370,8 +371,8 @@ def test_a_missing_folder_is_asked_for_by_its_option(
 def test_unfinished_work_of_other_settings_is_not_resumed(
     monkeypatch, tiny_model, folders, identity, tmp_path
 ):
-    def protect(out: str, prompts, **settings: Any) -> torch.Tensor:
-        stages.protect(
+    def protected(out: str, prompts, **settings: Any) -> torch.Tensor:
+        protect(
             tiny_spec(protections, "aspl", **settings),
             model=tiny_model,
             prompts=prompts,
@@ -383,12 +384,12 @@ def test_unfinished_work_of_other_settings_is_not_resumed(
         return load_photos(tmp_path / out).pixels
 
     other = identity.prompts.model_copy(update={"class_noun": "dog"})
-    expected = protect("expected", other, budget=40)
+    expected = protected("expected", other, budget=40)
 
-    monkeypatch.setattr("cloakbench.run.Job", lambda *args: MortalJob(*args, lives=1))
+    monkeypatch.setattr("cloakbench.running.run.Job", lambda *args: MortalJob(*args, lives=1))
     with pytest.raises(Killed):
-        protect("out", identity.prompts, budget=40)
+        protected("out", identity.prompts, budget=40)
     monkeypatch.undo()
 
-    assert torch.equal(protect("out", other, budget=40), expected)
+    assert torch.equal(protected("out", other, budget=40), expected)
     assert not list((tmp_path / "scratch").rglob("*.pt"))

@@ -12,15 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.images import Photos, save_photos
 from cloakbench.identity import Identity
-from cloakbench.images import Photos, save_photos
-from cloakbench.jobs import Job
+from cloakbench.models.base import Text
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
 from cloakbench.protect import protections
 from cloakbench.protect.photowise import PhotowiseProtection
 from cloakbench.protect.target import draw_target
-from cloakbench.weights import weights_digest
+from cloakbench.registry import weights_digest
+from cloakbench.running.jobs import Job
 
 PHOTOWISE = [m.name for m in protections if issubclass(m, PhotowiseProtection)]
 RANDOM_STARTS = {"pid", "photoguard", "mist", "advdm"}
@@ -32,7 +34,7 @@ def build(name: str, **settings: Any) -> PhotowiseProtection:
     return protection
 
 
-def objective(name: str, model: LatentDiffusion, identity: Identity, **settings: Any):
+def objective(name: str, model: StableDiffusion, identity: Identity, **settings: Any):
     """A method's objective for the first photo, and pixels a little away from that photo."""
     photo = identity.instance_images.pixels[:1]
     loss = build(name, **settings).objective(photo, model, identity.prompts, Job(0))
@@ -40,30 +42,30 @@ def objective(name: str, model: LatentDiffusion, identity: Identity, **settings:
     return loss, (photo + 0.1 * noise).clamp(0, 1)
 
 
-def perturbed(name: str, model: LatentDiffusion, identity: Identity, **settings: Any) -> Tensor:
+def perturbed(name: str, model: StableDiffusion, identity: Identity, **settings: Any) -> Tensor:
     return build(name, budget=32, **settings).perturb(identity, model, Job(1))
 
 
-def posterior(model: LatentDiffusion, pixels: Tensor):
+def posterior(model: StableDiffusion, pixels: Tensor):
     """What diffusers itself makes of the pixels."""
     return model.vae.encode(2 * pixels - 1).latent_dist
 
 
-def scaled_mean(model: LatentDiffusion, pixels: Tensor) -> Tensor:
+def scaled_mean(model: StableDiffusion, pixels: Tensor) -> Tensor:
     return posterior(model, pixels).mean * model.vae.config.scaling_factor
 
 
-def target_latents(model: LatentDiffusion, size: int) -> Tensor:
+def target_latents(model: StableDiffusion, size: int) -> Tensor:
     image = torch.from_numpy(np.array(draw_target(size, size))).permute(2, 0, 1)[None] / 255
     return scaled_mean(model, image)
 
 
-def distances(model: LatentDiffusion, pixels: Tensor, goal: Tensor | float) -> Tensor:
+def distances(model: StableDiffusion, pixels: Tensor, goal: Tensor | float) -> Tensor:
     with torch.no_grad():
         return (scaled_mean(model, pixels) - goal).square().flatten(1).mean(1)
 
 
-def denoising_loss(model: LatentDiffusion, identity: Identity, pixels: Tensor) -> float:
+def denoising_loss(model: StableDiffusion, identity: Identity, pixels: Tensor) -> float:
     """The loss under the class prompt, over draws that are always the same."""
     draws = [torch.Generator().manual_seed(seed) for seed in range(30)]
     with torch.no_grad():
@@ -230,13 +232,13 @@ def test_semantic_mist_is_advdm(identity, diffusion):
 
 
 @pytest.fixture(params=["epsilon", "v_prediction"])
-def either(request, tiny_model, tiny_v_model) -> LatentDiffusion:
+def either(request, tiny_model, tiny_v_model) -> StableDiffusion:
     """A model that predicts noise, and one that predicts velocity."""
     spec = tiny_model if request.param == "epsilon" else tiny_v_model
-    return LatentDiffusion.load(spec)
+    return load_model(spec)
 
 
-def residual_by_hand(model: LatentDiffusion, pixels: Tensor, text: Tensor, rng: Any):
+def residual_by_hand(model: StableDiffusion, pixels: Tensor, text: Text, rng: Any):
     """Scaled latents and the U-Net's error on them, with diffusers' own calls in our order."""
     latents = posterior(model, pixels)
     sample = torch.randn(latents.mean.shape, generator=rng)
@@ -245,7 +247,7 @@ def residual_by_hand(model: LatentDiffusion, pixels: Tensor, text: Tensor, rng: 
     timesteps = torch.randint(0, 1000, (1,), generator=rng)
     with torch.no_grad():
         noisy = model.scheduler.add_noise(drawn, noise, timesteps)
-        predicted = model.unet(noisy, timesteps, encoder_hidden_states=text).sample
+        predicted = model.unet(noisy, timesteps, encoder_hidden_states=text.embeddings).sample
     if model.scheduler.config.prediction_type == "v_prediction":
         noise = model.scheduler.get_velocity(drawn.detach(), noise, timesteps)
     return drawn, predicted - noise
@@ -333,7 +335,7 @@ def test_ace_is_the_distance_of_the_prediction_to_the_targets_latents(identity, 
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.randint(0, 1000, (1,), generator=rng)
     noisy = diffusion.scheduler.add_noise(latents, noise, timesteps)
-    predicted = diffusion.unet(noisy, timesteps, encoder_hidden_states=text).sample
+    predicted = diffusion.unet(noisy, timesteps, encoder_hidden_states=text.embeddings).sample
     expected = -(predicted - goal).square().mean() - 3 * (latents - goal).square().mean()
 
     torch.testing.assert_close(loss(pixels, 1), expected[None])
@@ -369,7 +371,7 @@ def test_ace_trains_its_lora_factors_and_leaves_the_models_own_weights(identity,
 def test_ace_learns_from_what_it_has_perturbed(identity, diffusion):
     """Round two's perturbation depends on what the surrogate learnt in round one."""
     trained = perturbed("ace", diffusion, identity, learning_rate=1e-2)
-    fresh = LatentDiffusion.load(diffusion.spec)
+    fresh = load_model(diffusion.spec)
     untrained = perturbed("ace", fresh, identity, training_steps=0)
 
     assert not torch.equal(trained, untrained)

@@ -11,20 +11,21 @@ import torch
 from conftest import Folders, Killed, MortalJob, smooth_photos, tiny_spec
 from torchvision.transforms.v2 import functional as vision
 
-from cloakbench import stages
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.finetune import FineTuner, trainable
 from cloakbench.identity import Identity
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tuning import FineTuner
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections, surrogate
 from cloakbench.protect.ensemble import on_device
 from cloakbench.protect.metacloak import Checkpoints, blurred, cropped
 from cloakbench.protect.simac import Timesteps, recorded
 from cloakbench.protect.surrogate import denoising
-from cloakbench.run import Run
+from cloakbench.running.jobs import Job
+from cloakbench.running.run import Run
+from cloakbench.stages.protect import protect
 
 WITH_PRIOR = [m.name for m in protections if "prior_weight" in m.model_fields]
 
@@ -34,7 +35,7 @@ def build(name: str, **settings: Any) -> Any:
 
 
 def perturb(name: str, identity, model: ModelSpec, job: Job, **settings: Any) -> torch.Tensor:
-    return build(name, **settings).perturb(identity, LatentDiffusion.load(model), job)
+    return build(name, **settings).perturb(identity, load_model(model), job)
 
 
 def copies(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -102,7 +103,7 @@ def test_without_prior_weight_no_class_images_are_asked_for(
     name, tiny_model, folders: Folders, identity, tmp_path
 ):
     spec = tiny_spec(protections, name, prior_weight=0)
-    stages.protect(
+    protect(
         spec,
         model=tiny_model,
         prompts=identity.prompts,
@@ -127,7 +128,7 @@ def test_a_lora_surrogate_trains_float32_factors_and_no_weight_of_the_model(iden
 
     protection.perturb(identity, diffusion, Job(0))
 
-    factors = trainable(diffusion)
+    factors = diffusion.trainable()
     assert all(map(torch.equal, weights, before))
     assert factors
     assert all(p.dtype == torch.float32 for p in factors)
@@ -135,7 +136,7 @@ def test_a_lora_surrogate_trains_float32_factors_and_no_weight_of_the_model(iden
     assert any(p.abs().sum() > 0 for name, p in _named(diffusion) if "lora_B" in name)
 
 
-def _named(model: LatentDiffusion) -> list[tuple[str, torch.nn.Parameter]]:
+def _named(model: StableDiffusion) -> list[tuple[str, torch.nn.Parameter]]:
     return [pair for n in (model.unet, model.text_encoder) for pair in n.named_parameters()]
 
 
@@ -229,7 +230,7 @@ def test_a_killed_ensemble_of_several_models_resumes_bit_for_bit(
 
 
 def test_all_models_of_an_ensemble_are_frugal_where_memory_has_run_out(tiny_model, tiny_v_model):
-    model = LatentDiffusion.load(tiny_model, frugal=True)
+    model = load_model(tiny_model, frugal=True)
 
     members = build("easpl", models=(tiny_v_model.path,)).members(model)
     assert [member.frugal for member in members] == [True, True]
@@ -264,11 +265,11 @@ def test_the_model_and_its_moments_leave_the_device_also_after_an_error():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_models_of_an_ensemble_are_on_the_gpu_one_at_a_time(identity, tiny_model, tiny_v_model):
     protection = build("easpl", models=(tiny_v_model.path,))
-    model = LatentDiffusion.load(tiny_model, "cuda")
+    model = load_model(tiny_model, "cuda")
     members = []
     protection_members = type(protection).members
 
-    def remember(self: Any, model: LatentDiffusion) -> list[LatentDiffusion]:
+    def remember(self: Any, model: StableDiffusion) -> list[StableDiffusion]:
         members.extend(protection_members(self, model))
         return members
 
@@ -523,7 +524,7 @@ def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_mo
         identity, diffusion, Job(0)
     )
 
-    other = LatentDiffusion.load(tiny_model)
+    other = load_model(tiny_model)
     weights = {
         n: p.requires_grad_(True)
         for n, p in other.unet.named_parameters()
@@ -543,7 +544,7 @@ def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_mo
 
 
 def test_caat_raises_the_loss_of_the_model_by_more_than_noise_changes_it(identity, tiny_model):
-    model = LatentDiffusion.load(tiny_model)
+    model = load_model(tiny_model)
 
     def loss(pixels: torch.Tensor) -> float:
         score = denoising(model, identity.prompts.class_prompt, Job(7))
@@ -551,7 +552,7 @@ def test_caat_raises_the_loss_of_the_model_by_more_than_noise_changes_it(identit
             return torch.stack([score(pixels, step) for step in range(30)]).mean().item()
 
     original = identity.instance_images.pixels
-    noise = perturb("noise", identity, tiny_model, Job(1), budget=32)
+    noise = build("noise", budget=32).perturb(identity, Job(1))
     protected = perturb("caat", identity, tiny_model, Job(1), budget=32, steps=60)
 
     assert loss(protected) - loss(original) > 3 * abs(loss(noise) - loss(original))

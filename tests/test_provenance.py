@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from conftest import Workflow
 
-from cloakbench import provenance, weights
-from cloakbench.config import Experiment
-from cloakbench.models import ModelSpec
-from cloakbench.provenance import RAN_ON, make_provenance, write_provenance
-from cloakbench.status import all_tasks
+from cloakbench.experiment import provenance
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.provenance import make_provenance, write_provenance
+from cloakbench.experiment.status import all_tasks
+from cloakbench.models.spec import ModelSpec
+from cloakbench.running.machine import RAN_ON, environment
 
 
 @pytest.fixture
@@ -55,12 +56,12 @@ def test_its_config_runs_the_same_experiment(experiment):
     again = Experiment.parse(make_provenance(experiment)["config"])
 
     assert again.cells() == experiment.cells()
-    assert again.all_protections == experiment.all_protections
-    assert again.all_purifiers == experiment.all_purifiers
-    assert again.all_trainers == experiment.all_trainers
-    assert again.all_metrics == experiment.all_metrics
-    assert again.prompts == experiment.prompts
-    assert again.seed == 7
+    assert again.protections == experiment.protections
+    assert again.purifiers == experiment.purifiers
+    assert again.trainers == experiment.trainers
+    assert again.metrics == experiment.metrics
+    assert again.config.prompts == experiment.config.prompts
+    assert again.config.seed == 7
 
 
 def test_it_names_no_place_and_no_host(experiment, tmp_path):
@@ -88,7 +89,7 @@ def test_weights_are_hashed_once_until_they_change(experiment, tiny_model, tmp_p
     assert first["tiny/unet/diffusion_pytorch_model.safetensors"] == expected
     assert {Path(name).parent.name for name in first} == {"unet", "vae", "text_encoder"}
 
-    monkeypatch.setattr(weights, "sha256", lambda path: f"new {path.parent.name}")
+    monkeypatch.setattr("cloakbench.files.weights.sha256", lambda path: f"new {path.parent.name}")
     assert provenance.weight_digests(experiment) == first
     unet.touch()
     changed = provenance.weight_digests(experiment)
@@ -122,7 +123,7 @@ def test_time_and_memory_are_summed_by_stage_and_method(experiment):
 
 
 def test_machines_are_those_that_the_jobs_named(experiment):
-    machine = provenance.environment("cpu")
+    machine = environment("cpu")
     other = machine | {"gpu": "NVIDIA A100"}
     leave(experiment, "protect", [1, 1], f"warning\n{RAN_ON}{json.dumps(machine)}\n")
     leave(experiment, "personalise", [1], f"{RAN_ON}{json.dumps(other)}\n")

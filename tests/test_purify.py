@@ -14,18 +14,19 @@ from conftest import Killed, MortalJob, smooth_photos, tiny_spec
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from cloakbench import stages
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import Photos, load_photos, to_images, to_pixels
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.files.images import Photos, load_photos, to_images, to_pixels
+from cloakbench.models.base import DiffusionModel
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
 from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
-from cloakbench.run import Run
+from cloakbench.running.jobs import Job
+from cloakbench.running.run import Run
+from cloakbench.stages.purify import purify
 
 ALL = purifiers.names()
-Load = Callable[[], LatentDiffusion]
+Load = Callable[[], DiffusionModel]
 
 
 BOARD = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(33, 33)
@@ -38,7 +39,7 @@ def cloaked(resolution: int = 64) -> Photos:
     return Photos(levels.round() / 255, ("b", "a", "c"))
 
 
-def no_model() -> LatentDiffusion:
+def no_model() -> DiffusionModel:
     raise AssertionError("a purifier that names no model in `needs` has loaded one")
 
 
@@ -48,7 +49,7 @@ def clean(name: str, photos: Photos, load: Load = no_model, **settings: Any) -> 
 
 @pytest.fixture
 def load(tiny_model: ModelSpec, tiny_weights: Path) -> Load:
-    return lambda: LatentDiffusion.load(tiny_model)
+    return lambda: load_model(tiny_model)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -200,7 +201,7 @@ def test_a_chain_keeps_nothing_on_a_links_device(monkeypatch):
 
     given = []
 
-    def clean(link, pixels, model, job):
+    def clean(link, pixels, job):
         given.append(pixels)
         return torch.nn.Parameter(pixels).as_subclass(OnDevice)
 
@@ -230,14 +231,14 @@ def test_a_typo_within_a_chain_is_named():
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 3, 64, 32), torch.full((3, 3, 64, 64), np.nan)])
 def test_a_purifier_that_breaks_its_promise_is_named(bad, monkeypatch):
-    monkeypatch.setattr(purifiers["none"], "clean", lambda self, pixels, model, job: bad)
+    monkeypatch.setattr(purifiers["none"], "clean", lambda self, pixels, job: bad)
 
     with pytest.raises(CloakBenchError, match=r"'none' returned .*not finite"):
         clean("none", cloaked())
 
 
 def test_the_stage_saves_what_the_purifier_returns(folders, tiny_model, tmp_path):
-    stages.purify(
+    purify(
         ["resize", "jpeg"],
         model=tiny_model,
         photos=folders.instance,

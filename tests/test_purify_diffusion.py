@@ -15,11 +15,13 @@ from conftest import Killed, MortalJob, smooth_photos, tiny_spec
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from cloakbench.diffusion import LatentDiffusion
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import resized
-from cloakbench.jobs import Job
-from cloakbench.models import ModelSpec
+from cloakbench.files.images import resized
+from cloakbench.files.weights import find_network
+from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
+from cloakbench.models.vae import round_trip
 from cloakbench.purify import purifiers
 from cloakbench.purify.ddspure import matching_depth
 from cloakbench.purify.denoise import (
@@ -30,8 +32,7 @@ from cloakbench.purify.denoise import (
     run_windows,
     windows,
 )
-from cloakbench.purify.vae_roundtrip import round_trip
-from cloakbench.weights import find_network
+from cloakbench.running.jobs import Job
 
 PIXELS = ("ddspure", "diffpure", "gridpure")
 SIDE = 32
@@ -74,6 +75,10 @@ def four_corners(pixels: Tensor) -> Tensor:
 
 def build(name: str, **settings: Any) -> Any:
     return purifiers.build(tiny_spec(purifiers, name, **settings))
+
+
+def never() -> StableDiffusion:
+    raise AssertionError("a purifier with weights of its own has loaded the model")
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +309,7 @@ def test_a_ddpm_folder_loads(name: str, tiny_weights: Path, photos: Tensor) -> N
     purifier = build(name)
     purifier.check()
 
-    assert purifier.clean(photos, None, Job(0)).shape == photos.shape
+    assert purifier.clean(photos, Job(0)).shape == photos.shape
 
 
 def test_loaded_networks_predict_what_diffusers_predicts(tiny_weights: Path) -> None:
@@ -423,12 +428,14 @@ def test_a_model_of_another_kind_is_named(tiny_model: ModelSpec) -> None:
 # Latents
 
 
-def latents_of(model: LatentDiffusion, photos: Tensor) -> Tensor:
+def latents_of(model: StableDiffusion, photos: Tensor) -> Tensor:
     return model.mode(model.posterior_once(photos))
 
 
 class FakeUNet:
     """Runs a function of noisy latents, step and text where a U-Net is expected."""
+
+    dtype = torch.float32
 
     def __init__(self, predict: Callable[[Tensor, int, Tensor], Tensor]) -> None:
         self.predict = predict
@@ -440,7 +447,7 @@ class FakeUNet:
 
 
 def test_latent_diffpure_at_depth_zero_is_the_vaes_round_trip(
-    diffusion: LatentDiffusion, photos: Tensor
+    diffusion: StableDiffusion, photos: Tensor
 ) -> None:
     cleaned = build("latent_diffpure", depth=0).clean(photos, diffusion, Job(0))
 
@@ -456,7 +463,7 @@ def test_latent_diffpure_brings_back_what_its_model_knows(
     photos: Tensor,
     spoilt: Tensor,
 ) -> None:
-    model = LatentDiffusion.load(tiny_model if prediction == "epsilon" else tiny_v_model)
+    model = load_model(tiny_model if prediction == "epsilon" else tiny_v_model)
     known = 3 * latents_of(model, photos)  # beyond [-1, 1]: latents must not be clipped
     exact = Oracle(known, model.scheduler)
 
@@ -474,7 +481,7 @@ def test_latent_diffpure_brings_back_what_its_model_knows(
 
 
 def test_guidance_goes_from_the_empty_prompt_towards_the_prompt(
-    diffusion: LatentDiffusion,
+    diffusion: StableDiffusion,
 ) -> None:
     fake = FakeUNet(lambda noisy, step, text: noisy + text.mean())
     diffusion.unet = fake  # type: ignore[assignment]
@@ -482,7 +489,7 @@ def test_guidance_goes_from_the_empty_prompt_towards_the_prompt(
     method = build("latent_diffpure", prompt="a photo", guidance=7.5)
     output = method._denoiser(diffusion).predict(noisy, 5)
 
-    empty, full = diffusion.embed(["", "a photo"])
+    empty, full = diffusion.embed(["", "a photo"]).embeddings
     expected = empty.mean() + 7.5 * (full.mean() - empty.mean())
     assert torch.allclose(output, noisy + expected, atol=1e-4)
     assert len(fake.calls) == 2
@@ -490,14 +497,14 @@ def test_guidance_goes_from_the_empty_prompt_towards_the_prompt(
 
 @pytest.mark.parametrize("settings", [{"prompt": ""}, {"guidance": 1.0, "prompt": "a photo"}])
 def test_without_prompt_or_guidance_the_network_runs_once_a_step(
-    settings: dict[str, Any], diffusion: LatentDiffusion, photos: Tensor
+    settings: dict[str, Any], diffusion: StableDiffusion, photos: Tensor
 ) -> None:
     fake = FakeUNet(lambda noisy, step, text: torch.zeros_like(noisy))
     diffusion.unet = fake  # type: ignore[assignment]
     build("latent_diffpure", depth=2, **settings).clean(photos, diffusion, Job(0))
 
     assert [step for step, _ in fake.calls] == [1, 0]
-    expected = diffusion.embed([settings["prompt"]])[0]
+    expected = diffusion.embed([settings["prompt"]]).embeddings[0]
     assert torch.allclose(fake.calls[0][1][0], expected, atol=1e-5)
 
 
@@ -511,21 +518,21 @@ def test_a_second_vae_is_used_instead_of_the_models_own(
     method = build("vae_roundtrip", weights=str(tmp_path / "second"))
     method.check()
 
-    assert method.needs == {"gpu"}
-    assert torch.equal(method.clean(photos, None, Job(0)), torch.full_like(photos, 0.75))
+    assert method.uses == {"gpu"}
+    assert torch.equal(method.apply(photos, never, Job(0)), torch.full_like(photos, 0.75))
 
 
 def test_the_models_own_vae_is_used_where_no_other_is_named(
-    diffusion: LatentDiffusion, photos: Tensor
+    diffusion: StableDiffusion, photos: Tensor
 ) -> None:
     method = build("vae_roundtrip", weights=None)
     cut = photos[..., :49, :61]
 
-    assert method.needs == {"model"}
-    cleaned = method.clean(photos, diffusion, Job(0))
+    assert method.uses == {"model"}
+    cleaned = method.apply(photos, lambda: diffusion, Job(0))
     expected = diffusion.decode(latents_of(diffusion, photos))
     assert torch.allclose(cleaned, expected, atol=1e-5)
-    assert method.clean(cut, diffusion, Job(0)).shape == cut.shape
+    assert method.apply(cut, lambda: diffusion, Job(0)).shape == cut.shape
 
 
 def test_a_pipelines_folder_stands_for_its_part(tiny_model: ModelSpec) -> None:
@@ -536,10 +543,10 @@ def test_a_pipelines_folder_stands_for_its_part(tiny_model: ModelSpec) -> None:
 
 
 def test_noisy_upscaling_is_noising_then_super_resolution(photos: Tensor) -> None:
-    noisy = purifiers.build({"method": "noising", "sigma": 0.1}).clean(photos, None, Job(0))
-    expected = build("superres").clean(noisy.clamp(0, 1), None, Job(0))
+    noisy = purifiers.build({"method": "noising", "sigma": 0.1}).clean(photos, Job(0))
+    expected = build("superres").clean(noisy.clamp(0, 1), Job(0))
 
-    assert torch.equal(build("noisy_upscaling").clean(photos, None, Job(0)), expected)
+    assert torch.equal(build("noisy_upscaling").clean(photos, Job(0)), expected)
 
 
 # Resuming
@@ -551,13 +558,13 @@ def test_a_job_killed_at_any_step_resumes_bit_for_bit(
 ) -> None:
     method = build(name)
     whole = MortalJob(2)
-    expected = method.clean(photos, None, whole)
+    expected = method.clean(photos, whole)
 
     for lives in range(1, len(whole.seen)):
         scratch = tmp_path / str(lives)
         with pytest.raises(Killed):
-            method.clean(photos, None, MortalJob(2, scratch=scratch, lives=lives))
-        resumed = method.clean(photos, None, MortalJob(2, scratch=scratch))
+            method.clean(photos, MortalJob(2, scratch=scratch, lives=lives))
+        resumed = method.clean(photos, MortalJob(2, scratch=scratch))
         assert torch.equal(resumed, expected)
 
 
@@ -568,7 +575,7 @@ def test_a_job_killed_at_any_step_resumes_bit_for_bit(
 def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One identity with four smooth pictures of 128 px."""
     pytest.importorskip("anny", reason='captions need anny: pip install "cloakbench[synth]"')
-    from cloakbench.images import save_photos
+    from cloakbench.files.images import save_photos
 
     folder = tmp_path_factory.mktemp("portraits") / "person_000000"
     folder.mkdir()
@@ -580,7 +587,7 @@ def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_half_of_a_batch_is_whole_and_half_is_windows() -> None:
-    from cloakbench.pretrain.ddpm import whole_or_window
+    from cloakbench.miniature.pretrain.ddpm import whole_or_window
 
     ramp = torch.linspace(0, 1, 128).expand(6, 3, 128, 128)
     batch = whole_or_window(ramp, torch.Generator().manual_seed(0))
@@ -594,14 +601,14 @@ def test_half_of_a_batch_is_whole_and_half_is_windows() -> None:
 def test_the_ddpm_trains_resumes_exports_and_loads(
     portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cloakbench.pretrain import stages
-    from cloakbench.pretrain.export import save_ddpm
-    from cloakbench.pretrain.stages import Pretraining
+    from cloakbench.miniature.pretrain import training as module
+    from cloakbench.miniature.pretrain.export import save_ddpm
+    from cloakbench.miniature.pretrain.training import Pretraining
 
     def train(folder: str, lives: float) -> Pretraining:
         training = Pretraining(tmp_path / folder, portraits, report=lambda _: None)
         monkeypatch.setattr(
-            stages,
+            module,
             "Job",
             lambda seed, device, scratch, _: MortalJob(seed, device, scratch, lives=lives),
         )

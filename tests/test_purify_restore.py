@@ -18,14 +18,14 @@ from tiny import make_tiny_restorer
 from torch import Tensor
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import Photos, load_photos, resized
-from cloakbench.jobs import Job
+from cloakbench.files.images import Photos, load_photos, resized
+from cloakbench.files.weights import find_weights
+from cloakbench.models.restorer import Restorer, load_restorer, save_restorer
 from cloakbench.purify import purifiers
 from cloakbench.purify.align import FACE_SIDE, LANDMARKS, inverse, on_faces, similarity, warped
 from cloakbench.purify.base import build_purifier
 from cloakbench.purify.tvm import divergence, gradient, minimise
-from cloakbench.restorer import Restorer, load_restorer, save_restorer
-from cloakbench.weights import find_weights
+from cloakbench.running.jobs import Job
 
 
 def purify(pixels: Tensor, method: str, seed: int = 0, **settings: Any) -> Tensor:
@@ -448,12 +448,12 @@ def test_codesr_is_codeformer_then_superres_of_the_same_preset():
         links = [
             build_purifier({"method": m, "preset": preset}) for m in ("codeformer", "superres")
         ]
-        assert list(codesr.links) == links
+        assert list(codesr.parts) == links
         assert [set(codesr.presets), purifiers["chain"].name] == [
             {"paper", "mini", "tiny"},
             "chain",
         ]
-    assert list(build_purifier("codesr").links) == [
+    assert list(build_purifier("codesr").parts) == [
         build_purifier(m) for m in ("codeformer", "superres")
     ]
 
@@ -510,7 +510,7 @@ def test_a_damaged_restorer_is_one_line(damage, tmp_path):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_blind_degradations_stay_in_range_and_repeat(seed):
-    from cloakbench.pretrain.restorer import degraded
+    from cloakbench.miniature.pretrain.restorer import degraded
 
     portrait = smooth_photos(1, seed, 64).pixels
     first, again = (degraded(portrait, np.random.default_rng(seed)) for _ in range(2))
@@ -558,7 +558,7 @@ def test_filters_and_real_esrgan_work_on_a_real_photograph_at_512_px():
 @needs_weights
 def test_a_real_face_is_found_and_an_identity_network_pasted_back(codeformer, monkeypatch):
     """These weights were trained with other anchors than facexlib's, for faces of 100 px."""
-    from cloakbench.score.faces import facexlib
+    from cloakbench.faces import facexlib
 
     retinaface = facexlib.retinaface
 

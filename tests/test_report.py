@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -17,8 +18,8 @@ from PIL import Image
 from test_tables import study, tabulate
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell, Layout
-from cloakbench.outputs import MANIFEST
+from cloakbench.files.layout import Cell, Layout
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
@@ -92,6 +93,19 @@ def test_the_page_shows_the_prompts_that_were_sampled_with(page: str) -> None:
     assert captions == {plain: 6, f"{plain}, without bhj noisy pattern": 6}
     assert page.count("negative prompt: noisy, lowres") == 6
     assert page.count("<figcaption>portrait</figcaption>") == 12, "a key without words"
+
+
+def test_distances_of_an_identity_follow_the_tables_rule(cells: list[Cell], tmp_path: Path) -> None:
+    """The largest change of all photos, and the PSNR of those that changed."""
+    layout, tables = Layout(tmp_path), tabulate(cells, tmp_path)
+    aspl = tables.distances.index[tables.distances["protection"] == "aspl"]
+    tables.distances.loc[aspl[0], "psnr"] = math.inf
+
+    page = make_report("demo", cells, layout, tables, METHODS).read_text(encoding="utf-8")
+
+    linf, psnr = (rf"<dt>{name}</dt><dd>(.+?)</dd>" for name in (r"L∞ \[levels\]", r"PSNR \[dB\]"))
+    shown = re.findall(f"{linf}</div><div>{psnr}", page)
+    assert Counter(shown) == {("0", "∞"): 2, ("11", "30.0"): 4}
 
 
 def test_the_page_says_what_its_labels_stand_for(page: str) -> None:

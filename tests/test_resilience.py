@@ -21,16 +21,18 @@ import yaml
 from conftest import BUNDLED, REPOSITORY, Folders, Killed, MortalJob, smooth_photos
 from test_jobs import Counter
 
-from cloakbench import device, jobs, stages
-from cloakbench.device import with_model
 from cloakbench.errors import CloakBenchError, explain_failure
-from cloakbench.images import load_photos, save_photos
-from cloakbench.jobs import Job, sweep
-from cloakbench.models import ModelSpec
-from cloakbench.outputs import MANIFEST
+from cloakbench.files.images import load_photos, save_photos
+from cloakbench.files.outputs import MANIFEST
+from cloakbench.models import device
+from cloakbench.models.device import with_model
+from cloakbench.models.sampling import Sampling
+from cloakbench.models.spec import ModelSpec
 from cloakbench.prompts import Prompts
-from cloakbench.run import Run
-from cloakbench.sampling import Sampling
+from cloakbench.running import jobs
+from cloakbench.running.jobs import Job, sweep
+from cloakbench.running.run import Run
+from cloakbench.stages import personalise, protect, purify, sample
 
 TRAINER = {"method": "dreambooth", "preset": "tiny", "prior_weight": 0}
 SAMPLING = Sampling(images=3, steps=2, sampler="ddim", guidance=2.0)
@@ -50,7 +52,7 @@ def saving(monkeypatch: pytest.MonkeyPatch) -> None:
 # Kills
 
 
-def test_a_killed_study_ends_with_the_same_bytes(tiny_model, tmp_path):
+def test_a_killed_study_ends_with_the_same_bytes(tiny_model, tiny_weights, tmp_path):
     """The short version of `python tools/kill_and_resume.py`, up to the samples."""
     if not BUNDLED.is_dir():
         pytest.skip(f"{BUNDLED} is missing")
@@ -151,13 +153,13 @@ def test_a_damaged_checkpoint_is_named_and_its_loop_starts_anew(tmp_path, caplog
 def finished(folders: Folders, tmp_path: Path) -> Run:
     """A purification that ended after its workflow was killed: Snakemake removes its manifest."""
     run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
-    stages.purify("jpeg", model=ModelSpec(path="none"), photos=folders.instance, run=run)
+    purify.purify("jpeg", model=ModelSpec(path="none"), photos=folders.instance, run=run)
     (run.out / MANIFEST).unlink()
     return run
 
 
 def purify_again(run: Run, photos: Path, spec: object = "jpeg") -> None:
-    stages.purify(spec, model=ModelSpec(path="none"), photos=photos, run=run)
+    purify.purify(spec, model=ModelSpec(path="none"), photos=photos, run=run)
 
 
 def never(*_: object) -> None:
@@ -167,21 +169,21 @@ def never(*_: object) -> None:
 def test_a_job_that_ended_unseen_is_not_done_again(finished, folders, tmp_path, monkeypatch):
     other = replace(finished, out=tmp_path / "other")
     purify_again(other, folders.instance)
-    monkeypatch.setattr(stages, "with_model", never)
+    monkeypatch.setattr(purify, "with_model", never)
     purify_again(finished, folders.instance)
 
     assert contents(finished.out) == contents(other.out)
 
 
 def test_another_setting_does_the_work_again(finished, folders, monkeypatch):
-    monkeypatch.setattr(stages, "with_model", never)
+    monkeypatch.setattr(purify, "with_model", never)
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance, {"method": "jpeg", "quality": 30})
 
 
 def test_other_code_does_the_work_again(finished, folders, monkeypatch):
-    monkeypatch.setattr(stages, "with_model", never)
-    monkeypatch.setattr(stages, "code_of", lambda purifier: ["edited"])
+    monkeypatch.setattr(purify, "with_model", never)
+    monkeypatch.setattr("cloakbench.stages.inputs.code_digest", lambda *modules: "edited")
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance)
 
@@ -209,7 +211,7 @@ def test_at_the_end_checkpoints_of_other_work_stay(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cloakbench.outputs import hold
+from cloakbench.files.outputs import hold
 hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))
@@ -306,7 +308,7 @@ def commands(dataset, folders, tiny_model, tmp_path) -> dict[str, list[str]]:
     from test_score import references_of
     from test_tables import study
 
-    from cloakbench.score.faces import backends
+    from cloakbench.faces import backends
 
     references_of(backends.build("dlib"), anna=[1.0, 0.0]).write(tmp_path / "references.json")
     samples = tmp_path / "samples"
@@ -410,18 +412,18 @@ def stage(name: str, model: ModelSpec, folders: Folders, run: Run) -> None:
     match name:
         case "protect":
             spec = {"method": "fsmg", "preset": "tiny", "budget": 11}
-            stages.protect(
+            protect.protect(
                 spec, model=model, prompts=Prompts(), instance=folders.instance,
                 surrogate=folders.surrogate, class_images=folders.class_images, run=run,
             )  # fmt: skip
         case "personalise":
             spec = {"method": "lora", "preset": "tiny", "prior_weight": 0}
-            stages.personalise(
+            personalise.personalise(
                 spec, model=model, prompts=Prompts(), instance=folders.instance, class_images=None,
                 run=run,
             )  # fmt: skip
         case "sample":
-            stages.sample(
+            sample.sample(
                 SAMPLING, model=model, prompts={"photo": "a photo"}, weights=None, run=run
             )
 
@@ -465,7 +467,7 @@ def test_the_fallback_has_the_memory_of_the_first_try(tiny_model, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return type(model).__name__
 
-    monkeypatch.setattr(device, "_load", load)
+    monkeypatch.setattr(device, "load_model", load)
     gc.disable()
     try:
         assert with_model(work, tiny_model, "cpu") == "Model"
@@ -485,7 +487,7 @@ def test_kernels_must_repeat_where_they_can_and_vary_with_a_word_where_they_cann
             return float(torch.zeros(2).put_(torch.tensor([1]), torch.ones(1)).sum())
         return 0.0
 
-    monkeypatch.setattr(device, "_load", lambda *_, **__: None)
+    monkeypatch.setattr(device, "load_model", lambda *_, **__: None)
 
     assert with_model(work, tiny_model, "cpu") == 1.0
     assert with_model(work, tiny_model, "cpu") == 0.0

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from cloakbench.catalogue import CONFIG_KEYS, config_schema
-from cloakbench.config import Experiment
+from cloakbench.experiment.catalogue import CONFIG_KEYS, config_schema
+from cloakbench.experiment.experiment import Experiment
 
 SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.json"
 COMMAND = "cloakbench schema --out workflow/schemas/config.schema.json"
@@ -47,9 +47,9 @@ def test_every_key_of_the_schema_is_explained():
 def test_the_default_config_is_valid_and_names_the_bundled_things():
     experiment = Experiment.load(DEFAULT)
 
-    assert experiment.model_spec.path == "resources/mini"
-    assert {"clean", "noise"} <= set(experiment.all_protections)
-    assert "none" in experiment.all_purifiers
+    assert experiment.config.model_spec.path == "resources/mini"
+    assert {"clean", "noise"} <= set(experiment.protections)
+    assert "none" in experiment.purifiers
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=[path.stem for path in OTHERS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,21 +11,34 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import typer
 from conftest import tiny_spec
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from typer.testing import CliRunner
 
 from cloakbench.cli import score as commands
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import to_pixels
-from cloakbench.layout import Cell
-from cloakbench.perceptual import load_lpips
-from cloakbench.score import files
-from cloakbench.score.distances import distances, measure
-from cloakbench.score.faces import Face, FaceBackend, cosine
-from cloakbench.score.metric import Metric, Sample, build_metrics, metrics
+from cloakbench.faces import Face, FaceBackend, cosine
+from cloakbench.files.images import to_pixels
+from cloakbench.files.layout import Cell
+from cloakbench.files.text import write_csv
+from cloakbench.models.clip import load_clip
+from cloakbench.models.perceptual import dssim, load_lpips
+from cloakbench.score.base import (
+    DISTANCES,
+    ImageMetric,
+    Sample,
+    SetMetric,
+    build_metrics,
+    metrics,
+    photo_metrics,
+)
+from cloakbench.score.metrics.kid import KID, squared_mmd
+from cloakbench.score.photos import distances
 from cloakbench.score.references import (
     NO_REFERENCES,
     Calibration,
@@ -264,21 +278,24 @@ def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
         References.read(tmp_path / "references.json")
 
 
-@pytest.mark.parametrize("metric", list(metrics), ids=lambda metric: metric.name)
-def test_every_metric_declares_itself_and_keeps_its_bounds(
-    metric: type[Metric], tiny_weights: Path
-) -> None:
+@pytest.mark.parametrize("name", metrics.names())
+def test_every_metric_declares_itself_and_keeps_its_bounds(name: str, tiny_weights: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     references = references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0])
     face = Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0]))
     sample = Sample(Image.fromarray(noise), face, original=Image.fromarray(noise // 2))
 
-    value = metrics.build(tiny_spec(metrics, metric.name)).score(sample, references, "anna")
+    metric = metrics.build(tiny_spec(metrics, name))
+
+    if isinstance(metric, SetMetric):
+        value = metric.score([sample.image] * 2, [sample.original, sample.image])
+    else:
+        value = metric.score(sample, references, "anna")
 
     low, high = metric.bounds
     assert low <= value <= high
     assert metric.protects in ("higher", "lower")
-    assert metric.needs <= {"faces", "reference", "pixels", "original"}
+    assert metric.reads <= {"faces", "reference", "pixels", "original", "photos"}
     assert metric.title
 
 
@@ -308,24 +325,29 @@ def test_cosine_agrees_with_the_angle() -> None:
     assert cosine(a, b) == pytest.approx(np.cos(0.7))
 
 
+def measured(photo: Image.Image, original: Image.Image) -> dict[str, float]:
+    return {name: metrics.build(name).compare(photo, original) for name in DISTANCES}
+
+
 def test_distances_agree_with_independent_formulas() -> None:
     rng = np.random.default_rng(0)
     original = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
     changed = np.clip(original.astype(int) + rng.integers(-9, 10, original.shape), 0, 255)
 
-    found = measure(Image.fromarray(changed.astype(np.uint8)), Image.fromarray(original))
+    found = measured(Image.fromarray(changed.astype(np.uint8)), Image.fromarray(original))
 
-    assert found.linf == np.abs(changed - original).max()
-    assert found.psnr == pytest.approx(
+    assert found["linf"] == np.abs(changed - original).max()
+    assert found["psnr"] == pytest.approx(
         peak_signal_noise_ratio(original, changed.astype(np.uint8), data_range=255)
     )
-    assert 0 < found.ssim < 1
+    tensors = (torch.from_numpy(a / 255).permute(2, 0, 1)[None] for a in (changed, original))
+    assert found["ssim"] == pytest.approx(1 - 2 * dssim(*tensors).item(), abs=1e-6)
 
 
 def test_equal_images_have_infinite_psnr_and_ssim_one() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
-    assert measure(image, image) == (0, math.inf, pytest.approx(1))
+    assert measured(image, image) == {"linf": 0, "psnr": math.inf, "ssim": pytest.approx(1)}
 
 
 def test_lpips_is_of_photos_and_their_originals(tiny_weights: Path) -> None:
@@ -334,6 +356,7 @@ def test_lpips_is_of_photos_and_their_originals(tiny_weights: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)
     )
     [lpips] = build_metrics(["lpips"])
+    assert isinstance(lpips, ImageMetric)
 
     def score(image: Image.Image, original: Image.Image | None) -> float:
         return lpips.score(Sample(image, None, original=original), NO_REFERENCES, "")
@@ -363,9 +386,18 @@ def test_photos_have_the_metrics_that_read_nothing_but_pixels(tmp_path: Path) ->
 
     [row] = distances(*folders, CELL, [brisque]).to_dict("records")
 
+    assert list(row)[-4:] == ["linf", "psnr", "ssim", "brisque"]
     assert row["brisque"] == pytest.approx(brisque.score(sample, NO_REFERENCES, ""))
     with pytest.raises(CloakBenchError, match="metric 'ism' is one of samples"):
         distances(*folders, CELL, [ism])
+
+
+def test_distances_are_always_measured_of_photos_and_only_once() -> None:
+    chosen = build_metrics(["ism", "ssim", "brisque"])
+
+    assert [metric.name for metric in photo_metrics([])] == ["linf", "psnr", "ssim"]
+    names = [metric.name for metric in photo_metrics(chosen)]
+    assert names == ["linf", "psnr", "ssim", "brisque"]
 
 
 def test_photos_are_matched_by_stem_whatever_their_format(tmp_path: Path) -> None:
@@ -398,18 +430,118 @@ def test_a_photo_of_another_size_is_named(tmp_path: Path) -> None:
         distances(tmp_path / "b", original, CELL)
 
 
+def features(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 5))
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Equation 4 of Binkowski et al., pair by pair."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (sum(a * b) / len(a) + 1) ** 3
+
+    def mean(values) -> float:
+        values = list(values)
+        return sum(values) / len(values)
+
+    within = (mean(kernel(*pair) for pair in itertools.permutations(z, 2)) for z in (x, y))
+    return sum(within) - 2 * mean(kernel(*pair) for pair in itertools.product(x, y))
+
+
+def mmd(x: np.ndarray, y: np.ndarray) -> float:
+    return squared_mmd(torch.from_numpy(x), torch.from_numpy(y))
+
+
+@given(st.integers(0, 999), st.integers(2, 5), st.integers(2, 5))
+def test_the_kernel_distance_equals_its_formula_and_is_symmetric(seed: int, m: int, n: int) -> None:
+    x, y = features(seed, m), features(seed + 1000, n)
+
+    assert mmd(x, y) == pytest.approx(kernel_distance(x, y), rel=1e-9, abs=1e-9)
+    assert mmd(y, x) == pytest.approx(mmd(x, y), rel=1e-9, abs=1e-9)
+
+
+def test_the_kernel_distance_is_unbiased() -> None:
+    """Averaged over all draws it is that of the distributions, and 0 for a single one."""
+    people, others = features(0, 3), features(1, 3)
+    draws = list(itertools.product(range(3), repeat=2))
+
+    def average(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.mean([mmd(x[list(i)], y[list(j)]) for i in draws for j in draws]))
+
+    gram = (people @ people.T / 5 + 1) ** 3, (others @ others.T / 5 + 1) ** 3
+    true = sum(g.mean() for g in gram) - 2 * ((people @ others.T / 5 + 1) ** 3).mean()
+    assert average(people, people) == pytest.approx(0, abs=1e-9)
+    assert average(people, others) == pytest.approx(true)
+
+
+@pytest.fixture
+def photo_set(tmp_path: Path) -> Path:
+    folder = tmp_path / "set_C"
+    folder.mkdir()
+    for seed in range(3):
+        noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_kid_is_of_all_samples_of_a_cell_and_stands_in_every_row(
+    photo_set: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    samples = [
+        *paint(tmp_path / "generated" / "photo", (200, 0, 0), (30, 40, 0)).iterdir(),
+        *paint(tmp_path / "generated" / "portrait", BLACK).iterdir(),
+    ]
+    chosen = [*build_metrics(["fdfr"]), KID(clip="tiny_clip"), *build_metrics(["ism"])]
+    references = references_of(Colours(), anna=[1, 0, 0])
+    folder = tmp_path / "generated"
+
+    table = score_samples(folder, references, Colours(), chosen, CELL, photo_set)
+
+    def embedded(paths) -> np.ndarray:
+        images = [Image.open(path).convert("RGB") for path in sorted(paths)]
+        unit = load_clip("tiny_clip").embed_images(images).double().numpy()
+        return unit * math.sqrt(unit.shape[1])
+
+    expected = kernel_distance(embedded(samples), embedded(photo_set.iterdir()))
+    assert table["kid"].tolist() == [pytest.approx(expected, abs=1e-6)] * 3
+    assert table["kid"].nunique() == 1
+    assert list(table.columns)[-3:] == ["fdfr", "kid", "ism"]
+    with pytest.raises(CloakBenchError, match=r"'kid' compares with .*--photos"):
+        score_samples(folder, references, Colours(), chosen, CELL)
+    with pytest.raises(CloakBenchError, match="'kid' is one of samples"):
+        distances(photo_set, photo_set, CELL, chosen[1:2])
+
+
+def test_kid_of_a_single_sample_is_unknown(photo_set: Path) -> None:
+    photos = [Image.open(path) for path in photo_set.iterdir()]
+
+    assert math.isnan(KID(clip="tiny_clip").score(photos[:1], photos))
+    assert math.isnan(KID(clip="tiny_clip").score(photos, photos[:1]))
+
+
+def test_batches_change_no_embedding(
+    photo_set: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [Image.open(path) for path in sorted(photo_set.iterdir())]
+    kid = KID(clip="tiny_clip")
+    at_once = kid.score(photos, photos[:2])
+    monkeypatch.setattr("cloakbench.score.metrics.kid.BATCH", 2)
+
+    assert kid.score(photos, photos[:2]) == pytest.approx(at_once, abs=1e-6)
+
+
 def test_a_table_appears_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "scores.csv"
-    files.write_csv(pd.DataFrame({"ism": [0.5]}), path)
+    write_csv(pd.DataFrame({"ism": [0.5]}), path)
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        files.write_csv(pd.DataFrame({"ism": [0.9]}), path)
+        write_csv(pd.DataFrame({"ism": [0.9]}), path)
 
     assert path.read_text() == "ism\n0.5\n"
     assert list(tmp_path.iterdir()) == [path]
@@ -417,7 +549,7 @@ def test_a_table_appears_whole_or_not_at_all(
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):
-    from cloakbench.score.faces import backends
+    from cloakbench.faces import backends
 
     monkeypatch.setitem(backends._methods, "colours", Colours)
     app = typer.Typer()
@@ -431,8 +563,8 @@ def run(monkeypatch: pytest.MonkeyPatch):
     return invoke
 
 
-def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path) -> None:
-    anna = identity(tmp_path, "anna", [(200, 0, 0)], [(200, 10, 0)])
+def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path, tiny_weights) -> None:
+    anna = identity(tmp_path, "anna", [(200, 0, 0)] * 2, [(200, 10, 0)])
     bert = identity(tmp_path, "bert", [(0, 200, 0)], [(0, 200, 10)])
     generated = paint(tmp_path / "generated" / "photo", (200, 0, 0), BLACK).parent
     faces = json.dumps({"method": "colours"})
@@ -442,9 +574,12 @@ def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path) -> None
     run(
         *("score", generated, "--references", reference, "--identity", "anna", "--faces", faces),
         *("--metric", "fdfr", "--metric", "identified", "-o", tmp_path / "scores.csv"),
+        *("--metric", json.dumps({"method": "kid", "clip": "tiny_clip"})),
+        *("--photos", anna / "set_C"),
     )
     run("distances", anna / "set_A", anna / "set_B", "-o", tmp_path / "distances.csv")
 
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table[["fdfr", "identified"]].to_numpy().tolist() == [[0, 1], [1, 0]]
+    assert table["kid"].nunique() == 1
     assert pd.read_csv(tmp_path / "distances.csv")["linf"].tolist() == [0]

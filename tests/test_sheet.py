@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell, Layout
-from cloakbench.sheet import cell_rows, contact_sheet, folder_rows
+from cloakbench.files.layout import Cell, Layout
+from cloakbench.report.sheet import cell_rows, contact_sheet, folder_rows
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

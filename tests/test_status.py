@@ -14,9 +14,16 @@ from conftest import Workflow
 from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
-from cloakbench.config import Experiment
-from cloakbench.outputs import MANIFEST
-from cloakbench.status import Progress, Task, all_tasks, duration, print_status, read_status
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.status import (
+    Progress,
+    Task,
+    all_tasks,
+    duration,
+    print_status,
+    read_status,
+)
+from cloakbench.files.outputs import MANIFEST
 
 
 @pytest.fixture
@@ -219,7 +226,8 @@ def test_a_grid_of_20000_cells_takes_seconds(config):
 
 
 def test_no_large_library_is_loaded():
-    code = "import sys, cloakbench.cli, cloakbench.status, cloakbench.config; print(*sys.modules)"
+    names = "cloakbench.cli, cloakbench.experiment.status, cloakbench.experiment.experiment"
+    code = f"import sys, {names}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert not set(run.stdout.split()) & {"torch", "diffusers", "pandas", "snakemake", "matplotlib"}

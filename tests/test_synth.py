@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cloakbench import synth
 from cloakbench.errors import CloakBenchError
-from cloakbench.synth import palette, people, rays
+from cloakbench.miniature import synth
+from cloakbench.miniature.synth import palette, people, rays
 
 RESOURCES = Path(__file__).parents[1] / "resources" / "identities"
 SETS = ("set_A", "set_B", "set_C")

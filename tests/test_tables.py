@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell, Controls, Layout
-from cloakbench.score.files import write_csv
-from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout, label
+from cloakbench.files.text import write_csv
 from cloakbench.tables import Tables, make_tables, mean_interval, print_summary, write_tables
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import latex
@@ -331,6 +330,35 @@ def test_psnr_is_of_the_photos_that_changed(made) -> None:
 
     assert row(photos, protection="aspl", purification="none")["psnr"] == 30.0
     assert row(photos, protection="clean", purification="none")["psnr"] == math.inf
+
+
+def test_a_value_that_is_infinite_or_missing_everywhere_stays_so(made) -> None:
+    frame = made.distances.assign(brisque=math.nan, lpips=math.inf)
+
+    photos = photo_summary(frame)
+
+    assert photos["brisque"].isna().all()
+    assert (photos["lpips"] == math.inf).all()
+
+
+@pytest.mark.parametrize("identities", [("anna",), ("anna", "bert")])
+def test_a_metric_of_sets_passes_through_as_it_is(
+    identities: tuple[str, ...], tmp_path: Path
+) -> None:
+    cells, values = study(tmp_path, identities), {"anna": 0.125, "bert": 0.5}
+    for cell in cells:
+        path = Layout(tmp_path).scores(cell)
+        write_csv(pd.read_csv(path).assign(kid=values[cell.identity]), path)
+
+    tables = tabulate(cells, tmp_path)
+    write_tables("demo", tables, tmp_path)
+
+    by_person = tables.identities.set_index("identity")["kid"]
+    assert all(by_person[name].eq(values[name]).all() for name in identities)
+    shown = "0.312 [0.125, 0.500]" if len(identities) == 2 else "0.125"
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "KID ↑" in text
+    assert text.count(f"| {shown} |") == len(tables.summary)
 
 
 def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:

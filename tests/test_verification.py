@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.score.faces import backends
-from cloakbench.score.verification import measure_faces, verification
+from cloakbench.faces import backends
+from cloakbench.faces.verification import measure_faces, verification
 
 
 def _at(*degrees: float) -> list[np.ndarray | None]:

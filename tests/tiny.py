@@ -72,6 +72,10 @@ def make_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
     return folder
 
 
+FAMILIES = {"stable_diffusion": make_tiny_model}
+"""What writes a tiny model of each family, for tests/test_families.py."""
+
+
 def make_tiny_ddpm(folder: Path, side: int = 32) -> Path:
     """Write an unconditional pixel-space DDPM of about 10,000 random weights."""
     import torch
@@ -96,7 +100,7 @@ def make_tiny_restorer(folder: Path) -> Path:
     """Write a face restorer of some hundred random weights."""
     import torch
 
-    from cloakbench.restorer import Restorer, save_restorer
+    from cloakbench.models.restorer import Restorer, save_restorer
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -180,7 +184,7 @@ def make_lpips(folder: Path) -> None:
     """LPIPS's two files, in their publishers' formats and sizes but drawn at random."""
     import torch
 
-    from cloakbench.perceptual import BACKBONE, LINEAR
+    from cloakbench.models.perceptual import BACKBONE, LINEAR
 
     rng = torch.Generator().manual_seed(0)
     backbone, last, layer = {}, 3, 0

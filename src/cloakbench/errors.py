@@ -7,6 +7,8 @@ import errno
 import re
 from collections.abc import Iterable
 
+CHANGES_NO_RESULT = True
+
 
 class CloakBenchError(Exception):
     """One line that names the file or key, says what is wrong and what to do.
@@ -42,6 +44,11 @@ def explain_os_error(error: OSError) -> str | None:
                 "then run the same command again."
             )
     return None
+
+
+def reason(error: Exception, length: int = 200) -> str:
+    """What a library says of a failure, on one line and no longer than needed."""
+    return " ".join(str(error).split())[:length]
 
 
 _NO_MEMORY = ("OutOfMemoryError", "out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")

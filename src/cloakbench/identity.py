@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cloakbench.images import Photos
+from cloakbench.files.images import Photos
 from cloakbench.prompts import Prompts
 
 
@@ -15,6 +15,6 @@ class Identity(NamedTuple):
     """
 
     instance_images: Photos
-    prompts: Prompts
+    prompts: Prompts = Prompts()
     surrogate_images: Photos | None = None
     class_images: Photos | None = None

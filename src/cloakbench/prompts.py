@@ -8,7 +8,7 @@ import string
 from pydantic import Field, field_validator
 
 from cloakbench.errors import nearest
-from cloakbench.units import Settings
+from cloakbench.settings import Settings
 
 _PLACEHOLDERS = ("identifier", "class_noun")
 

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import inspect
 import json
 import pkgutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
-from cloakbench.units import Settings
+from cloakbench.files.weights import WeightFile, sha256_of
+from cloakbench.plugins import load_installed
+from cloakbench.settings import Settings
 
-PLUMBING = {f"cloakbench.{name}" for name in ("errors", "outputs", "registry", "units", "weights")}
-"""Modules that no result depends on."""
+CHANGES_NO_RESULT = True
 
 Spec = dict[str, Any]
 """Plain data that names a method and its settings: ``{"method": "aspl", "budget": "11/255"}``."""
+
+
+class Part(Protocol):
+    """What results depend on: a method, one that it runs, or a diffusion model."""
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def uses(self) -> frozenset[str]: ...
+
+    def files(self) -> Iterable[WeightFile]: ...
+
+    def made_of(self) -> Iterator[Part]: ...
 
 
 class Method(Settings):
     """A method of any stage: its fields are its settings, every default cites its source.
 
     Class variables: `name` is set at registration; `source` says where the method is from;
-    `presets` maps a preset's name to the settings that it changes.
+    `presets` maps a preset's name to the settings that it changes; `needs` names what the method
+    can be given beside photos: "model", the experiment's diffusion model, "surrogate_images",
+    "class_images"; and "gpu", for networks of its own.
     """
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def summary(cls) -> str:
@@ -52,30 +66,85 @@ class Method(Settings):
         """Whether this is what the stage's other methods are compared with."""
         return False
 
-    def check(self) -> None:
-        """Look for every file that the method reads, without loading it.
+    @property
+    def module(self) -> str:
+        """The module that it is written in."""
+        return type(self).__module__
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Other methods and models that these settings have it run."""
+        return ()
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What of `needs` these settings use, and what its parts use."""
+        return self.needs.union(*(part.uses for part in self.parts))
+
+    def files(self) -> Iterable[WeightFile]:
+        """The files that it reads, found without loading them; not those of its parts.
 
         Raises:
-            CloakBenchError: a file or a hub model is missing or of the wrong kind.
+            CloakBenchError: a file, a hub model or a package is missing, or of the wrong kind.
         """
+        return ()
+
+    def made_of(self) -> Iterator[Part]:
+        """The method, its parts, their parts, and so on."""
+        yield self
+        for part in self.parts:
+            yield from part.made_of()
+
+    def check(self) -> None:
+        """Look for every file that the method and its parts read, without loading it.
+
+        Raises:
+            CloakBenchError: see `files`.
+        """
+        for part in self.made_of():
+            list(part.files())
+
+
+def modules_of(*parts: Part) -> list[str]:
+    """The modules behind methods and models, for `files.digest.code_digest`."""
+    return sorted({each.module for part in parts for each in part.made_of()})
+
+
+def weight_files(*parts: Part) -> list[WeightFile]:
+    """The weight files behind methods and models.
+
+    Raises:
+        CloakBenchError: some are missing or of the wrong kind.
+    """
+    return [file for part in parts for each in part.made_of() for file in each.files()]
+
+
+def weights_digest(*parts: Part, cache: Path) -> str:
+    """Twelve hex digits that change when the weights behind methods and models do; "" for none.
+
+    Raises:
+        CloakBenchError: some are missing or of the wrong kind.
+    """
+    digests = sorted(sha256_of({each.file for each in weight_files(*parts)}, cache).values())
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else ""
 
 
 M = TypeVar("M", bound=Method)
 
 
 class Registry(Generic[M]):
-    """The methods of one stage, found by scanning the modules of its package."""
+    """The methods of one stage: those of its package's modules, and those of plug-ins."""
 
-    def __init__(self, kind: str, package: str, engine: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: str, package: str, plugins: str) -> None:
         """
         Args:
             kind: what a method of this stage is called in messages ("protection").
             package: the package whose modules register methods.
-            engine: modules of what methods are given, which they need not import.
+            plugins: the group of entry points by which other packages name modules that do so, too.
         """
         self.kind = kind
         self._package = package
-        self._engine = engine
+        self._plugins = plugins
         self._methods: dict[str, type[M]] = {}
         self._scanned = False
 
@@ -87,6 +156,8 @@ class Registry(Generic[M]):
         """
 
         def add(method: type[M]) -> type[M]:
+            if not method.__module__.startswith(f"{self._package}."):
+                self._scan_package()  # first, so that a plug-in that takes its names is refused
             known = self._methods.get(name)
             if known is not None and _place(known) != _place(method):
                 raise TypeError(f"{self.kind} '{name}' is registered twice: {known}, {method}")
@@ -145,105 +216,20 @@ class Registry(Generic[M]):
                 f"{self.kind} '{method.name}': {explain(error, method)}"
             ) from None
 
-    def digest(self, name: str) -> str:
-        """Twelve hex digits that change when the code behind a method changes: its module, what
-        that imports of the project, and so on, and the stage's engine.
-
-        Comments, docstrings and layout do not count, so tidying a file reruns nothing.
-        """
-        return code_digest(*_reached(self[name].__module__), *self._engine)
-
     def _scan(self) -> None:
-        if self._scanned:
-            return
+        if not self._scanned:
+            self._scan_package()
+            load_installed(self._plugins)
+            self._scanned = True
+
+    def _scan_package(self) -> None:
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
-        self._scanned = True
 
 
 def _place(method: type) -> tuple[str, str]:
     return method.__module__, method.__qualname__
-
-
-def code_digest(*modules: str) -> str:
-    """Twelve hex digits that change when the code of one of the modules does.
-
-    A package stands for all files in its folder.
-    """
-    text = "\n".join(_code(module) for module in sorted(set(modules)))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@cache
-def _reached(module: str) -> frozenset[str]:
-    """A module and those of its project that it imports, directly or not, but for types alone."""
-    found, waiting = set(), {module}
-    while waiting:
-        found.add(name := waiting.pop())
-        waiting |= _imported(name) - found - PLUMBING
-    return frozenset(found)
-
-
-def _imported(module: str) -> set[str]:
-    """Modules of the same project that a module imports, anywhere but under `TYPE_CHECKING`."""
-    project = module.partition(".")[0]
-    spec = _find(module)
-    if spec is None or spec.origin is None:
-        return set()
-    names: set[str] = set()
-    nodes: list[ast.AST] = [ast.parse(Path(spec.origin).read_text())]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            nodes += node.orelse
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == project:
-            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-        nodes += ast.iter_child_nodes(node)
-    return {name for name in names if _is_module(name)}
-
-
-def _is_module(name: str) -> bool:
-    """Whether it is a module, and not a package or a name in a module."""
-    parent = _find(name.rpartition(".")[0])
-    if parent is None or not parent.submodule_search_locations:
-        return False
-    spec = _find(name)
-    return spec is not None and not spec.submodule_search_locations
-
-
-@cache
-def _code(module: str) -> str:
-    """What the files of a module mean, as text."""
-    spec = _find(module)
-    if spec is None or spec.origin is None:
-        raise CloakBenchError(f"{module}: its source file cannot be found. Reinstall cloakbench.")
-    file = Path(spec.origin)
-    files = sorted(file.parent.glob("*.*")) if spec.submodule_search_locations else [file]
-    return "\n".join(map(_meaning, files))
-
-
-def _meaning(file: Path) -> str:
-    """The syntax tree of a Python file without its docstrings; other files as they are."""
-    if file.suffix != ".py":
-        return file.read_text()
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def _find(module: str) -> ModuleSpec | None:
-    """As `importlib.util.find_spec`, which would import the packages around the module."""
-    if module in sys.modules:
-        return sys.modules[module].__spec__
-    parent = module.rpartition(".")[0]
-    package = _find(parent) if parent else None
-    return PathFinder.find_spec(module, package.submodule_search_locations if package else None)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

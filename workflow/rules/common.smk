@@ -11,33 +11,20 @@ import sys
 from pathlib import Path
 
 import cloakbench
-from cloakbench.config import Experiment
+from cloakbench.experiment.experiment import Experiment
 from cloakbench.errors import CloakBenchError, explain_os_error
-from cloakbench.jobs import sweep
-from cloakbench.layout import WILDCARDS as W
-from cloakbench.layout import Cell
-from cloakbench.outputs import MANIFEST, hold
-from cloakbench.personalise import trainers
-from cloakbench.protect import protections
-from cloakbench.purify.base import code_of
-from cloakbench.registry import code_digest
-from cloakbench.sampling import sampling_code
-from cloakbench.score.faces import backends
-from cloakbench.score.metric import metrics
-from cloakbench.weights import sha256_of, weights_digest
+from cloakbench.running.jobs import sweep
+from cloakbench.files.layout import WILDCARDS as W
+from cloakbench.files.layout import Cell
+from cloakbench.files.outputs import MANIFEST, hold
+from cloakbench.files.digest import code_digest
+from cloakbench.score.base import photo_metrics
+from cloakbench.files.weights import sha256_of
+from cloakbench.registry import modules_of, weights_digest
 
 # A plan is millions of objects that all live on; to search them for garbage again and again took a
 # fifth of the time of a large plan.
 gc.set_threshold(1_000_000)
-
-# Jobs run the `cloakbench` of this checkout, with the packages of the Python that runs this, or
-# with those of conda's environment, which hold no `cloakbench`.
-IN_CONDA = "conda" in {str(m) for m in workflow.deployment_settings.deployment_method}
-PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
-SOURCES = shlex.quote(str(Path(cloakbench.__file__).parents[1]))
-shell.prefix(
-    f'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -m cloakbench "$@" ); '
-)
 
 logging.raiseExceptions = False  # on a full disk: no traceback for every line of a log
 
@@ -47,35 +34,43 @@ try:
 except CloakBenchError as error:
     sys.exit(f"error: {error}")
 
-LAYOUT = EXPERIMENT.layout
-TABLES = LAYOUT.tables(EXPERIMENT.experiment)
+CONFIG, LAYOUT = EXPERIMENT.config, EXPERIMENT.layout
+
+# Jobs run the `cloakbench` of this checkout, with the packages of the Python that runs this, or
+# with those of conda's environment, which hold no `cloakbench`; and the config's plug-ins.
+IN_CONDA = "conda" in {str(m) for m in workflow.deployment_settings.deployment_method}
+PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+SOURCES = shlex.quote(str(Path(cloakbench.__file__).parents[1]))
+PLUGINS = shlex.join(f"--plugin={file.absolute()}" for file in CONFIG.plugins)
+shell.prefix(
+    'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -m cloakbench {PLUGINS} "$@" ); '
+)
+
+TABLES = LAYOUT.tables(EXPERIMENT.name)
 SUMMARY = TABLES / "summary.md"
 CELLS = EXPERIMENT.cells()
 ENVIRONMENT = "../../envs/cloakbench.yaml"
 SCRATCH = LAYOUT.root / ".scratch"
-CLASS_IMAGES = LAYOUT.class_images(EXPERIMENT.model, EXPERIMENT.prompts.class_noun)
+CLASS_IMAGES = LAYOUT.class_images(CONFIG.model, CONFIG.prompts.class_noun)
 
-PROTECTIONS = EXPERIMENT.all_protections
-PURIFIERS = EXPERIMENT.all_purifiers
-TRAINERS = EXPERIMENT.all_trainers
-MODEL_JSON = EXPERIMENT.model_spec.model_dump_json()
+PROTECTIONS = EXPERIMENT.protections
+PURIFIERS = EXPERIMENT.purifiers
+TRAINERS = EXPERIMENT.trainers
+MODEL_JSON = CONFIG.model_spec.model_dump_json()
 OF_CLASS = {"class_noun", "of_class"}
-CLASS_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(include=OF_CLASS)
-PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json()
-TRAINING_PROMPTS_JSON = EXPERIMENT.prompts.model_dump_json(exclude={"sample"})
-SAMPLING_JSON = EXPERIMENT.sampling.model_dump_json()
-SAMPLING_CODE = sampling_code()
-CLASS_SAMPLING_JSON = EXPERIMENT.class_images.model_dump_json()
-FACES_JSON = json.dumps(EXPERIMENT.face_backend.spec())
+CLASS_PROMPTS_JSON = CONFIG.prompts.model_dump_json(include=OF_CLASS)
+PROMPTS_JSON = CONFIG.prompts.model_dump_json()
+TRAINING_PROMPTS_JSON = CONFIG.prompts.model_dump_json(exclude={"sample"})
+SAMPLING_JSON = CONFIG.sampling.model_dump_json()
+CLASS_SAMPLING_JSON = CONFIG.class_images.model_dump_json()
+FACES_JSON = json.dumps(EXPERIMENT.faces.spec())
 CONFIG_JSON = json.dumps(config, default=str)
-MODEL_DIGEST = weights_digest(EXPERIMENT.model_spec, cache=EXPERIMENT.digests)
+MODEL_DIGEST = weights_digest(CONFIG.model_spec, cache=EXPERIMENT.digests)
 PHOTOS = {
     identity: [
-        path
-        for files in EXPERIMENT.dataset_spec.sets(identity).values()
-        for path in files
+        path for files in CONFIG.dataset_spec.sets(identity).values() for path in files
     ]
-    for identity in EXPERIMENT.dataset_spec.identities()
+    for identity in CONFIG.dataset_spec.identities()
 }
 PHOTO_DIGESTS = sha256_of(
     [path for paths in PHOTOS.values() for path in paths], EXPERIMENT.digests
@@ -87,9 +82,9 @@ def one_of(names):
 
 
 wildcard_constraints:
-    model=one_of([EXPERIMENT.model]),
-    dataset=one_of([EXPERIMENT.dataset]),
-    identity=one_of(EXPERIMENT.dataset_spec.identities()),
+    model=one_of([CONFIG.model]),
+    dataset=one_of([CONFIG.dataset]),
+    identity=one_of(CONFIG.dataset_spec.identities()),
     protection=one_of(PROTECTIONS),
     purification=one_of(PURIFIERS),
     trainer=one_of(TRAINERS),
@@ -117,9 +112,9 @@ def metric_options(chosen):
     return [f"--metric={json.dumps(metric.spec())}" for metric in chosen]
 
 
-def metric_code(chosen):
-    """What changes with the code of metrics."""
-    return [metrics.digest(metric.name) for metric in chosen]
+def code_of(module, *parts):
+    """A digest of the code of a module that a job runs, and of what it is given, for `params`."""
+    return code_digest(module, *modules_of(*parts))
 
 
 def by_label(key, values):
@@ -134,19 +129,24 @@ def spec(methods, key):
     )
 
 
-def code(methods, registry, key):
-    """The digest of the method's code, for `params`: an edit reruns its cells."""
-    return by_label(
-        key, {k: registry.digest(method.name) for k, method in methods.items()}
-    )
+def used(method):
+    """A method and, if it uses it, the model."""
+    return [method, CONFIG.model_spec] if "model" in method.uses else [method]
+
+
+def code(module, methods, key):
+    """The digest of a stage's code with that of the method's, for `params`: an edit reruns its
+    cells.
+    """
+    digests = {k: code_of(module, *used(method)) for k, method in methods.items()}
+    return by_label(key, digests)
 
 
 def weights(methods, key):
     """The digest of the files behind the method, for `params`: new weights rerun its cells."""
-    model = EXPERIMENT.model_spec
-    files = {k: [m, model] if "model" in m.uses else [m] for k, m in methods.items()}
     digests = {
-        k: weights_digest(*f, cache=EXPERIMENT.digests) for k, f in files.items()
+        k: weights_digest(*used(method), cache=EXPERIMENT.digests)
+        for k, method in methods.items()
     }
     return by_label(key, digests)
 
@@ -178,19 +178,23 @@ def photo_digests(wildcards):
 
 def protect_inputs(wildcards):
     """The identity's photos, and class images for the protections that train a surrogate."""
-    uses = PROTECTIONS[wildcards.protection].uses
-    wanted = [manifest(LAYOUT.data(cell(wildcards)))]
-    return wanted + ([manifest(CLASS_IMAGES)] if "class_images" in uses else [])
+    method = PROTECTIONS[wildcards.protection]
+    return [manifest(LAYOUT.data(cell(wildcards))), *class_images(method)]
 
 
 def training_inputs(wildcards):
     """Class images for the trainers with prior preservation."""
-    return [manifest(CLASS_IMAGES)] if TRAINERS[wildcards.trainer].prior_weight else []
+    return class_images(TRAINERS[wildcards.trainer])
+
+
+def class_images(method):
+    """The class images, if a method uses them."""
+    return [manifest(CLASS_IMAGES)] if "class_images" in method.uses else []
 
 
 def data_of_all(wildcards):
     """Every identity of the dataset is a possible answer to "who is this?"."""
-    everyone = EXPERIMENT.dataset_spec.identities()
+    everyone = CONFIG.dataset_spec.identities()
     return [
         manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
         for i in everyone

@@ -12,11 +12,11 @@ rule data:
     conda:
         ENVIRONMENT
     params:
-        dataset=EXPERIMENT.dataset_spec.path,
+        dataset=CONFIG.dataset_spec.path,
         out=subpath(output[0], parent=True),
-        resolution=EXPERIMENT.model_spec.resolution,
+        resolution=CONFIG.model_spec.resolution,
         photos=photo_digests,
-        code=code_digest("cloakbench.data", "cloakbench.images"),
+        code=code_of("cloakbench.experiment.data"),
     shell:
         "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
         "--resolution {params.resolution} 2> {log:q}"
@@ -40,10 +40,10 @@ rule class_images:
         model=literal(MODEL_JSON),
         weights=MODEL_DIGEST,
         prompts=literal(CLASS_PROMPTS_JSON),
-        seed=EXPERIMENT.seed,
+        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=SAMPLING_CODE,
+        code=code_of("cloakbench.stages.sample", CONFIG.model_spec),
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
         "--sampling {params.sampling:q} --prompts {params.prompts:q} "

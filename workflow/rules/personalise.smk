@@ -1,7 +1,13 @@
 # Weights are the largest files of a study and are read once: unless they are kept, the job that
 # trains them samples too.
-KEEP = EXPERIMENT.keep_weights
-TRAINING = {k: json.dumps(trainer.training_spec()) for k, trainer in TRAINERS.items()}
+if CONFIG.keep_weights:
+    TRAINED, TRAINING_STAGE = LAYOUT.personalised, "cloakbench.stages.personalise"
+    TRAINING = {k: trainer.training_spec() for k, trainer in TRAINERS.items()}
+    TRAINING_PROMPTS, SAMPLING = TRAINING_PROMPTS_JSON, []
+else:
+    TRAINED, TRAINING_STAGE = LAYOUT.generated, "cloakbench.stages.generate"
+    TRAINING = {k: trainer.spec() for k, trainer in TRAINERS.items()}
+    TRAINING_PROMPTS, SAMPLING = PROMPTS_JSON, [f"--sampling={SAMPLING_JSON}"]
 
 
 rule personalise:
@@ -9,7 +15,7 @@ rule personalise:
         photos=manifest(LAYOUT.purified(W)),
         class_images=training_inputs,
     output:
-        manifest((LAYOUT.personalised if KEEP else LAYOUT.generated)(W)),
+        manifest(TRAINED(W)),
     log:
         LAYOUT.log("personalise", W),
     benchmark:
@@ -20,16 +26,15 @@ rule personalise:
     resources:
         gpu=1,
     params:
-        spec=by_label("trainer", TRAINING) if KEEP else spec(TRAINERS, "trainer"),
-        code=code(TRAINERS, trainers, "trainer"),
+        spec=by_label("trainer", {k: json.dumps(s) for k, s in TRAINING.items()}),
+        code=code(TRAINING_STAGE, TRAINERS, "trainer"),
         photos=subpath(input.photos, parent=True),
         class_images=CLASS_IMAGES / "class",
         model=literal(MODEL_JSON),
         weights=MODEL_DIGEST,
-        prompts=literal(TRAINING_PROMPTS_JSON if KEEP else PROMPTS_JSON),
-        sampling=literal(*([] if KEEP else [f"--sampling={SAMPLING_JSON}"])),
-        sampling_code=literal(*([] if KEEP else [SAMPLING_CODE])),
-        seed=EXPERIMENT.seed,
+        prompts=literal(TRAINING_PROMPTS),
+        sampling=literal(*SAMPLING),
+        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

@@ -14,14 +14,14 @@ rule protect:
         gpu=1,
     params:
         spec=spec(PROTECTIONS, "protection"),
-        code=code(PROTECTIONS, protections, "protection"),
+        code=code("cloakbench.stages.protect", PROTECTIONS, "protection"),
         weights=weights(PROTECTIONS, "protection"),
         data=lambda wildcards: LAYOUT.data(cell(wildcards)),
         class_images=CLASS_IMAGES / "class",
         model=options(
             PROTECTIONS, "protection", model=MODEL_JSON, prompts=TRAINING_PROMPTS_JSON
         ),
-        seed=EXPERIMENT.seed,
+        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

@@ -14,13 +14,11 @@ rule purify:
         gpu=1,
     params:
         spec=spec(PURIFIERS, "purification"),
-        code=by_label(
-            "purification", {k: code_of(method) for k, method in PURIFIERS.items()}
-        ),
+        code=code("cloakbench.stages.purify", PURIFIERS, "purification"),
         weights=weights(PURIFIERS, "purification"),
         photos=subpath(input[0], parent=True),
         model=options(PURIFIERS, "purification", model=MODEL_JSON),
-        seed=EXPERIMENT.seed,
+        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

@@ -18,15 +18,16 @@ rule tables:
         TABLES / "provenance.json",
         shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
     log:
-        LAYOUT.experiment_log("tables", EXPERIMENT.experiment),
+        LAYOUT.experiment_log("tables", EXPERIMENT.name),
     localrule: True
     conda:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=code_digest(
-            "cloakbench.tables", "cloakbench.score.labels", "cloakbench.provenance"
-        ),
+        code=[
+            code_of("cloakbench.tables", *METRICS, *PHOTO_METRICS),
+            code_of("cloakbench.experiment.provenance"),
+        ],
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
 
@@ -35,15 +36,15 @@ rule report:
     input:
         TABLES / "summary.csv",
     output:
-        shown(LAYOUT.report(EXPERIMENT.experiment), "Results", "page"),
-        shown(LAYOUT.figure(EXPERIMENT.experiment), "Results", "figure"),
+        shown(LAYOUT.report(EXPERIMENT.name), "Results", "page"),
+        shown(LAYOUT.figure(EXPERIMENT.name), "Results", "figure"),
     log:
-        LAYOUT.experiment_log("report", EXPERIMENT.experiment),
+        LAYOUT.experiment_log("report", EXPERIMENT.name),
     localrule: True
     conda:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=code_digest("cloakbench.report", "cloakbench.tables"),
+        code=code_of("cloakbench.report", *METRICS, *PHOTO_METRICS),
     shell:
         "cloakbench report {params.config:q} > {log:q} 2>&1"

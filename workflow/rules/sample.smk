@@ -1,6 +1,6 @@
 # Included where weights are kept.
 PROMPT_OPTIONS = [
-    f"--prompt={key}={text}" for key, text in EXPERIMENT.prompts.sample_prompts.items()
+    f"--prompt={key}={text}" for key, text in CONFIG.prompts.sample_prompts.items()
 ]
 TRAINER_OPTIONS = {
     label: [
@@ -31,10 +31,10 @@ rule sample:
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
         model_weights=MODEL_DIGEST,
-        seed=EXPERIMENT.seed,
+        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=SAMPLING_CODE,
+        code=code_of("cloakbench.stages.sample", CONFIG.model_spec),
     shell:
         "cloakbench sample --weights {params.weights:q} {params.prompts:q} {params.trainer:q} "
         "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} "

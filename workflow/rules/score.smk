@@ -1,7 +1,7 @@
-METRICS = [metric for metric in EXPERIMENT.all_metrics if metric.judges_samples]
-PHOTO_METRICS = [metric for metric in EXPERIMENT.all_metrics if metric.judges_photos]
-FACES_CODE = backends.digest(EXPERIMENT.face_backend.name)
-FACES_DIGEST = weights_digest(EXPERIMENT.face_backend, cache=EXPERIMENT.digests)
+METRICS = [metric for metric in EXPERIMENT.metrics if metric.judges_samples]
+PHOTO_METRICS = photo_metrics(EXPERIMENT.metrics)
+FACES = EXPERIMENT.faces
+FACES_DIGEST = weights_digest(FACES, cache=EXPERIMENT.digests)
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
 )
@@ -22,7 +22,7 @@ rule references:
     params:
         faces=literal(FACES_JSON),
         folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
-        code=[FACES_CODE, code_digest("cloakbench.score.references")],
+        code=code_of("cloakbench.score.references", FACES),
         weights=FACES_DIGEST,
     shell:
         "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
@@ -47,7 +47,7 @@ rule distances:
         photos=subpath(input.photos, parent=True),
         originals=subpath(input.originals, parent=True),
         metrics=literal(*metric_options(PHOTO_METRICS)),
-        code=[metric_code(PHOTO_METRICS), code_digest("cloakbench.score.distances")],
+        code=code_of("cloakbench.score.photos", *PHOTO_METRICS),
         weights=weights_digest(*PHOTO_METRICS, cache=EXPERIMENT.digests),
     shell:
         "cloakbench distances {params.photos:q} {params.originals:q}/set_B {params.metrics:q} "
@@ -57,6 +57,7 @@ rule distances:
 rule score:
     input:
         samples=manifest(LAYOUT.generated(W)),
+        photos=manifest(LAYOUT.data(W)),
         references=LAYOUT.references(W),
     output:
         LAYOUT.scores(W),
@@ -69,12 +70,13 @@ rule score:
     threads: 1
     params:
         samples=subpath(input.samples, parent=True),
+        photos=subpath(input.photos, parent=True),
         faces=literal(FACES_JSON),
         metrics=literal(*metric_options(METRICS)),
-        code=[FACES_CODE, metric_code(METRICS), code_digest("cloakbench.score.samples")],
+        code=code_of("cloakbench.score.samples", FACES, *METRICS),
         weights=[FACES_DIGEST, weights_digest(*METRICS, cache=EXPERIMENT.digests)],
     shell:
         "cloakbench score {params.samples:q} --references {input.references:q} "
-        "--faces {params.faces:q} {params.metrics:q} "
+        "--photos {params.photos:q}/set_C --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
         "--output {output:q} 2> {log:q}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cloakbench.config import Experiment
+    from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import Tables
 
 ConfigArgument = Annotated[
@@ -26,20 +26,20 @@ def check(config: ConfigArgument) -> None:
 
     Example: cloakbench check config.yaml config/behaviour.yaml
     """
-    from cloakbench.config import Experiment
+    from cloakbench.experiment.experiment import Experiment
 
     experiment = Experiment.read(config)
     experiment.check()
     axes = {
-        "identities": experiment.chosen_identities,
-        "protections": experiment.all_protections,
-        "purifications": experiment.all_purifiers,
-        "trainers": experiment.all_trainers,
+        "identities": experiment.config.chosen_identities,
+        "protections": experiment.protections,
+        "purifications": experiment.purifiers,
+        "trainers": experiment.trainers,
     }
     for name, labels in axes.items():
         typer.echo(f"{name:>14}: {', '.join(labels)}")
     cells = len(experiment.cells())
-    per_cell = experiment.sampling.images * len(experiment.prompts.sample)
+    per_cell = experiment.config.sampling.images * len(experiment.config.prompts.sample)
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
 
 
@@ -58,8 +58,8 @@ def status(
 
     Example: cloakbench status config.yaml config/behaviour.yaml
     """
-    from cloakbench.config import Experiment
-    from cloakbench.status import print_status, read_status
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.experiment.status import print_status, read_status
 
     found = read_status(Experiment.read(config))
     if as_json:
@@ -76,16 +76,16 @@ def tables(config: ConfigArgument) -> None:
     noise, none, DreamBooth), distances and photos (what methods do to the photos); and
     provenance: versions, settings, weights, machines, time and memory.
     """
-    from cloakbench.config import Experiment
-    from cloakbench.provenance import write_provenance
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.experiment.provenance import write_provenance
     from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
     made = _tables(experiment)
-    folder = experiment.layout.tables(experiment.experiment)
-    write_tables(experiment.experiment, made, folder)
+    folder = experiment.layout.tables(experiment.name)
+    write_tables(experiment.name, made, folder)
     write_provenance(experiment, folder)
-    print_summary(experiment.experiment, made.summary)
+    print_summary(experiment.name, made.summary)
 
 
 def picture(
@@ -98,14 +98,14 @@ def picture(
 
     Example: cloakbench picture config.yaml --identity person_000003 -o samples.png
     """
-    from cloakbench.config import Experiment
     from cloakbench.errors import CloakBenchError, nearest
-    from cloakbench.sheet import cell_rows, contact_sheet
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.report.sheet import cell_rows, contact_sheet
 
     experiment = Experiment.read(config)
     cells = [cell for cell in experiment.cells() if cell.identity == identity]
     if not cells:
-        known = experiment.chosen_identities
+        known = experiment.config.chosen_identities
         raise CloakBenchError(f"--identity: unknown '{identity}': {nearest(identity, known)}")
     contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
 
@@ -116,19 +116,19 @@ def report(config: ConfigArgument) -> None:
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
     """
-    from cloakbench.config import Experiment
+    from cloakbench.experiment.experiment import Experiment
     from cloakbench.report import make_report
 
     experiment = Experiment.read(config)
     out = make_report(
-        experiment.experiment,
+        experiment.name,
         experiment.cells(),
         experiment.layout,
         _tables(experiment),
         {
-            "protection": experiment.all_protections,
-            "purification": experiment.all_purifiers,
-            "trainer": experiment.all_trainers,
+            "protection": experiment.protections,
+            "purification": experiment.purifiers,
+            "trainer": experiment.trainers,
         },
     )
     typer.echo(f"report: {Path(out)}")

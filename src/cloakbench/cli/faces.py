@@ -20,8 +20,8 @@ def faces(
     "weights"}'
     """
     from cloakbench.cli.stages import parse_spec
-    from cloakbench.score.faces import backends
-    from cloakbench.score.verification import measure_faces
+    from cloakbench.faces import backends
+    from cloakbench.faces.verification import measure_faces
 
     chosen = backends.build(parse_spec(backend))
     chosen.check()
@@ -41,6 +41,6 @@ def sheet(
 
     Example: cloakbench sheet resources/identities docs/identities.png --columns 8 --rows 6
     """
-    from cloakbench.sheet import contact_sheet, folder_rows
+    from cloakbench.report.sheet import contact_sheet, folder_rows
 
     contact_sheet(dict(list(folder_rows(folder).items())[:rows]), out, columns)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from cloakbench.cli import catalogue, experiment, faces, pretrain, score, stages, synth
+from cloakbench import __version__
+from cloakbench.cli import experiment, faces, manifest, methods, pretrain, score, stages, synth
 from cloakbench.errors import CloakBenchError, explain_failure
+from cloakbench.plugins import load_file
 
 app = typer.Typer(
     help="Measure whether protective perturbations (cloaks) survive purification and "
@@ -38,8 +42,9 @@ _PANELS = {
         experiment.tables,
         experiment.report,
         experiment.picture,
+        manifest.manifest,
     ),
-    "Methods": (catalogue.methods, catalogue.schema),
+    "Methods": (methods.methods, methods.schema),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
@@ -48,6 +53,26 @@ app.command(rich_help_panel="Miniature")(synth.synth)
 app.command(rich_help_panel="Miniature")(faces.faces)
 app.command(rich_help_panel="Miniature")(faces.sheet)
 app.add_typer(pretrain.app, name="pretrain", rich_help_panel="Miniature")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cloakbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_commands(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file that adds methods; repeat. For one that is in no config."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say it.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    for file in plugin or []:
+        load_file(file.expanduser())
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cloakbench.pretrain.stages import Pretraining
+    from cloakbench.miniature.pretrain.training import Pretraining
 
 app = typer.Typer(
     help="Train the miniature model from rendered portraits. In order: tokenizer, clip, vae, "
@@ -152,7 +152,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Model folder to write.")] = Path("resources/mini"),
 ) -> None:
     """Write the weights so far as a Stable Diffusion model in fp16 safetensors."""
-    from cloakbench.pretrain.export import export as write
+    from cloakbench.miniature.pretrain.export import export as write
 
     size = write(_training(portraits, work, "cpu", 0), out)
     typer.echo(f"{out}: {size / 1e6:.1f} MB")
@@ -164,7 +164,7 @@ def unpack(
     work: Work = WORK,
 ) -> None:
     """Put an exported model's weights into the work folder, to go on training from them."""
-    from cloakbench.pretrain.export import unpack as read
+    from cloakbench.miniature.pretrain.export import unpack as read
 
     read(model, _training(Path(), work, "cpu", 0))
     typer.echo(f"{work}: weights of {model}; run `cloakbench pretrain latents` next")
@@ -181,15 +181,15 @@ def measure(
     device: Device = "auto",
 ) -> None:
     """Measure the model on unseen identities: VAE, samples and CLIP."""
-    from cloakbench.device import choose_device
-    from cloakbench.pretrain.measure import measure as measure_model
-    from cloakbench.pretrain.measure import print_measures
+    from cloakbench.miniature.pretrain.measure import measure as measure_model
+    from cloakbench.miniature.pretrain.measure import print_measures
+    from cloakbench.models.device import choose_device
 
     print_measures(measure_model(model, identities, out, samples, choose_device(device)))
 
 
 def _training(portraits: Path, work: Path, device: str, seed: int) -> Pretraining:
-    from cloakbench.device import choose_device
-    from cloakbench.pretrain.stages import Pretraining
+    from cloakbench.miniature.pretrain.training import Pretraining
+    from cloakbench.models.device import choose_device
 
     return Pretraining(work, portraits, choose_device(device), seed, typer.echo)

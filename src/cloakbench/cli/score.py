@@ -9,7 +9,7 @@ import typer
 
 from cloakbench.cli.stages import parse_spec
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell
+from cloakbench.files.layout import Cell
 
 Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
@@ -31,7 +31,7 @@ def references(
 
     Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
-    from cloakbench.score.faces import backends
+    from cloakbench.faces import backends
     from cloakbench.score.references import make_references
 
     backend = backends.build(parse_spec(faces))
@@ -52,6 +52,9 @@ def score(
         list[str] | None,
         typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
     ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="The person's clean photos, for metrics of sets.")
+    ] = None,
     model: Label = "",
     dataset: Label = "",
     protection: Label = "",
@@ -65,9 +68,9 @@ def score(
 
     Example: cloakbench score generated/ --references references.json --identity n01 -o scores.csv
     """
-    from cloakbench.score.faces import backends
-    from cloakbench.score.files import write_csv
-    from cloakbench.score.metric import build_metrics
+    from cloakbench.faces import backends
+    from cloakbench.files.text import write_csv
+    from cloakbench.score.base import build_metrics
     from cloakbench.score.references import References
     from cloakbench.score.samples import score_samples
 
@@ -78,6 +81,7 @@ def score(
         backends.build(parse_spec(faces)),
         build_metrics([parse_spec(text) for text in metric or []]),
         cell,
+        photos,
     )
     write_csv(table, output)
 
@@ -88,7 +92,7 @@ def distances(
     output: Output,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Metric of the photos themselves, such as brisque; repeat."),
+        typer.Option(help="Another metric of photos, such as brisque; repeat."),
     ] = None,
     model: Label = "",
     dataset: Label = "",
@@ -102,9 +106,9 @@ def distances(
 
     Example: cloakbench distances protected/aspl data/set_B -o distances.csv
     """
-    from cloakbench.score.distances import distances as measure_folder
-    from cloakbench.score.files import write_csv
-    from cloakbench.score.metric import build_metrics
+    from cloakbench.files.text import write_csv
+    from cloakbench.score.base import build_metrics
+    from cloakbench.score.photos import distances as measure_folder
 
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []

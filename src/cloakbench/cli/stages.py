@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.models import ModelSpec
+from cloakbench.models.sampling import Sampling
+from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
 from cloakbench.purify.base import build_purifier
-from cloakbench.sampling import Sampling
 
 MethodArgument = Annotated[
     str,
@@ -72,19 +72,7 @@ def parse_spec(text: str, changes: list[str] | None = None) -> Any:
 
 def parse_model(text: str) -> ModelSpec:
     """A model from its path or its entry as JSON."""
-    if text.startswith("{"):
-        return _validated(ModelSpec, text)
-    return ModelSpec(path=text, resolution=native_resolution(Path(text)))
-
-
-def native_resolution(folder: Path) -> int:
-    """The resolution that a local model was trained at [px]; 512 for a hub id."""
-    try:
-        unet = json.loads((folder / "unet" / "config.json").read_text())
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (OSError, ValueError, LookupError, TypeError):
-        return 512
+    return _validated(ModelSpec, text) if text.startswith("{") else ModelSpec.at(text)
 
 
 def data(
@@ -103,7 +91,7 @@ def data(
 
     Example: cloakbench data resources/identities person_000003 --resolution 128 --out photos
     """
-    from cloakbench.data import Dataset, prepare
+    from cloakbench.experiment.data import Dataset, prepare
 
     prepare(Dataset(path=dataset), identity, out, resolution)
 
@@ -125,9 +113,9 @@ def class_images(
     Example: cloakbench class-images --model resources/mini --sampling '{"images": 24, "steps": 25}'
     --out class
     """
-    from cloakbench import stages
+    from cloakbench.stages.sample import class_images as run_stage
 
-    stages.class_images(
+    run_stage(
         _validated(Sampling, sampling),
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
@@ -161,9 +149,9 @@ def protect(
     --surrogate photos/set_A --class-images class/class --out protected
     """
     protection = protections.build(parse_spec(method, settings))
-    from cloakbench import stages  # late: a typo above is told at once
+    from cloakbench.stages.protect import protect as run_stage  # late: a typo is told at once
 
-    stages.protect(
+    run_stage(
         protection.spec(),
         model=parse_model(model),
         prompts=_validated(Prompts, prompts),
@@ -192,9 +180,9 @@ def purify(
     --out purified
     """
     purifier = build_purifier(parse_spec(method, settings))
-    from cloakbench import stages  # late: a typo above is told at once
+    from cloakbench.stages.purify import purify as run_stage  # late: a typo is told at once
 
-    stages.purify(
+    run_stage(
         purifier.spec(),
         model=parse_model(model),
         photos=photos,
@@ -229,17 +217,21 @@ def personalise(
     class/class --out weights
     """
     spec = trainers.build(parse_spec(method, settings)).spec()
-    from cloakbench import stages  # late: a typo above is told at once
+    shared = {
+        "model": parse_model(model),
+        "prompts": _validated(Prompts, prompts),
+        "instance": instance,
+        "class_images": class_images,
+        "run": _run(out, identity, seed, device, threads, scratch),
+    }
+    if sampling is None:
+        from cloakbench.stages.personalise import personalise as run_stage
 
-    stages.personalise(
-        spec,
-        model=parse_model(model),
-        prompts=_validated(Prompts, prompts),
-        instance=instance,
-        class_images=class_images,
-        run=_run(out, identity, seed, device, threads, scratch),
-        sampling=None if sampling is None else _validated(Sampling, sampling),
-    )
+        run_stage(spec, **shared)
+    else:
+        from cloakbench.stages.generate import generate
+
+        generate(spec, _validated(Sampling, sampling), **shared)
 
 
 def sample(
@@ -266,10 +258,10 @@ def sample(
     Example: cloakbench sample --weights weights --prompt "photo=a photo of sks person"
     --out samples
     """
-    from cloakbench import stages
+    from cloakbench.stages.sample import sample as run_stage
 
     texts = _prompts(prompt) if prompt else Prompts().sample_prompts
-    stages.sample(
+    run_stage(
         _validated(Sampling, sampling),
         model=parse_model(model),
         prompts=texts,
@@ -288,9 +280,9 @@ def _device(chosen: str, uses: frozenset[str]) -> str:
 def _run(
     out: Path, identity: str, seed: int, device: str, threads: int | None, scratch: Path | None
 ) -> Any:
-    from cloakbench.device import choose_device, set_up_torch
-    from cloakbench.provenance import RAN_ON, environment
-    from cloakbench.run import Run
+    from cloakbench.models.device import choose_device, set_up_torch
+    from cloakbench.running.machine import RAN_ON, environment
+    from cloakbench.running.run import Run
 
     set_up_torch(threads)
     run = Run(out, identity, seed, choose_device(device), scratch)

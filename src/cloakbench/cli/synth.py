@@ -24,8 +24,8 @@ def synth(
 
     Run the same command again to resume. Needs the extra packages: pip install "cloakbench[synth]".
     """
-    from cloakbench.layout import SETS
-    from cloakbench.synth.generate import generate
+    from cloakbench.files.layout import SETS
+    from cloakbench.miniature.synth.generate import generate
 
     generate(
         out,

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cloakbench.registry import Method, Registry, Spec
+from cloakbench.prior import PriorPreservation
+from cloakbench.registry import Registry, Spec
 
 if TYPE_CHECKING:
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.running.jobs import Job
 
 SAMPLING_SETTINGS = frozenset({"suffix_in_sampling", "negative_in_sampling", "negative_prompt"})
 """Settings of a trainer that only the `sample` stage reads: changing them retrains nothing."""
 
 
-class Trainer(Method):
-    """DreamBooth with prior preservation; a child says which weights are trained and saved.
+class Trainer(PriorPreservation):
+    """DreamBooth with prior preservation; a child says which weights are trained.
 
     Contrastive decoupling learning (CDL) is three independent switches: the noise phrase in the
     training prompts, its suffix at sampling, and a negative prompt at sampling.
     Sources: Ruiz et al. 2023 (arXiv 2208.12242); Liu et al. 2024 (arXiv 2406.18944), section 5.2,
     with the strings of its published code (recipes 3.2).
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
 
     steps: int = Field(1000, ge=1, description="training steps")
     learning_rate: float = Field(5e-7, gt=0, description="AdamW's learning rate")
@@ -77,21 +79,15 @@ class Trainer(Method):
         """The settings that training depends on."""
         return {k: v for k, v in self.spec().items() if k not in SAMPLING_SETTINGS}
 
-    def fit(self, model: LatentDiffusion, identity: Identity, job: Job) -> None:
+    def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
         """Train `model` in place on the identity's instance (and class) images.
 
         Raises:
             CloakBenchError: the loss became NaN, at most 50 steps after it did.
         """
-        from cloakbench.finetune import FineTuner, Prior
+        from cloakbench.models.tuning import FineTuner
 
-        prior = None
-        if self.prior_weight > 0 and identity.class_images is not None:
-            prior = Prior(
-                model.posterior_once(identity.class_images.pixels),
-                self.class_prompt(identity.prompts),
-                self.prior_weight,
-            )
+        prior = self.prior(model, identity.class_images, self.class_prompt(identity.prompts))
         instance = model.posterior_once(identity.instance_images.pixels)
         self.prepare(model, job)
         tuner = FineTuner(
@@ -109,19 +105,8 @@ class Trainer(Method):
         tuner.check()
 
     @abstractmethod
-    def prepare(self, model: LatentDiffusion, job: Job) -> None:
-        """Thaw or add the weights that are trained."""
-
-    def merge(self, model: LatentDiffusion) -> None:
-        """Make a trained model what `LatentDiffusion.adopt` makes of its saved weights."""
-
-    @abstractmethod
-    def save(self, model: LatentDiffusion, folder: Path) -> None:
-        """Write the trained weights as safetensors, as `LatentDiffusion.adopt` reads them."""
+    def prepare(self, model: DiffusionModel, job: Job) -> None:
+        """Thaw or add the weights that are trained; the model saves what was thawed or added."""
 
 
-trainers: Registry[Trainer] = Registry(
-    "trainer",
-    "cloakbench.personalise",
-    engine=("cloakbench.diffusion", "cloakbench.jobs"),
-)
+trainers: Registry[Trainer] = Registry("trainer", "cloakbench.personalise", "cloakbench.trainers")

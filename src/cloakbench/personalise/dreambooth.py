@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloakbench.personalise.base import Trainer, trainers
 
 if TYPE_CHECKING:
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @trainers.register("dreambooth")
@@ -23,12 +22,5 @@ class DreamBooth(Trainer):
         "tiny": {"steps": 2},
     }
 
-    def prepare(self, model: LatentDiffusion, job: Job) -> None:
-        from cloakbench.finetune import thaw
-
-        thaw(model, text_encoder=self.train_text_encoder)
-
-    def save(self, model: LatentDiffusion, folder: Path) -> None:
-        model.unet.save_pretrained(folder / "unet", safe_serialization=True)
-        if self.train_text_encoder:
-            model.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+    def prepare(self, model: DiffusionModel, job: Job) -> None:
+        model.thaw("all", text_encoder=self.train_text_encoder)

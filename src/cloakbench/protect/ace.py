@@ -6,23 +6,25 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from cloakbench.prior import PriorPreservation
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 from cloakbench.protect.target import TargetedProtection
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("ace")
-class ACE(TargetedProtection, PhotowiseProtection):
+class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
     """Pulls the predicted noise to the target's latents while a LoRA surrogate learns the photos.
 
     A round is PGD on each photo, then fine-tuning on the perturbed photos. With a
@@ -54,22 +56,22 @@ class ACE(TargetedProtection, PhotowiseProtection):
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's rate for the LoRA factors")
     prior_weight: float = Field(0.1, ge=0, description="weight of the class images' loss")
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        from cloakbench.finetune import frozen
-        from cloakbench.pgd import Pixels
-
-        assert model is not None
         original = identity.instance_images.pixels.to(model.device)
         losses = self.objectives(original, model, identity.prompts, job)
         tuner = self.tuner(model, identity, job)
         perturbed = Pixels(self.start(original, job))
         for number in job.steps("ace", self.rounds, {"lora": tuner, "pixels": perturbed}):
             steps = range(number * self.steps, (number + 1) * self.steps)
-            with frozen(model):
-                photos = zip(perturbed.value.split(1), original.split(1), losses, strict=True)
-                perturbed.value = torch.cat([self.ascend(*photo, steps) for photo in photos])
+            photos = zip(perturbed.value.split(1), original.split(1), losses, strict=True)
+            perturbed.value = torch.cat(
+                [
+                    self.ascend(changed, photo, model, loss, job.part("photo", index), steps)
+                    for index, (changed, photo, loss) in enumerate(photos)
+                ]
+            )
             protected = model.posterior_once(perturbed.value)
             training_steps = self.training_steps * len(original)
             for step in range(number * training_steps, (number + 1) * training_steps):
@@ -77,19 +79,16 @@ class ACE(TargetedProtection, PhotowiseProtection):
             tuner.check()
         return perturbed.value
 
-    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+    def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
         """The surrogate: the model with LoRA factors, and their optimiser."""
-        from cloakbench.finetune import FineTuner, Prior, add_lora
+        from cloakbench.models.tuning import FineTuner
 
-        add_lora(model, self.rank, job.rng("lora"))
-        prior = None
-        if self.prior_weight > 0 and identity.class_images is not None:
-            latents = model.posterior_once(identity.class_images.pixels)
-            prior = Prior(latents, identity.prompts.class_prompt, self.prior_weight)
-        prompt = identity.prompts.instance_prompt
-        return FineTuner(model, prompt, prior, learning_rate=self.learning_rate)
+        model.add_lora(self.rank, job.rng("lora"))
+        prompts = identity.prompts
+        prior = self.prior(model, identity.class_images, prompts.class_prompt)
+        return FineTuner(model, prompts.instance_prompt, prior, learning_rate=self.learning_rate)
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([prompts.instance_prompt])
         goal = self.target_latents(photo, model)
 

@@ -12,10 +12,10 @@ from cloakbench.protect.photowise import PhotowiseProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("advdm")
@@ -39,7 +39,7 @@ class AdvDM(PhotowiseProtection):
         "ascend", description="raise the denoising loss, or lower it"
     )
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([prompts.class_prompt])
         sign = 1 if self.direction == "ascend" else -1
 

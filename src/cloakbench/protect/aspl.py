@@ -11,18 +11,19 @@ from pydantic import Field
 
 from cloakbench.protect.base import protections
 from cloakbench.protect.surrogate import SurrogateProtection, denoising
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from cloakbench.diffusion import LatentDiffusion, Latents
-    from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job, Stateful
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel, Latents
+    from cloakbench.models.tuning import FineTuner
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job, Stateful
 
-Objective = Callable[["LatentDiffusion", str, "Job"], "Loss"]
+MakesLoss = Callable[["DiffusionModel", str, "Job"], "Loss"]
 """Makes what PGD ascends of a model as it is now, a prompt and a job's draws."""
 
 
@@ -48,20 +49,17 @@ class ASPL(SurrogateProtection):
     pgd_steps: int = Field(6, ge=1, description="PGD steps in a round")
     faithful: bool = Field(False, description="repeat the published script's quirks")
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        assert model is not None
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         return self.alternate(identity, model, job)
 
     def alternate(
         self,
         identity: Identity,
-        model: LatentDiffusion,
+        model: DiffusionModel,
         job: Job,
-        objective: Objective = denoising,
+        objective: MakesLoss = denoising,
     ) -> Tensor:
         """The whole of ASPL with PGD on `objective`; see `perturb`."""
-        from cloakbench.pgd import Pixels
-
         original = identity.instance_images.pixels.to(model.device)
         surrogate = self.surrogate(identity, model, job)
         perturbed = Pixels(original)
@@ -77,7 +75,7 @@ class ASPL(SurrogateProtection):
         pixels: Tensor,
         original: Tensor,
         number: int,
-        objective: Objective = denoising,
+        objective: MakesLoss = denoising,
     ) -> Tensor:
         """Round `number`: the pixels after PGD against f', on which f has then been trained."""
         tuner, job = surrogate.tuner, surrogate.job
@@ -85,12 +83,12 @@ class ASPL(SurrogateProtection):
             self._train(tuner, surrogate.clean, number, job, "clean")
             loss = objective(tuner.model, tuner.prompt, job)
             steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
-            pixels = self.ascend(pixels, original, tuner.model, loss, steps)
+            pixels = self.ascend(pixels, original, tuner.model, loss, job, steps)
         self._train(tuner, tuner.model.posterior_once(pixels), number, job, "perturbed")
         tuner.check()
         return pixels
 
-    def surrogate(self, identity: Identity, model: LatentDiffusion, job: Job) -> Surrogate:
+    def surrogate(self, identity: Identity, model: DiffusionModel, job: Job) -> Surrogate:
         """The surrogate f at its start, with the clean photos as the model encodes them."""
         assert identity.surrogate_images is not None
         if self.faithful:
@@ -99,7 +97,7 @@ class ASPL(SurrogateProtection):
         tuner = self.tuner(model, identity, job)
         return Surrogate(tuner, Lookahead(tuner), clean, job)
 
-    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+    def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
         tuner = super().tuner(model, identity, job)
         if self.faithful:
             tuner.shuffled = False

@@ -10,8 +10,8 @@ from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
 
 if TYPE_CHECKING:
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("aspl_lora")
@@ -34,7 +34,5 @@ class ASPLLoRA(ASPL):
     rank: int = Field(4, ge=1, description="rank of the factors")
     faithful: Literal[False] = Field(False, description="not used: quirks of full fine-tuning")
 
-    def thaw(self, model: LatentDiffusion, job: Job) -> None:
-        from cloakbench.finetune import add_lora
-
-        add_lora(model, self.rank, job.rng("lora"), text_encoder=self.train_text_encoder)
+    def thaw(self, model: DiffusionModel, job: Job) -> None:
+        model.add_lora(self.rank, job.rng("lora"), text_encoder=self.train_text_encoder)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import Photos
+from cloakbench.files.images import Photos
+from cloakbench.models.loading import Loader, no_model
 from cloakbench.registry import Method, Registry
-from cloakbench.units import Levels
+from cloakbench.running.jobs import BY_HAND, Job
+from cloakbench.settings import Levels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
 
 
 class Protection(Method):
-    """Alters instance images within an L-infinity budget; a child writes `perturb`.
-
-    `needs` names what `perturb` can use: "model", "surrogate_images", "class_images".
+    """Alters instance images within an L-infinity budget; see `PhotoProtection` and
+    `ModelProtection`.
     """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
 
@@ -36,14 +33,10 @@ class Protection(Method):
         """The budget in units of [0, 1]."""
         return self.budget / 255
 
-    @property
-    def uses(self) -> frozenset[str]:
-        """What of `needs` these settings use: a prior without weight has no class images."""
-        unused = {"class_images"} if getattr(self, "prior_weight", None) == 0 else set()
-        return self.needs - unused
-
-    def protect(self, identity: Identity, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
+    def protect(self, identity: Identity, load: Loader = no_model, job: Job = BY_HAND) -> Photos:
         """Perturb, project and round; the saved 8-bit images stay within the budget.
+
+        load: loads the diffusion model, for methods that work with one. job: seed and device.
 
         Returns:
             The instance images' names with pixels (n, 3, h, w) on whole grey levels.
@@ -54,8 +47,7 @@ class Protection(Method):
         import torch
 
         original = identity.instance_images.pixels
-        model = load() if "model" in self.needs else None
-        pixels = self.perturb(identity, model, job).detach().cpu()
+        pixels = self.apply(identity, load, job).detach().cpu()
         if not torch.isfinite(pixels).all():
             raise CloakBenchError(
                 f"protection '{self.name}': the perturbation became NaN. Lower its learning "
@@ -66,12 +58,36 @@ class Protection(Method):
         )
 
     @abstractmethod
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        """Perturbed pixels (n, 3, h, w); `model` is loaded if `needs` has "model"."""
+    def apply(self, identity: Identity, load: Loader, job: Job) -> Tensor:
+        """Perturbed pixels (n, 3, h, w), before projection and rounding."""
 
     def project(self, pixels: Tensor, original: Tensor) -> Tensor:
         """Clip to the budget around the original, then to [0, 1]."""
         return pixels.clamp(original - self.radius, original + self.radius).clamp(0, 1)
+
+
+class PhotoProtection(Protection):
+    """Made from the photos alone; a child writes `perturb`."""
+
+    def apply(self, identity: Identity, load: Loader, job: Job) -> Tensor:
+        return self.perturb(identity, job)
+
+    @abstractmethod
+    def perturb(self, identity: Identity, job: Job) -> Tensor:
+        """Perturbed pixels (n, 3, h, w)."""
+
+
+class ModelProtection(Protection):
+    """Made with a diffusion model; a child writes `perturb`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    def apply(self, identity: Identity, load: Loader, job: Job) -> Tensor:
+        return self.perturb(identity, load(), job)
+
+    @abstractmethod
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
+        """Perturbed pixels (n, 3, h, w)."""
 
 
 def round_to_levels(pixels: Tensor) -> Tensor:
@@ -80,7 +96,5 @@ def round_to_levels(pixels: Tensor) -> Tensor:
 
 
 protections: Registry[Protection] = Registry(
-    "protection",
-    "cloakbench.protect",
-    engine=("cloakbench.diffusion", "cloakbench.jobs"),
+    "protection", "cloakbench.protect", "cloakbench.protections"
 )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.protect.base import Protection, protections
+from cloakbench.protect.ascent import Ascent
+from cloakbench.protect.base import protections
+from cloakbench.protect.pgd import ascended
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("caat")
-class CAAT(Protection):
+class CAAT(Ascent):
     """Cross-attention attack: joint training of the photos and of the keys and values.
 
     The prompt is the class prompt, which has no identifier. There is no prior: the published
@@ -30,7 +33,6 @@ class CAAT(Protection):
         "mini": {"learning_rate": 2e-4},
         "tiny": {"steps": 3},
     }
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
     steps: int = Field(250, ge=1, description="joint steps, on all photos as one batch")
     relative_step: float = Field(
@@ -38,25 +40,23 @@ class CAAT(Protection):
     )
     learning_rate: float = Field(1e-5, gt=0, description="AdamW's rate for keys and values")
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        from cloakbench.finetune import FineTuner, thaw_cross_attention
-        from cloakbench.pgd import Pixels
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
+        from cloakbench.models.tuning import FineTuner
         from cloakbench.protect.surrogate import denoising
 
-        assert model is not None
         original = identity.instance_images.pixels.to(model.device)
         prompt = identity.prompts.class_prompt
-        thaw_cross_attention(model)
+        model.thaw("attention", text_encoder=False)
         tuner = FineTuner(model, prompt, None, learning_rate=self.learning_rate)
-        loss = denoising(model, prompt, job)
-        step_size = self.relative_step * self.budget / 255
+        loss = self.adaptive(denoising(model, prompt, job), model, job)
         perturbed = Pixels(original)
         for step in job.steps("caat", self.steps, {"keys_values": tuner, "pixels": perturbed}):
             pixels = perturbed.value.detach().requires_grad_(True)
             tuner.descend(loss(pixels, step).mean())
             assert pixels.grad is not None
-            ascended = pixels.detach() + step_size * pixels.grad.sign()
-            perturbed.value = self.project(ascended, original)
+            perturbed.value = ascended(
+                pixels.detach(), pixels.grad, original, self.radius, self.step_size(step)
+            )
             if step % 50 == 49:
                 tuner.check()
         tuner.check()

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.protect.base import Protection, protections
-from cloakbench.units import Levels
+from cloakbench.protect.base import PhotoProtection, protections
+from cloakbench.settings import Levels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("clean")
-class Clean(Protection):
+class Clean(PhotoProtection):
     """Leaves the photos as they are."""
 
     source = "control"
@@ -29,5 +28,5 @@ class Clean(Protection):
     def is_control(self) -> bool:
         return True
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, job: Job) -> Tensor:
         return identity.instance_images.pixels

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
 from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job, Stateful
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job, Stateful
 
 
 @protections.register("easpl")
@@ -31,12 +32,9 @@ class EASPL(EnsembleProtection, ASPL):
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        from cloakbench.pgd import Pixels
-
-        assert model is not None
         device = model.device
         original = identity.instance_images.pixels.to(device)
         members = self.members(model)

@@ -10,13 +10,14 @@ from cloakbench.protect.base import protections
 from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
 from cloakbench.protect.fsmg import FSMG
 from cloakbench.protect.surrogate import denoising
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("efsmg")
@@ -43,17 +44,14 @@ class EFSMG(EnsembleProtection, FSMG):
     rounds: int = Field(60, ge=1, description="means over the models")
     steps: int = Field(12, ge=1, description="PGD steps against each model in a round")
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        from cloakbench.pgd import Pixels
-
-        assert model is not None
         device = model.device
         original = identity.instance_images.pixels.to(device)
         members = self.members(model)
-        losses = []
-        for member, own in zip(members, self.jobs(job, members), strict=True):
+        jobs, losses = self.jobs(job, members), []
+        for member, own in zip(members, jobs, strict=True):
             with on_device(member, device):
                 self.train(identity, member, own)
                 losses.append(denoising(member, identity.prompts.instance_prompt, own))
@@ -62,8 +60,8 @@ class EFSMG(EnsembleProtection, FSMG):
         for number in job.steps("efsmg", self.rounds, {"pixels": perturbed}):
             steps = range(number * self.steps, (number + 1) * self.steps)
             results = []
-            for member, loss in zip(members, losses, strict=True):
+            for member, loss, own in zip(members, losses, jobs, strict=True):
                 with on_device(member, device):
-                    results.append(self.ascend(perturbed.value, original, member, loss, steps))
+                    results.append(self.ascend(perturbed.value, original, member, loss, own, steps))
             perturbed.value = torch.stack(results).mean(0)
         return perturbed.value

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.models import ModelSpec
+from cloakbench.models.spec import ModelSpec
 from cloakbench.protect.surrogate import SurrogateProtection
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.registry import Part
+    from cloakbench.running.jobs import Job
 
 
 STABLE_DIFFUSION = (
@@ -39,27 +40,27 @@ class EnsembleProtection(SurrogateProtection):
         "the experiment's own, if named, counts once",
     )
 
-    def check(self) -> None:
-        for path in self.models:
-            ModelSpec(path=path).check()
+    @property
+    def parts(self) -> Sequence[Part]:
+        return [*super().parts, *(ModelSpec(path=path) for path in self.models)]
 
-    def members(self, model: LatentDiffusion) -> list[LatentDiffusion]:
+    def members(self, model: DiffusionModel) -> list[DiffusionModel]:
         """The experiment's model, then the others, all in the CPU's memory."""
-        from cloakbench.diffusion import LatentDiffusion
+        from cloakbench.models.loading import load_model
 
         others = [path for path in dict.fromkeys(self.models) if path != model.spec.path]
         specs = [model.spec.model_copy(update={"path": p, "revision": None}) for p in others]
         model.to("cpu")
-        return [model, *(LatentDiffusion.load(spec, frugal=model.frugal) for spec in specs)]
+        return [model, *(load_model(spec, frugal=model.frugal) for spec in specs)]
 
-    def jobs(self, job: Job, members: list[LatentDiffusion]) -> list[Job]:
+    def jobs(self, job: Job, members: list[DiffusionModel]) -> list[Job]:
         """A job for each model: its own draws, the first's being those of a lone model."""
         return [job.part("model", index) if index else job for index in range(len(members))]
 
 
 @contextmanager
 def on_device(
-    model: LatentDiffusion, device: str, optimisers: Callable[[], Iterable[Optimizer]] = tuple
+    model: DiffusionModel, device: str, optimisers: Callable[[], Iterable[Optimizer]] = tuple
 ) -> Iterator[None]:
     """The model and the moments of its optimisers on a device inside, on the CPU afterwards."""
     _move(model, device, optimisers())
@@ -69,7 +70,7 @@ def on_device(
         _move(model, "cpu", optimisers())
 
 
-def _move(model: LatentDiffusion, device: str, optimisers: Iterable[Optimizer]) -> None:
+def _move(model: DiffusionModel, device: str, optimisers: Iterable[Optimizer]) -> None:
     model.to(device)
     for optimiser in optimisers:  # which puts moments beside their parameters when it loads them
         optimiser.load_state_dict(optimiser.state_dict())

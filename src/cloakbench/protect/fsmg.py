@@ -8,14 +8,15 @@ from pydantic import Field
 
 from cloakbench.protect.base import protections
 from cloakbench.protect.surrogate import SurrogateProtection, denoising
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("fsmg")
@@ -36,26 +37,24 @@ class FSMG(SurrogateProtection):
     batch_size: int = Field(2, ge=1, description="instance images per step, and class images")
     steps: int = Field(100, ge=1, description="PGD steps")
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        from cloakbench.pgd import Pixels
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
 
-        assert model is not None
         original = identity.instance_images.pixels.to(model.device)
         self.train(identity, model, job)
         loss = denoising(model, identity.prompts.instance_prompt, job)
         perturbed = Pixels(original)
         for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
             perturbed.value = self.ascend(
-                perturbed.value, original, model, loss, range(step, step + 1)
+                perturbed.value, original, model, loss, job, range(step, step + 1)
             )
         return perturbed.value
 
-    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+    def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
         tuner = super().tuner(model, identity, job)
         tuner.batch_size = self.batch_size
         return tuner
 
-    def train(self, identity: Identity, model: LatentDiffusion, job: Job) -> None:
+    def train(self, identity: Identity, model: DiffusionModel, job: Job) -> None:
         """Make `model` the surrogate: DreamBooth on the clean photos."""
         assert identity.surrogate_images is not None
         clean = model.posterior_once(identity.surrogate_images.pixels)

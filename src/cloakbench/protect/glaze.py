@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.perceptual import PerceptualDescent
-from cloakbench.protect.base import Protection, protections
+from cloakbench.descent import PerceptualDescent
+from cloakbench.protect.base import ModelProtection, protections
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("glaze")
-class Glaze(PerceptualDescent, Protection):
+class Glaze(PerceptualDescent, ModelProtection):
     """Glaze as IMPRESS re-implements it ("Glaze-like"; the real Glaze is closed).
 
     Minimises the mean squared distance between the latents (posterior means, unscaled) of the
@@ -32,7 +32,6 @@ class Glaze(PerceptualDescent, Protection):
         "Shan et al. 2023, Glaze, arXiv 2302.04222, as in Cao et al. 2023, IMPRESS, "
         "arXiv 2310.19248 (recipes 1.11)"
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     presets = {
         "paper": {"budget": "255/255"},
         "mini": {
@@ -60,10 +59,9 @@ class Glaze(PerceptualDescent, Protection):
         50, ge=10, le=1000, description="img2img's steps (DPM-Solver++) for a strength of 1"
     )
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        assert model is not None
         original = identity.instance_images.pixels.to(model.device)
         target = model.posterior_once(self.stylised(original, model, job), self.batch_size).mean
         # The reference starts within its perceptual bound, read as a change on [-1, 1].
@@ -84,34 +82,25 @@ class Glaze(PerceptualDescent, Protection):
             rate=lambda step: self.learning_rate,
         )
 
-    def stylised(self, pixels: Tensor, model: LatentDiffusion, job: Job) -> Tensor:
+    def stylised(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
         """The photos redrawn under the style prompt: img2img with noise of its own per photo."""
         import torch
-        from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 
-        scheduler = DPMSolverMultistepScheduler.from_config(
-            model.scheduler.config, algorithm_type="dpmsolver++"
-        )
-        parts = model.pipeline(scheduler).components
-        pipeline = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
         drawn = []
         for start in range(0, len(pixels), self.batch_size):
             batch = pixels[start : start + self.batch_size]
-            with model.autocast():
-                images = pipeline(
-                    [self.style_prompt] * len(batch),
-                    image=batch,
-                    strength=self.style_strength,
-                    num_inference_steps=self.style_steps,
-                    guidance_scale=self.style_guidance,
-                    generator=[job.rng("style", start + i) for i in range(len(batch))],
-                    output_type="pt",
-                ).images
+            images = model.redraw(
+                batch,
+                self.style_prompt,
+                [job.rng("style", start + i) for i in range(len(batch))],
+                strength=self.style_strength,
+                steps=self.style_steps,
+                guidance=self.style_guidance,
+            )
             drawn.append(images.float().clamp(0, 1))
         return torch.cat(drawn)
 
 
-def latent_distance(model: LatentDiffusion, pixels: Tensor, target: Tensor) -> Tensor:
+def latent_distance(model: DiffusionModel, pixels: Tensor, target: Tensor) -> Tensor:
     """Mean squared distance of posterior means to a target (n, c, h/8, w/8), one per image."""
     return (model.posterior(pixels).mean - target).square().flatten(1).mean(1)

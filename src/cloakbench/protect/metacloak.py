@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from cloakbench.jobs import store
 from cloakbench.protect.base import protections
 from cloakbench.protect.surrogate import SurrogateProtection, denoising
+from cloakbench.running.jobs import Pixels, store
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.finetune import FineTuner
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job, Stateful
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job, Stateful
 
 
 @protections.register("metacloak")
@@ -70,10 +70,8 @@ class MetaCloak(SurrogateProtection):
         "resized back; 1: none, as for photos of the reference's size",
     )
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        from cloakbench.pgd import Pixels
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
 
-        assert model is not None
         original = identity.instance_images.pixels.to(model.device)
         tuner = self.tuner(model, identity, job)
         checkpoints = self.train(tuner, original, job)
@@ -86,7 +84,7 @@ class MetaCloak(SurrogateProtection):
                 checkpoints.load(visit % len(checkpoints), tuner)
             loss = self.transformed(denoising(model, tuner.prompt, job), job)
             steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
-            perturbed.value = self.ascend(perturbed.value, original, model, loss, steps)
+            perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
             protected = model.posterior_once(perturbed.value)
             retraining = range(number * self.retraining_steps, (number + 1) * self.retraining_steps)
             for step in retraining:

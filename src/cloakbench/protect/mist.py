@@ -13,10 +13,10 @@ from cloakbench.protect.target import TargetedProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion, Latents
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel, Latents
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("mist")
@@ -43,7 +43,7 @@ class Mist(TargetedProtection, PhotowiseProtection):
         description="weight of the denoising loss, fused (10^4 to a sum over 4x64x64 there)",
     )
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([prompts.class_prompt])
         goal = None if self.mode == "semantic" else self.target_latents(photo, model)
 

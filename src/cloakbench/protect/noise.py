@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from cloakbench.protect.base import Protection, protections
+from cloakbench.protect.base import PhotoProtection, protections
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("noise")
-class Noise(Protection):
+class Noise(PhotoProtection):
     """Random noise: `sign` puts every channel value at the budget's edge, as PGD's end does."""
 
     source = "control; asked for in VinAIResearch/Anti-DreamBooth#10"
@@ -31,7 +30,7 @@ class Noise(Protection):
     def is_control(self) -> bool:
         return True
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def perturb(self, identity: Identity, job: Job) -> Tensor:
         import torch
 
         original = identity.instance_images.pixels

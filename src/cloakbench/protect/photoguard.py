@@ -13,10 +13,10 @@ from cloakbench.protect.target import TargetedProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("photoguard")
@@ -42,7 +42,7 @@ class PhotoGuard(TargetedProtection, PhotowiseProtection):
     )
     steps: int = Field(1000, ge=1, description="PGD steps for each photo")
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         goal = self.target_latents(photo, model) if self.towards == "target" else 0
 
         def nearness(pixels: Tensor, step: int) -> Tensor:

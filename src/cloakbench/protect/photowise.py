@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cloakbench.protect.base import Protection
+from cloakbench.protect.ascent import Ascent
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
-class PhotowiseProtection(Protection):
+class PhotowiseProtection(Ascent):
     """Shared by protections that treat each photo alone; a child writes `objective`.
 
     Photos go one at a time and draw by their position, so that memory does not grow with their
@@ -28,7 +29,6 @@ class PhotowiseProtection(Protection):
     `random_start` begins uniformly within the budget, where the reference does.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     random_start: ClassVar[bool] = True
 
     relative_step: float = Field(
@@ -37,13 +37,10 @@ class PhotowiseProtection(Protection):
     steps: int = Field(100, ge=1, description="PGD steps for each photo")
 
     @abstractmethod
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         """What PGD maximises for one photo (1, 3, h, w) in [0, 1]; it draws from `job`."""
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        from cloakbench.pgd import Pixels
-
-        assert model is not None
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
         losses = self.objectives(original, model, identity.prompts, job)
         perturbed = Pixels(self.start(original, job))
@@ -51,12 +48,17 @@ class PhotowiseProtection(Protection):
             index, step = divmod(number, self.steps)
             photo = slice(index, index + 1)
             perturbed.value[photo] = self.ascend(
-                perturbed.value[photo], original[photo], losses[index], range(step, step + 1)
+                perturbed.value[photo],
+                original[photo],
+                model,
+                losses[index],
+                job.part("photo", index),
+                range(step, step + 1),
             )
         return perturbed.value
 
     def objectives(
-        self, original: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job
+        self, original: Tensor, model: DiffusionModel, prompts: Prompts, job: Job
     ) -> list[Loss]:
         """The objective of every photo."""
         return [
@@ -76,25 +78,6 @@ class PhotowiseProtection(Protection):
         ]
         noise = 2 * torch.stack(draws).to(original.device) - 1
         return (original + self.radius * noise).clamp(0, 1)
-
-    def ascend(self, pixels: Tensor, original: Tensor, loss: Loss, steps: range) -> Tensor:
-        """Steps of PGD on a photo's objective."""
-        from cloakbench.pgd import pgd
-
-        for step in steps:
-            pixels = pgd(
-                pixels,
-                original,
-                loss,
-                radius=self.radius,
-                step_size=self.step_size(step),
-                steps=range(step, step + 1),
-            )
-        return pixels
-
-    def step_size(self, step: int) -> float:
-        """The length of a PGD step, in units of [0, 1]."""
-        return self.relative_step * self.radius
 
 
 def mean_square(difference: Tensor) -> Tensor:

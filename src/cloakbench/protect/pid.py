@@ -12,10 +12,10 @@ from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("pid")
@@ -38,7 +38,7 @@ class PID(PhotowiseProtection):
     )
     steps: int = Field(1000, ge=1, description="PGD steps for each photo")
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         clean = model.posterior_once(photo)
 
         def shift(pixels: Tensor, step: int) -> Tensor:

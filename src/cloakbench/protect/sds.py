@@ -13,10 +13,10 @@ from cloakbench.protect.target import TargetedProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
     from cloakbench.prompts import Prompts
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job
 
 
 @protections.register("sds")
@@ -41,7 +41,7 @@ class SDS(TargetedProtection, PhotowiseProtection):
     targeted: bool = Field(False, description="draw the latents to the target as well (SDST)")
     rate: float = Field(5.0, gt=0, description="weight of the residual against the target's pull")
 
-    def objective(self, photo: Tensor, model: LatentDiffusion, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         import torch
 
         text = model.embed([prompts.class_prompt])

@@ -11,15 +11,17 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
+from cloakbench.protect.pgd import ascended
 from cloakbench.protect.surrogate import DenoisingLoss, denoising
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job, Stateful
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.protect.pgd import Loss
+    from cloakbench.running.jobs import Job, Stateful
 
 
 @protections.register("simac")
@@ -54,11 +56,12 @@ class SimAC(ASPL):
             raise ValueError(f"at least {least} are needed, so that a last round leaves some")
         return value
 
-    def perturb(self, identity: Identity, model: LatentDiffusion | None, job: Job) -> Tensor:
-        assert model is not None
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
-        loss = denoising(model, identity.prompts.instance_prompt, job.part("search"))
-        kept = Timesteps(len(original), model.scheduler.config.num_train_timesteps)
+        searching = job.part("search")
+        loss = denoising(model, identity.prompts.instance_prompt, searching)
+        loss = self.adaptive(loss, model, searching)
+        kept = Timesteps(len(original), model.horizon)
         self.search(loss, original, kept, job)
         return self.alternate(identity, model, job, partial(self.objective, kept, original))
 
@@ -66,10 +69,7 @@ class SimAC(ASPL):
         """Delete from `kept` the timesteps at which the loss has small gradients."""
         import torch
 
-        from cloakbench.pgd import Pixels
-
         perturbed = Pixels(original)
-        step_size = self.relative_step * self.radius
         state: dict[str, Stateful] = {"pixels": perturbed, "kept": kept}
         for number in job.steps("search", self.search_rounds, state):
             searching = kept.counts() > self.enough
@@ -83,12 +83,14 @@ class SimAC(ASPL):
             each = torch.arange(len(original))
             worst, best = sizes.argmin(1).cpu(), sizes.argmax(1).cpu()
             kept.delete(tried[each, worst], self.neighbourhood, searching)
-            ascended = perturbed.value + step_size * gradients[each, best].sign()
+            pixels = perturbed.value
+            steepest = gradients[each, best]
+            moved = ascended(pixels, steepest, original, self.radius, self.step_size(number))
             moving = searching.view(-1, 1, 1, 1).to(original.device)
-            perturbed.value = torch.where(moving, self.project(ascended, original), perturbed.value)
+            perturbed.value = torch.where(moving, moved, pixels)
 
     def objective(
-        self, kept: Timesteps, original: Tensor, model: LatentDiffusion, prompt: str, job: Job
+        self, kept: Timesteps, original: Tensor, model: DiffusionModel, prompt: str, job: Job
     ) -> Loss:
         """The denoising loss at kept timesteps, with the features' distance where it has weight."""
         plain = denoising(model, prompt, job)
@@ -98,21 +100,21 @@ class SimAC(ASPL):
 
         return loss if self.feature_weight == 0 else self._with_features(loss, original, model)
 
-    def _with_features(self, plain: Loss, original: Tensor, model: LatentDiffusion) -> Loss:
+    def _with_features(self, plain: Loss, original: Tensor, model: DiffusionModel) -> Loss:
         import torch
 
         def loss(pixels: Tensor, step: int) -> Tensor:
-            resnets = model.unet.up_blocks[-1].resnets
-            with recorded(resnets) as features:
+            layers = model.last_layers
+            with recorded(layers) as features:
                 losses = plain(pixels, step)
-            with recorded(resnets) as clean, torch.no_grad():  # the same draws: the photo differs
+            with recorded(layers) as clean, torch.no_grad():  # the same draws: the photo differs
                 plain(original, step)
             distances = [
                 (ours - theirs).float().square().flatten(1).mean(1)
                 for ours, theirs in zip(features, clean, strict=True)
             ]
-            for number in range(len(resnets)):  # a network's outputs come batch by batch
-                distance = torch.cat(distances[number :: len(resnets)])
+            for number in range(len(layers)):  # a network's outputs come batch by batch
+                distance = torch.cat(distances[number :: len(layers)])
                 losses = losses + self.feature_weight * distance
             return losses
 

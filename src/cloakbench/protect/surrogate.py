@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import Field
 
-from cloakbench.protect.base import Protection
+from cloakbench.prior import PriorPreservation
+from cloakbench.protect.ascent import Ascent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.finetune import FineTuner, Prior
     from cloakbench.identity import Identity
-    from cloakbench.jobs import Job
-    from cloakbench.pgd import Loss
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
+    from cloakbench.running.jobs import Job
 
 
 BATCH = 4  # photos differentiated at once: as many as the scripts' set_B has
 
 
-class SurrogateProtection(Protection):
+class SurrogateProtection(PriorPreservation, Ascent):
     """Shared by protections that ascend the denoising loss of a DreamBooth surrogate.
 
     Source: Anti-DreamBooth, Le et al. 2023, section 4; settings from its scripts (recipes 1.2-1.3),
@@ -37,49 +37,18 @@ class SurrogateProtection(Protection):
     prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
 
-    def tuner(self, model: LatentDiffusion, identity: Identity, job: Job) -> FineTuner:
+    def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
         """A thawed surrogate with its optimiser and class images."""
-        from cloakbench.finetune import FineTuner
+        from cloakbench.models.tuning import FineTuner
 
-        prior = self._prior(model, identity)
+        prompts = identity.prompts
+        prior = self.prior(model, identity.class_images, prompts.class_prompt)
         self.thaw(model, job)
-        return FineTuner(
-            model, identity.prompts.instance_prompt, prior, learning_rate=self.learning_rate
-        )
+        return FineTuner(model, prompts.instance_prompt, prior, learning_rate=self.learning_rate)
 
-    def thaw(self, model: LatentDiffusion, job: Job) -> None:
+    def thaw(self, model: DiffusionModel, job: Job) -> None:
         """Thaw (or add) the weights that the surrogate trains."""
-        from cloakbench.finetune import thaw
-
-        thaw(model, text_encoder=self.train_text_encoder)
-
-    def ascend(
-        self, pixels: Tensor, original: Tensor, model: LatentDiffusion, loss: Loss, steps: range
-    ) -> Tensor:
-        """PGD ascent on a loss of the surrogate, whose weights stay as they are."""
-        from cloakbench.finetune import frozen
-        from cloakbench.pgd import pgd
-
-        with frozen(model):
-            return pgd(
-                pixels,
-                original,
-                loss,
-                radius=self.radius,
-                step_size=self.relative_step * self.radius,
-                steps=steps,
-            )
-
-    def _prior(self, model: LatentDiffusion, identity: Identity) -> Prior | None:
-        from cloakbench.finetune import Prior
-
-        if self.prior_weight == 0 or identity.class_images is None:
-            return None
-        return Prior(
-            model.posterior_once(identity.class_images.pixels),
-            identity.prompts.class_prompt,
-            self.prior_weight,
-        )
+        model.thaw("all", text_encoder=self.train_text_encoder)
 
 
 class DenoisingLoss(Protocol):
@@ -88,7 +57,7 @@ class DenoisingLoss(Protocol):
     def __call__(self, pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor: ...
 
 
-def denoising(model: LatentDiffusion, prompt: str, job: Job) -> DenoisingLoss:
+def denoising(model: DiffusionModel, prompt: str, job: Job) -> DenoisingLoss:
     """The denoising loss of pixels under a prompt, for a model that trains on only after it.
 
     Each step draws one timestep, one noise and one posterior sample per image. Of more than `BATCH`
@@ -104,7 +73,7 @@ def denoising(model: LatentDiffusion, prompt: str, job: Job) -> DenoisingLoss:
     def of_batch(pixels: Tensor, timesteps: Tensor | None, *draws: int) -> Tensor:
         rng = job.rng("pgd", *draws)
         latents = model.draw(model.posterior(pixels), rng)
-        return model.denoising_loss(latents, text.expand(len(pixels), -1, -1), rng, timesteps)
+        return model.denoising_loss(latents, text.repeated(len(pixels)), rng, timesteps)
 
     def loss(pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor:
         if len(pixels) <= BATCH:

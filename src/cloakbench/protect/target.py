@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from cloakbench.images import read_photo, to_pixels
+from cloakbench.files.images import read_photo, to_pixels
+from cloakbench.files.weights import WeightFile, weights_in
 from cloakbench.protect.base import Protection
-from cloakbench.units import UserPath
-from cloakbench.weights import note
+from cloakbench.settings import UserPath
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
+    from cloakbench.models.base import DiffusionModel
 
 WORD = (
     "................................",
@@ -49,11 +50,14 @@ class TargetedProtection(Protection):
         None, description="photo whose latents are the target; null: the word CLOAK in four lines"
     )
 
-    def check(self) -> None:
-        if self.target is not None:
-            read_photo(note(self.target))
+    def files(self) -> Iterable[WeightFile]:
+        """The photo that is the target, if one is named: results depend on it as on weights."""
+        if self.target is None:
+            return []
+        read_photo(self.target)
+        return weights_in(self.target)
 
-    def target_latents(self, photo: Tensor, model: LatentDiffusion) -> Tensor:
+    def target_latents(self, photo: Tensor, model: DiffusionModel) -> Tensor:
         """Scaled latents (1, c, h/8, w/8) of the target at the size of a photo (1, 3, h, w)."""
         height, width = photo.shape[-2:]
         if self.target is None:

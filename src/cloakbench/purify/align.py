@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from cloakbench.images import resized, to_images
+from cloakbench.files.images import resized, to_images
+from cloakbench.files.weights import TORCH, check_weights, find_weights
 from cloakbench.registry import Method
-from cloakbench.weights import TORCH, check_weights, find_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,12 +53,11 @@ class FaceAligner(Method):
             CloakBenchError: they are missing, or another kind of file.
         """
         path = find_weights(self.detector or RETINAFACE[self.detector_network], RELEASES)
-        check_weights(path, TORCH, RELEASES)
-        return path
+        return check_weights(path, TORCH, RELEASES)
 
     def face_finder(self, device: str) -> Callable[[Tensor], list[np.ndarray]]:
         """What finds the faces in pixels (1, 3, h, w): landmarks (5, 2) of each, in pixels."""
-        from cloakbench.score.faces.facexlib import retinaface
+        from cloakbench.faces.facexlib import retinaface
 
         network = retinaface(self.detector_network, self.detector_file(), device)
 

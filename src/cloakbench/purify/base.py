@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import Photos
+from cloakbench.files.images import Photos
+from cloakbench.models.loading import Loader, no_model
 from cloakbench.registry import Method, Registry, Spec
+from cloakbench.running.jobs import BY_HAND, Job
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
 
 
 class Purifier(Method):
-    """Maps photos to photos of the same size; a child writes `clean`.
+    """Maps photos to photos of the same size; see `PhotoPurifier` and `ModelPurifier`."""
 
-    `needs` may name "model", the experiment's diffusion model, and "gpu", for networks of its own.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    @property
-    def links(self) -> Sequence[Purifier]:
-        """The purifiers that this one runs one after another: itself, unless it is a chain."""
-        return [self]
-
-    @property
-    def uses(self) -> frozenset[str]:
-        """What any of the links needs."""
-        return frozenset().union(*(link.needs for link in self.links))
-
-    def purify(self, photos: Photos, load: Callable[[], LatentDiffusion], job: Job) -> Photos:
+    def purify(self, photos: Photos, load: Loader = no_model, job: Job = BY_HAND) -> Photos:
         """Purify every photo.
+
+        load: loads the diffusion model, for methods that work with one. job: seed and device.
 
         Returns:
             Photos with the same names and shape (n, 3, h, w), clamped to [0, 1].
@@ -46,8 +35,7 @@ class Purifier(Method):
         """
         import torch
 
-        model = load() if "model" in self.uses else None
-        pixels = self.clean(photos.pixels, model, job).detach().cpu()
+        pixels = self.apply(photos.pixels, cache(load), job).detach().cpu()
         if pixels.shape != photos.pixels.shape or not torch.isfinite(pixels).all():
             raise CloakBenchError(
                 f"purification '{self.name}' returned shape {tuple(pixels.shape)} for "
@@ -56,8 +44,51 @@ class Purifier(Method):
         return Photos(pixels.clamp(0, 1), photos.names)
 
     @abstractmethod
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
-        """Purified pixels (n, 3, h, w) for pixels in [0, 1]; `model` is there if needed."""
+    def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
+        """Purified pixels (n, 3, h, w) for pixels in [0, 1]; `load` loads once."""
+
+    def through(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
+        """Purified pixels as a differentiable step of a larger loss, on the pixels' device.
+
+        The gradient passes straight through: that of the pixels is that of what comes out, as in
+        Athalye et al. 2018, arXiv 1802.00420, section 4.1. Purifications with a gradient of their
+        own override this. `job` is for draws; nothing is kept.
+        """
+        given, drawing = pixels.detach().cpu(), replace(job, scratch=None)
+        with model.frozen():  # some purifications descend, and must leave no gradients in weights
+            purified = self.apply(given, lambda: model, drawing).detach().clamp(0, 1).to(pixels)
+        return purified + (pixels - pixels.detach())
+
+
+class PhotoPurifier(Purifier):
+    """Works on the photos alone, perhaps with networks of its own; a child writes `clean`."""
+
+    def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
+        return self.clean(pixels, job)
+
+    @abstractmethod
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        """Purified pixels (n, 3, h, w) for pixels in [0, 1]."""
+
+
+class DifferentiablePurifier(PhotoPurifier):
+    """`clean` is differentiable as it is, on any device."""
+
+    def through(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
+        return self.clean(pixels, job).clamp(0, 1)
+
+
+class ModelPurifier(Purifier):
+    """Works with the experiment's diffusion model; a child writes `clean`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
+        return self.clean(pixels, load(), job)
+
+    @abstractmethod
+    def clean(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
+        """Purified pixels (n, 3, h, w) for pixels in [0, 1]."""
 
 
 def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
@@ -65,13 +96,11 @@ def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
     return purifiers.build({"method": "chain", "steps": spec} if isinstance(spec, list) else spec)
 
 
-def code_of(purifier: Purifier) -> list[str]:
-    """Digests of the code behind a purifier and all its links."""
-    return [purifiers.digest(method.name) for method in (purifier, *purifier.links)]
+def complete_specs(specs: Any) -> Any:
+    """Resolve presets and defaults of a list of specs, so that it says all that is run."""
+    return [build_purifier(spec).spec() for spec in specs] if isinstance(specs, list) else specs
 
 
 purifiers: Registry[Purifier] = Registry(
-    "purification",
-    "cloakbench.purify",
-    engine=("cloakbench.diffusion", "cloakbench.jobs"),
+    "purification", "cloakbench.purify", "cloakbench.purifications"
 )

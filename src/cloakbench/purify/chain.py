@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from cloakbench.purify.base import Purifier, build_purifier, purifiers
+from cloakbench.purify.base import Purifier, build_purifier, complete_specs, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.loading import Loader
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("chain")
@@ -29,24 +30,28 @@ class Chain(Purifier):
         description="specs of the purifications, first to last",
     )
 
-    @field_validator("steps", mode="before")
-    @classmethod
-    def _complete(cls, steps: Any) -> Any:
-        """Resolve presets and defaults, so that a chain's spec says all that it runs."""
-        if not isinstance(steps, list):
-            return steps
-        return [build_purifier(step).spec() for step in steps]
+    _complete = field_validator("steps", mode="before")(complete_specs)
+
+    @property
+    def parts(self) -> Sequence[Purifier]:
+        return [build_purifier(step) for step in self.steps]
 
     @property
     def links(self) -> Sequence[Purifier]:
-        return [link for step in self.steps for link in build_purifier(step).links]
+        """What it runs, first to last, with the links of chains within it in their places."""
+        return [
+            link
+            for part in self.parts
+            for link in (part.links if isinstance(part, Chain) else [part])
+        ]
 
-    def check(self) -> None:
-        for link in self.links:
-            link.check()
-
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
         for number, link in enumerate(self.links):
-            cleaned = link.clean(pixels, model, job.part(number))
+            cleaned = link.apply(pixels, load, job.part(number))
             pixels = cleaned.detach().clamp(0, 1).cpu()  # the next link may need the GPU's memory
+        return pixels
+
+    def through(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
+        for number, link in enumerate(self.links):
+            pixels = link.through(pixels, model, job.part(number))
         return pixels

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, reason
+from cloakbench.files.weights import WeightFile, check_pytorch_weights, find_weights, weights_in
 from cloakbench.purify.align import FaceAligner, on_faces
-from cloakbench.purify.base import Purifier, purifiers
-from cloakbench.weights import check_pytorch_weights, find_weights
+from cloakbench.purify.base import PhotoPurifier, purifiers
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SOURCES = f"{RELEASES} (CodeFormer's) or from `cloakbench pretrain export` (the 
 
 
 @purifiers.register("codeformer")
-class CodeFormer(FaceAligner, Purifier):
+class CodeFormer(FaceAligner, PhotoPurifier):
     """Restores every face that RetinaFace finds, and pastes it back into the photo.
 
     Network and weights are S-Lab's, for non-commercial use only; the network is in an extra,
@@ -61,7 +61,7 @@ class CodeFormer(FaceAligner, Purifier):
         0.5, ge=0, le=1, description="w: 0 trusts the restorer most, 1 the photo"
     )
 
-    def check(self) -> None:
+    def files(self) -> Iterable[WeightFile]:
         path = find_weights(self.weights, SOURCES)
         if path.is_dir():
             for name in ("config.json", "model.safetensors"):
@@ -70,19 +70,17 @@ class CodeFormer(FaceAligner, Purifier):
                         f"{path}: has no {name}, so it is no restorer of the miniature. "
                         "`cloakbench pretrain export` writes one."
                     )
-            return
+            return weights_in(path)
         check_pytorch_weights(path, RELEASES)
-        self.detector_file()
         if importlib.util.find_spec("spandrel_extra_arches") is None:
             raise CloakBenchError(
                 "codeformer: the package spandrel-extra-arches, which has the network, is not "
                 'installed. Run `pip install "cloakbench[codeformer]"` (non-commercial use only).'
             )
+        return [*weights_in(path), *weights_in(self.detector_file())]
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         import torch
-
-        from cloakbench.pgd import Pixels
 
         self.check()
         path = find_weights(self.weights, SOURCES)
@@ -96,7 +94,7 @@ class CodeFormer(FaceAligner, Purifier):
 
     def _portraits(self, folder: Path, job: Job) -> Restore:
         """The miniature's restorer, for which a portrait is a face."""
-        from cloakbench.restorer import load_restorer
+        from cloakbench.models.restorer import load_restorer
 
         restorer = load_restorer(folder).to(job.device)
         return lambda photo, _: restorer(photo.to(job.device), self.fidelity)
@@ -130,9 +128,8 @@ def load_codeformer(path: Path, device: str) -> Any:
     try:
         found = ModelLoader(device, EXTRA_REGISTRY).load_from_file(path)
     except Exception as error:  # spandrel lets pickle, zip, key and shape errors through
-        reason = " ".join(str(error).split())[:200]
         raise CloakBenchError(
-            f"{path}: not CodeFormer's weights ({reason}). Get them from {RELEASES}."
+            f"{path}: not CodeFormer's weights ({reason(error)}). Get them from {RELEASES}."
         ) from error
     if found.architecture.id != "CodeFormer":
         raise CloakBenchError(

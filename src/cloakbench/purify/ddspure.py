@@ -8,12 +8,12 @@ from pydantic import Field
 
 from cloakbench.purify.base import purifiers
 from cloakbench.purify.denoise import MINI, PhotoDiffusing, PixelDenoiser
-from cloakbench.units import Levels
+from cloakbench.settings import Levels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("ddspure")

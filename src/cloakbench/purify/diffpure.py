@@ -12,7 +12,7 @@ from cloakbench.purify.denoise import MINI, PhotoDiffusing, PixelDenoiser
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("diffpure")

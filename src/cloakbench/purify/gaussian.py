@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.purify.base import DifferentiablePurifier, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("gaussian")
-class Gaussian(Purifier):
+class Gaussian(DifferentiablePurifier):
     """Blurs with a Gaussian kernel.
 
     The reference's "kernel size 5" is Pillow's radius, a sigma of 5 px at 512 px.
@@ -29,7 +28,7 @@ class Gaussian(Purifier):
 
     sigma: float = Field(5.0, gt=0, le=64, description="standard deviation [px]")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         from torchvision.transforms.functional import gaussian_blur
 
         radius = min(round(4 * self.sigma), min(pixels.shape[-2:]) - 1)

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.images import resized
+from cloakbench.files.images import resized
 from cloakbench.purify.base import purifiers
-from cloakbench.purify.denoise import (
-    MINI,
-    PixelDenoiser,
-    PixelDiffusing,
-    enlarged,
-    run_windows,
-)
+from cloakbench.purify.denoise import MINI, PixelDenoiser, PixelDiffusing, enlarged, run_windows
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("gridpure")
@@ -44,8 +39,6 @@ class GrIDPure(PixelDiffusing):
     blend: float = Field(0.1, ge=0, lt=1, description="share of the photo before each pass")
 
     def denoised(self, pixels: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
-        from cloakbench.pgd import Pixels
-
         cleaned = Pixels(enlarged(pixels, network.side))
         for number in job.steps("gridpure", self.passes, {"pixels": cleaned}):
             draw = partial(job.rng, "pass", number)

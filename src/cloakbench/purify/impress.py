@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.perceptual import PerceptualDescent
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.descent import PerceptualDescent
+from cloakbench.purify.base import ModelPurifier, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 LAST_RATE = 5e-6  # of the cosine schedule; 1e-5 on the reference's [-1, 1]
 EPSILON = 2e-5  # Adam's, 1e-5 there: above most gradients, so that steps shrink with them
 
 
 @purifiers.register("impress")
-class IMPRESS(PerceptualDescent, Purifier):
+class IMPRESS(PerceptualDescent, ModelPurifier):
     """Consistency-based purification: protected photos are those that a VAE reproduces badly.
 
     Starts from the photo with Gaussian noise and minimises the mean squared change (on [-1, 1])
@@ -32,7 +32,6 @@ class IMPRESS(PerceptualDescent, Purifier):
     """
 
     source = "Cao et al. 2023, IMPRESS, arXiv 2310.19248 (recipes 2)"
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     presets = {
         "paper": {},
         "photoguard": {
@@ -54,14 +53,11 @@ class IMPRESS(PerceptualDescent, Purifier):
         0.05, ge=0, le=1, description="standard deviation of the noise at the start, on [0, 1]"
     )
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        from cloakbench.diffusion import padded
-
-        assert model is not None
         height, width = pixels.shape[-2:]
-        original = padded(pixels, model.vae).to(model.device)
+        original = model.padded(pixels).to(model.device)
         draws = [
             torch.randn(photo.shape, generator=job.rng("noise", index))
             for index, photo in enumerate(original)
@@ -82,7 +78,7 @@ class IMPRESS(PerceptualDescent, Purifier):
         return LAST_RATE + (self.learning_rate - LAST_RATE) * height
 
 
-def inconsistency(model: LatentDiffusion, pixels: Tensor) -> Tensor:
+def inconsistency(model: DiffusionModel, pixels: Tensor) -> Tensor:
     """Mean squared change on [-1, 1] by the VAE's round trip (posterior mean), one per image."""
     reproduced = model.decode(model.mode(model.posterior(pixels)))
     return 4 * (reproduced - pixels).square().flatten(1).mean(1)

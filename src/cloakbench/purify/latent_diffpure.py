@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.images import resized
-from cloakbench.purify.base import purifiers
-from cloakbench.purify.denoise import BATCH, Denoiser, Diffusing
+from cloakbench.files.images import resized
+from cloakbench.models.denoiser import BATCH, Denoiser
+from cloakbench.purify.base import ModelPurifier, purifiers
+from cloakbench.purify.denoise import Diffusing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("latent_diffpure")
-class LatentDiffPure(Diffusing):
+class LatentDiffPure(Diffusing, ModelPurifier):
     """Noises each photo's latents and lets the experiment's model denoise them under a prompt.
 
     Photos are resized to the model's resolution and back, if they have another. The reference uses
@@ -28,7 +29,6 @@ class LatentDiffPure(Diffusing):
     """
 
     source = "DiffShortcut defenses/ldiffp (recipes 2)"
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     presets = {
         "paper": {},
         "empty": {"prompt": ""},
@@ -43,36 +43,33 @@ class LatentDiffPure(Diffusing):
     )
     guidance: float = Field(7.5, ge=1, description="classifier-free guidance scale; 1: none")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        assert model is not None
         side = model.spec.resolution
         latents = model.mode(model.posterior_once(resized(pixels, (side, side))))
         latents = self.walk(latents, self.depth, self._denoiser(model), job)
         decoded = torch.cat([model.decode(part) for part in latents.split(BATCH)])
         return resized(decoded, pixels.shape[-2:]).cpu()
 
-    def _denoiser(self, model: LatentDiffusion) -> Denoiser:
+    def _denoiser(self, model: DiffusionModel) -> Denoiser:
         """The model under the prompt, on its own ladder; latents are not clipped."""
         import torch
-        from diffusers import DDPMScheduler
 
-        plain, prompted = model.embed(["", self.prompt]).split(1)
+        text = model.embed(["", self.prompt])
         guided = self.guidance > 1 and self.prompt != ""
 
-        def output(noisy: Tensor, step: int, text: Tensor) -> Tensor:
-            with model.autocast():
-                return model.unet(noisy, step, text.expand(len(noisy), -1, -1)).sample.float()
+        def output(noisy: Tensor, step: int, row: int) -> Tensor:
+            return model.predict(noisy, step, text[row : row + 1].repeated(len(noisy)))
 
         def predict(noisy: Tensor, step: int) -> Tensor:
-            towards = output(noisy, step, prompted)
+            towards = output(noisy, step, 1)
             if not guided:
                 return towards
-            away = output(noisy, step, plain)
+            away = output(noisy, step, 0)
             return away + self.guidance * (towards - away)
 
         return Denoiser(
             lambda noisy, step: torch.cat([predict(part, step) for part in noisy.split(BATCH)]),
-            DDPMScheduler.from_config(model.scheduler.config, clip_sample=False),
+            model.ladder(),
         )

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.purify.base import DifferentiablePurifier, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("noising")
-class Noising(Purifier):
+class Noising(DifferentiablePurifier):
     """Adds Gaussian noise, which hides a perturbation without removing it."""
 
     source = "Hönig et al. 2024, Robust Style Mimicry, arXiv 2406.12027 (recipes 2)"
@@ -24,11 +23,16 @@ class Noising(Purifier):
 
     sigma: float = Field(0.05, gt=0, le=1, description="standard deviation, on [0, 1]")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
-        import torch
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        return noised(pixels, self.sigma, job)
 
-        noise = [
-            torch.randn(photo.shape, generator=job.rng("noise", index))
-            for index, photo in enumerate(pixels)
-        ]
-        return pixels + self.sigma * torch.stack(noise)
+
+def noised(pixels: Tensor, sigma: float, job: Job) -> Tensor:
+    """Pixels (n, 3, h, w) with Gaussian noise, drawn for each photo by its position."""
+    import torch
+
+    noise = [
+        torch.randn(photo.shape, generator=job.rng("noise", index))
+        for index, photo in enumerate(pixels)
+    ]
+    return pixels + sigma * torch.stack(noise).to(pixels)

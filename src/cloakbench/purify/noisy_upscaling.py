@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.purify.base import purifiers
-from cloakbench.purify.noising import Noising
+from cloakbench.purify.noising import noised
 from cloakbench.purify.superres import SuperResolution
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("noisy_upscaling")
-class NoisyUpscaling(Noising, SuperResolution):
+class NoisyUpscaling(SuperResolution):
     """Adds noise, then shrinks and enlarges each photo as `superres` does.
 
     The reference enlarges the noisy photo from 512 to 2048 px, by a fork of the x4 upscaler that is
@@ -33,6 +32,5 @@ class NoisyUpscaling(Noising, SuperResolution):
 
     sigma: float = Field(0.1, gt=0, le=1, description="standard deviation, on [0, 1]")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
-        noisy = Noising.clean(self, pixels, model, job).clamp(0, 1)
-        return SuperResolution.clean(self, noisy, model, job)
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
+        return super().clean(noised(pixels, self.sigma, job).clamp(0, 1), job)

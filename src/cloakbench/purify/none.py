@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.purify.base import DifferentiablePurifier, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("none")
-class NoPurification(Purifier):
+class NoPurification(DifferentiablePurifier):
     """Leaves the photos as they are."""
 
     source = "control"
@@ -23,5 +22,5 @@ class NoPurification(Purifier):
     def is_control(self) -> bool:
         return True
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         return pixels

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.purify.base import DifferentiablePurifier, purifiers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 
 @purifiers.register("resize")
-class Resize(Purifier):
+class Resize(DifferentiablePurifier):
     """Bilinear resizing to a fraction of the side and back, with antialiasing."""
 
     source = "CAT's baseline, 512 to 128 px and back (recipes 2)"
@@ -24,7 +23,7 @@ class Resize(Purifier):
 
     factor: int = Field(4, ge=2, le=16, description="how many times smaller the side becomes")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         from torch.nn.functional import interpolate
 
         size = pixels.shape[-2:]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
-from cloakbench.images import resized
-from cloakbench.purify.base import Purifier, purifiers
-from cloakbench.weights import check_pytorch_weights, find_folder, find_weights, note
+from cloakbench.errors import CloakBenchError, reason
+from cloakbench.files.images import resized
+from cloakbench.files.weights import (
+    WeightFile,
+    check_pytorch_weights,
+    find_folder,
+    find_weights,
+    weights_in,
+)
+from cloakbench.purify.base import PhotoPurifier, purifiers
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 Network = Callable[["Tensor", "Generator"], "Tensor"]
 """Maps pixels (1, 3, h, w) in [0, 1] to (1, 3, 4h, 4w); the generator is for those that draw."""
@@ -31,7 +37,7 @@ RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases"
 
 
 @purifiers.register("superres")
-class SuperResolution(Purifier):
+class SuperResolution(PhotoPurifier):
     """Shrinks each photo to a quarter of its sides and enlarges it with a network that invents
     what is finer.
 
@@ -70,19 +76,17 @@ class SuperResolution(Purifier):
         20, ge=0, le=350, description="diffusers: step of the noise added to the small photo"
     )
 
-    def check(self) -> None:
+    def files(self) -> Iterable[WeightFile]:
         match self.backend:
             case "diffusers":
-                _pipeline_folder(self.weights or UPSCALER)
+                return weights_in(_pipeline_folder(self.weights or UPSCALER))
             case "spandrel":
-                check_pytorch_weights(_file(self.weights), RELEASES)
+                return weights_in(check_pytorch_weights(_file(self.weights), RELEASES))
             case "ncnn":
-                _ncnn_files(self.weights)
+                return [each for path in _ncnn_files(self.weights) for each in weights_in(path)]
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         import torch
-
-        from cloakbench.pgd import Pixels
 
         size = pixels.shape[-2:]
         small = resized(pixels, [max(1, side // SCALE) for side in size])
@@ -138,7 +142,7 @@ def _pipeline_folder(name: str) -> Path:
                 f"superres: {folder} has no '{part}'. Give a folder that "
                 "StableDiffusionUpscalePipeline.save_pretrained wrote, or download it again."
             )
-    return note(folder)
+    return folder
 
 
 def _pipeline(folder: Path, device: str) -> Any:
@@ -151,9 +155,8 @@ def _pipeline(folder: Path, device: str) -> Any:
             folder, dtype=dtype, local_files_only=True
         )
     except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise CloakBenchError(
-            f"superres: {folder} cannot be loaded ({reason}). Get its files again."
+            f"superres: {folder} cannot be loaded ({reason(error, 300)}). Get its files again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -169,9 +172,8 @@ def _spandrel(path: Path, device: str) -> Network:
     try:
         network = ModelLoader(device).load_from_file(path)
     except Exception as error:  # spandrel lets pickle, zip, key and shape errors through
-        reason = " ".join(str(error).split())[:200]
         raise CloakBenchError(
-            f"{path}: no network that spandrel knows ({reason}). Get one from {RELEASES}."
+            f"{path}: no network that spandrel knows ({reason(error)}). Get one from {RELEASES}."
         ) from error
     if not isinstance(network, ImageModelDescriptor) or network.scale != SCALE:
         raise CloakBenchError(
@@ -201,7 +203,6 @@ def _ncnn_files(name: str | None) -> tuple[Path, Path]:
             raise CloakBenchError(
                 f"{path}: no such weight file of ncnn. Check the path, or leave `weights` out."
             )
-        note(path)
     return param, param.with_suffix(".bin")
 
 

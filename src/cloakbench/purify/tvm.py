@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cloakbench.images import resized
-from cloakbench.purify.base import Purifier, purifiers
+from cloakbench.files.images import resized
+from cloakbench.purify.base import PhotoPurifier, purifiers
+from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.running.jobs import Job
 
 PUBLISHED_SIDE = 64  # px; the size of image that the published weight belongs to
 NORM = sqrt(8)  # of the gradient, at most
@@ -22,7 +22,7 @@ RATIO = 0.03  # primal to dual step, times the weight; found by trial at 64, 128
 
 
 @purifiers.register("tvm")
-class TVM(Purifier):
+class TVM(PhotoPurifier):
     """Finds the image of least total variation near the pixels that a random drop leaves.
 
     It minimises |K (z - x)| + weight * TV(z) for each image, K keeping what was not dropped: the
@@ -53,7 +53,7 @@ class TVM(Purifier):
     )
     iterations: int = Field(100, ge=1, description="steps of the primal-dual solver")
 
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
+    def clean(self, pixels: Tensor, job: Job) -> Tensor:
         import torch
 
         size = pixels.shape[-2:]
@@ -77,8 +77,6 @@ def minimise(observed: Tensor, kept: Tensor, weight: float, iterations: int, job
     kept: 1 or 0 for each pixel, (n, 1, h, w).
     Source: Chambolle & Pock 2011, doi:10.1007/s10851-010-0251-1, algorithm 1.
     """
-    from cloakbench.pgd import Pixels
-
     tau, sigma = RATIO / weight / NORM, weight / RATIO / NORM
     solution, ahead = Pixels(observed.clone()), Pixels(observed)
     dual = Pixels(gradient(observed) * 0)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from cloakbench.files.weights import WeightFile, find_folder, find_network, weights_in
 from cloakbench.purify.base import Purifier, purifiers
-from cloakbench.weights import find_network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cloakbench.diffusion import LatentDiffusion
-    from cloakbench.jobs import Job
+    from cloakbench.models.loading import Loader
+    from cloakbench.running.jobs import Job
 
 SDXL = "stabilityai/sdxl-vae"
 
@@ -35,42 +38,28 @@ class VAERoundTrip(Purifier):
     )
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
+    def uses(self) -> frozenset[str]:
         return frozenset({"model"} if self.weights is None else {"gpu"})
 
-    def check(self) -> None:
-        if self.weights is not None:
-            find_network(self.weights, "vae", "AutoencoderKL")
-
-    def clean(self, pixels: Tensor, model: LatentDiffusion | None, job: Job) -> Tensor:
-        import torch
-
-        vae = model.vae if model is not None and self.weights is None else self._second(job.device)
-        return torch.cat([round_trip(vae, photo).cpu() for photo in pixels.split(1)])
-
-    def _second(self, device: str) -> Any:
-        from diffusers import AutoencoderKL
-
-        from cloakbench.purify.denoise import load_network
-
-        assert self.weights is not None
-        return load_network(
-            AutoencoderKL, find_network(self.weights, "vae", "AutoencoderKL"), device
+    def files(self) -> Iterable[WeightFile]:
+        return (
+            []
+            if self.weights is None
+            else weights_in(_vae(self.weights), find_folder(self.weights))
         )
 
+    def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
+        import torch
 
-def round_trip(vae: Any, pixels: Tensor) -> Tensor:
-    """What a VAE makes of pixels (n, 3, h, w) in [0, 1], through its posterior's mean.
+        there_and_back = load().round_trip if self.weights is None else _second(self.weights, job)
+        return torch.cat([there_and_back(photo).cpu() for photo in pixels.split(1)])
 
-    Edges are repeated until the VAE's factor divides the sides, and cut off again.
-    """
-    import torch
 
-    from cloakbench.diffusion import padded
+def _vae(name: str) -> Path:
+    return find_network(name, "vae", "AutoencoderKL")
 
-    height, width = pixels.shape[-2:]
-    with torch.no_grad():
-        scaled = 2 * padded(pixels, vae) - 1
-        latents = vae.encode(scaled.to(vae.device)).latent_dist.mode()
-        decoded = vae.decode(latents).sample
-    return (decoded[..., :height, :width] / 2 + 0.5).clamp(0, 1)
+
+def _second(name: str, job: Job) -> Callable[[Tensor], Tensor]:
+    from cloakbench.models.vae import load_vae, round_trip
+
+    return partial(round_trip, load_vae(_vae(name), job.device))

@@ -11,14 +11,13 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from cloakbench.layout import Cell, Layout
-from cloakbench.outputs import MANIFEST
+from cloakbench.files.layout import PHOTO_LABELS, Cell, Layout, label, prompt_folders
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.report.pictures import embed, first, perturbations
-from cloakbench.score.labels import PHOTO_LABELS, label
-from cloakbench.score.samples import prompt_folders
+from cloakbench.score.base import metrics
 from cloakbench.tables import Tables
-from cloakbench.tables.display import Value, heading, number, photo_columns, score_value
-from cloakbench.tables.summary import metric_columns
+from cloakbench.tables.display import Value, heading, score_value
+from cloakbench.tables.summary import aggregate, metric_columns
 
 PHOTOS = 4  # of each set of photos
 SAMPLES = 4  # of each prompt
@@ -26,7 +25,7 @@ IDENTITIES = 4  # in the report; the tables have all
 
 
 @dataclass(frozen=True)
-class Samples:
+class Column:
     """Generated images of one trainer: prompt and pictures, and the cell's scores.
 
     Prompts are those that were sampled with, which some trainers lengthen.
@@ -44,8 +43,8 @@ class Purified:
 
     purification: str
     photos: list[str]
-    distances: list[tuple[str, str]]
-    trainers: list[Samples]
+    distances: list[tuple[str, Value]]
+    columns: list[Column]
 
 
 @dataclass(frozen=True)
@@ -116,25 +115,24 @@ class _Maker:
         cell = cells[0]
         photos = [] if cell.purification == "none" else self._purified_photos(cell)
         return Purified(
-            cell.purification, photos, self._distances(cell), [self._samples(c) for c in cells]
+            cell.purification, photos, self._distances(cell), [self._column(c) for c in cells]
         )
 
     def _purified_photos(self, cell: Cell) -> list[str]:
         return [embed(image) for image in first(self.layout.purified(cell), PHOTOS).values()]
 
-    def _distances(self, cell: Cell) -> list[tuple[str, str]]:
+    def _distances(self, cell: Cell) -> list[tuple[str, Value]]:
         rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
-        columns = photo_columns(rows)
-        values = {**rows[list(columns)].mean(), "linf": rows["linf"].max()}
-        return [(title, number(values[name], spec)) for name, (title, spec) in columns.items()]
+        [values] = aggregate(rows, PHOTO_LABELS).to_dict("records")
+        return [(metrics[name].title, score_value(values, name)) for name in metric_columns(rows)]
 
-    def _samples(self, cell: Cell) -> Samples:
+    def _column(self, cell: Cell) -> Column:
         row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
         names = metric_columns(self.tables.identities)
         folder = self.layout.generated(cell)
         folders, settings = prompt_folders(folder), _settings(folder)
         texts = settings.get("prompts", {})
-        return Samples(
+        return Column(
             trainer=cell.trainer,
             scores=[(heading(name), score_value(row, name)) for name in names],
             negative_prompt=settings.get("negative_prompt", ""),

@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloakbench import __version__
-from cloakbench.layout import Cell, Layout
+from cloakbench.files.layout import Cell, Layout
+from cloakbench.files.text import write_text
 from cloakbench.registry import Method
 from cloakbench.report.gallery import Gallery, galleries
 from cloakbench.report.pictures import GAIN
 from cloakbench.report.plot import score_plot
-from cloakbench.score.files import write_text
-from cloakbench.score.metric import metrics
-from cloakbench.tables.display import (
-    CONTRASTS_NOTE,
-    difference_grid,
-    note,
-    photo_grid,
-    score_grid,
-)
+from cloakbench.score.base import metrics
+from cloakbench.tables.display import CONTRASTS_NOTE, difference_grid, note, photo_grid, score_grid
 from cloakbench.tables.summary import metric_columns
 
 if TYPE_CHECKING:

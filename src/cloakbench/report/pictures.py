@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import photo_files, read_photo
+from cloakbench.files.images import photo_files, read_photo
 
 SIDE = 256  # px, longest side of a picture in the report
 QUALITY = 80  # WebP; about 8 kB for a portrait of 256 px

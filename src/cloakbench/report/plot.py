@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cloakbench.score.metric import metrics
+from cloakbench.score.base import metrics
 from cloakbench.tables.display import ARROWS
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
-from cloakbench.images import photo_files, read_photo
+from cloakbench.faces import FaceBackend, cosine, largest
+from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.text import write_text
 from cloakbench.registry import explain
-from cloakbench.score.faces import FaceBackend, cosine, largest
-from cloakbench.score.files import write_text
 
 log = logging.getLogger(__name__)
 

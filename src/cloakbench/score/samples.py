@@ -1,4 +1,4 @@
-"""The `score` stage: every metric on every sample of a cell."""
+"""The `score` stage: every metric on every sample of a cell, or on all of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.images import photo_files, read_photo
-from cloakbench.layout import Cell
-from cloakbench.score.faces import FaceBackend, largest
-from cloakbench.score.labels import CELL_LABELS, label
-from cloakbench.score.metric import Metric, Sample
+from cloakbench.faces import FaceBackend, largest
+from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
+from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric
 from cloakbench.score.references import References
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ def score_samples(
     backend: FaceBackend,
     metrics: Sequence[Metric],
     cell: Cell,
+    photos: Path | None = None,
 ) -> pd.DataFrame:
     """Score the samples of one cell.
 
@@ -34,8 +34,10 @@ def score_samples(
         generated: one folder per prompt key, with the samples as images.
         references: made with the same backend, for the cell's dataset.
         backend: finds the faces; not run when no metric needs faces.
-        metrics: one column each, NaN where a sample has no value.
+        metrics: one column each, NaN where a sample has no value; those of sets have the same
+            value in every row.
         cell: labels of the rows; its identity is whom the samples should show.
+        photos: the identity's clean photos, for metrics of sets.
 
     Returns:
         One row per sample, by prompt and image name: the cell's labels, `prompt`, `image`,
@@ -43,27 +45,25 @@ def score_samples(
 
     Raises:
         CloakBenchError: no samples, an unreadable image, a missing reference, or references that
-            another backend or other settings made; or a metric needs originals.
+            another backend or other settings made; or a metric needs originals, or photos that
+            are not given.
     """
     import pandas as pd
 
     _check_references(references, backend, cell)
-    for checked in (backend, *metrics):
-        checked.check()
-    for metric in metrics:
-        if not metric.judges_samples:
-            raise CloakBenchError(
-                f"metric '{metric.name}' is one of photos, which have originals. Leave it out for "
-                "samples."
-            )
-    wants_faces = any("faces" in metric.needs for metric in metrics)
+    backend.check()
+    _check_metrics(metrics)
+    samples = _samples(generated)
+    of_set = _of_set([path for _, path in samples], photos, metrics)
+    wants_faces = any("faces" in metric.reads for metric in metrics)
     searcher = backend if wants_faces else None
     rows = [
         {**label(cell), "prompt": prompt, **_row(path, searcher, references, metrics, cell)}
-        for prompt, path in _samples(generated)
+        for prompt, path in samples
     ]
     names = [metric.name for metric in metrics]
-    return pd.DataFrame(rows, columns=[*CELL_LABELS, "prompt", "image", "face", "faces", *names])
+    columns = [*CELL_LABELS, "prompt", "image", "face", "faces", *names]
+    return pd.DataFrame([row | of_set for row in rows], columns=columns)
 
 
 def _check_references(references: References, backend: FaceBackend, cell: Cell) -> None:
@@ -76,22 +76,39 @@ def _check_references(references: References, backend: FaceBackend, cell: Cell) 
         )
 
 
-def prompt_folders(generated: Path) -> list[Path]:
-    """The folders of a cell's samples, one per prompt, sorted by prompt key."""
-    if not generated.is_dir():
-        raise CloakBenchError(f"{generated}: no such folder of samples. Run `cloakbench sample`.")
-    return sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _check_metrics(metrics: Sequence[Metric]) -> None:
+    for metric in metrics:
+        if not metric.judges_samples:
+            raise CloakBenchError(
+                f"metric '{metric.name}' is one of photos, which have originals. Leave it out for "
+                "samples."
+            )
+        metric.check()
 
 
 def _samples(generated: Path) -> list[tuple[str, Path]]:
     folders = prompt_folders(generated)
-    found = [(folder.name, path) for folder in folders for path in photo_files(folder)]
-    if not found:
+    samples = [(folder.name, path) for folder in folders for path in photo_files(folder)]
+    if not samples:
         raise CloakBenchError(
             f"{generated}: no samples; one folder of images per prompt is expected. "
             "Run `cloakbench sample` again."
         )
-    return found
+    return samples
+
+
+def _of_set(samples: Sequence[Path], photos: Path | None, metrics: Sequence[Metric]) -> Row:
+    """What the metrics of sets say of the samples."""
+    of_sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
+    if not of_sets:
+        return {}
+    if photos is None:
+        raise CloakBenchError(
+            f"metric '{of_sets[0].name}' compares with the person's clean photos. Name their "
+            "folder with --photos."
+        )
+    sets = [[read_photo(path) for path in files] for files in (samples, photo_files(photos))]
+    return {metric.name: metric.score(*sets) for metric in of_sets}
 
 
 def _row(
@@ -102,11 +119,14 @@ def _row(
     cell: Cell,
 ) -> Row:
     image = read_photo(path)
-    found = backend.faces(image) if backend else None
-    sample = Sample(image, largest(found or []), found or [])
+    faces = backend.faces(image) if backend else None
+    sample = Sample(image, largest(faces or []), faces or [])
     row: Row = {
         "image": path.stem,
-        "face": None if found is None else int(bool(found)),
-        "faces": None if found is None else len(found),
+        "face": None if faces is None else int(bool(faces)),
+        "faces": None if faces is None else len(faces),
     }
-    return row | {m.name: m.score(sample, references, cell.identity) for m in metrics}
+    for metric in metrics:
+        if isinstance(metric, ImageMetric):
+            row[metric.name] = metric.score(sample, references, cell.identity)
+    return row

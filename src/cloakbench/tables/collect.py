@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.layout import Cell, Layout
-from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS, label
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, label
 
 NAMES = (*CELL_LABELS, "prompt", "image", "photo")  # text, even where it looks like a number
 

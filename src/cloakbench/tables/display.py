@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cloakbench.score.labels import CELL_LABELS
-from cloakbench.score.metric import metrics
+from cloakbench.files.layout import CELL_LABELS
+from cloakbench.score.base import metrics
 from cloakbench.tables.summary import metric_columns
 
 MINUS = "\N{MINUS SIGN}"
@@ -24,7 +24,6 @@ CONTRASTS_NOTE = (
     "A cell's score minus that of its baseline, which has controls in the place of some of the "
     "cell's methods, paired; shares differ by percentage points."
 )
-DISTANCES = {"linf": ("L∞ [levels]", ".0f"), "psnr": ("PSNR [dB]", ".1f"), "ssim": ("SSIM", ".3f")}
 LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
@@ -84,23 +83,14 @@ def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
 
 
 def photo_grid(frame: pd.DataFrame) -> Grid:
-    """Photos against their originals, and metrics of them."""
+    """What metrics say of photos; without arrows, which are about samples."""
     shared, labels = _labels(frame)
-    columns = photo_columns(frame)
+    names = metric_columns(frame)
     rows = [
-        [
-            *(Value(str(row[name])) for name in labels),
-            *(Value(number(row[name], spec)) for name, (_, spec) in columns.items()),
-        ]
+        [*(Value(str(row[name])) for name in labels), *(score_value(row, name) for name in names)]
         for row in frame.to_dict("records")
     ]
-    return Grid([*labels, *(title for title, _ in columns.values())], rows, shared)
-
-
-def photo_columns(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Titles and number formats of what a table says of photos, by column."""
-    own = {name: (metrics[name].title, metrics[name].display) for name in metric_columns(frame)}
-    return DISTANCES | own
+    return Grid([*labels, *(metrics[name].title for name in names)], rows, shared)
 
 
 def heading(metric: str) -> str:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cloakbench.layout import Cell, Controls, Layout
-from cloakbench.score.files import write_csv, write_text
+from cloakbench.files.layout import Cell, Controls, Layout
+from cloakbench.files.text import write_csv, write_text
 from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.display import (
     CONTRASTS_NOTE,

@@ -8,9 +8,8 @@ from itertools import product
 
 import pandas as pd
 
-from cloakbench.layout import Controls
-from cloakbench.score.labels import CELL_LABELS, PHOTO_LABELS
-from cloakbench.score.metric import metrics
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Controls
+from cloakbench.score.base import metrics
 from cloakbench.tables.bootstrap import Interval, mean_interval
 
 GROUP = tuple(name for name in CELL_LABELS if name != "identity")
@@ -104,21 +103,27 @@ def _name(labels: Mapping[str, str], replaced: dict[str, str], budgets: Mapping[
 def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     """What every protection and purification does to the photos.
 
-    Columns: labels but the identity, `photos`, `linf` (the largest [grey levels]), `psnr`, `ssim`,
-    and the metrics of photos. Means are over identities, so that an identity with more photos does
-    not weigh more. PSNR is of the photos that changed; where none did, it is infinite.
+    Columns: labels but the identity, `photos`, and the metrics of photos, each by its `aggregate`.
+    That is first of an identity's photos and then of the identities, so that an identity with more
+    photos does not weigh more.
     """
-    distances = distances.assign(psnr=distances["psnr"].replace(math.inf, math.nan))
-    means = dict.fromkeys(["psnr", "ssim", *metric_columns(distances)], "mean")
-    per_identity = distances.groupby(list(PHOTO_LABELS), sort=False).agg(
-        {"photo": "size", "linf": "max", **means}
-    )
     labels = [name for name in PHOTO_LABELS if name != "identity"]
-    per_cell = per_identity.groupby(labels, sort=False).agg(
-        {"photo": "sum", "linf": "max", **means}
-    )
-    per_cell["psnr"] = per_cell["psnr"].fillna(math.inf)
-    return per_cell.rename(columns={"photo": "photos"}).reset_index()
+    photos = distances.groupby(labels, sort=False).agg(photos=("photo", "size"))
+    values = aggregate(aggregate(distances, PHOTO_LABELS).reset_index(), labels)
+    return photos.join(values).reset_index()
+
+
+def aggregate(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """The metrics of a table by group, each by its `Metric.aggregate`; the labels are the index."""
+    names = metric_columns(frame)
+    groups = frame.groupby(list(labels), sort=False)[names]
+    finite = frame[names].replace([math.inf, -math.inf], math.nan)
+    largest = groups.max()
+    means = finite.groupby([frame[name] for name in labels], sort=False).mean()
+    means = means.fillna(largest)  # where no value is finite: infinite, or none
+    extreme = [name for name in names if metrics[name].aggregate == "max"]
+    means[extreme] = largest[extreme]
+    return means
 
 
 def _groups(images: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:

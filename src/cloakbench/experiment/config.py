@@ -1,0 +1,158 @@
+"""The config of an experiment, `config.yaml` after defaults: its keys, and how files are merged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.experiment.data import Dataset
+from cloakbench.models.sampling import Sampling
+from cloakbench.models.spec import ModelSpec
+from cloakbench.plugins import load_file
+from cloakbench.prompts import Prompts
+from cloakbench.registry import explain
+from cloakbench.score.base import DEFAULT
+from cloakbench.settings import Settings, UserPath
+
+Entry = str | list[Any] | dict[str, Any]
+"""A method in a list of the config: a name, a list (a chain of purifications), or a spec that may
+give itself a `name` and start from a `preset`."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class Config(Settings):
+    """Everything that decides an experiment's results."""
+
+    experiment: str = Field(description="names the folder of the tables and the report")
+    plugins: list[UserPath] = Field(
+        [], description="Python files that add methods, beside those of installed packages"
+    )
+    results: UserPath = Field(Path("results"), description="folder that all results go to")
+    seed: int = Field(0, description="root of all seeds")
+    model: str = Field(description="the model that is used, by its name in `models`")
+    models: dict[str, ModelSpec] = Field(description="models by name")
+    dataset: str = Field(description="the dataset that is used, by its name in `datasets`")
+    datasets: dict[str, Dataset] = Field(description="datasets by name")
+    identities: list[str] | None = Field(
+        None, description="identities that are used; null: all", min_length=1
+    )
+    preset: str | None = Field(
+        None, description="preset of every method that has it, unless its entry says otherwise"
+    )
+    protections: list[Entry] = Field(description="protections", min_length=1)
+    purifications: list[Entry] = Field(description="purifications", min_length=1)
+    trainers: list[Entry] = Field(description="trainers", min_length=1)
+    prompts: Prompts = Field(default_factory=Prompts, description="see cloakbench.prompts")
+    class_images: Sampling = Field(
+        default=Sampling(images=200), description="class images for prior preservation"
+    )
+    sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
+    faces: Entry = Field("dlib", description="face backend of the identity metrics")
+    metrics: list[Entry] = Field(list(DEFAULT), description="metrics", min_length=1)
+    keep_weights: bool = Field(
+        False, description="keep personalised weights, and sample in another job"
+    )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Config:
+        """Check a config's keys and values; its methods are checked as an `Experiment` is built.
+
+        Raises:
+            CloakBenchError: unknown key, model or dataset; bad value.
+        """
+        try:
+            config = cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise CloakBenchError(f"config: {explain(error, cls)}") from None
+        for file in config.plugins:
+            load_file(file)
+        check_label("experiment", config.experiment)
+        for identity, times in Counter(config.identities).items():
+            if times > 1:
+                raise CloakBenchError(
+                    f"config: identities: '{identity}' is there {times} times. Name it once."
+                )
+        for key, known in (("model", config.models), ("dataset", config.datasets)):
+            if (chosen := getattr(config, key)) not in known:
+                raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
+            check_label(key, chosen)
+        return config
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The model that is used."""
+        return self.models[self.model]
+
+    @property
+    def dataset_spec(self) -> Dataset:
+        """The dataset that is used."""
+        return self.datasets[self.dataset]
+
+    @property
+    def chosen_identities(self) -> list[str]:
+        """The identities that are used, by name."""
+        return self.dataset_spec.identities() if self.identities is None else self.identities
+
+
+def check_label(what: str, label: str, advice: str = "use") -> None:
+    """Refuse what cannot name a folder.
+
+    Raises:
+        CloakBenchError: it says what is called so, and with which characters to do what.
+    """
+    if not _LABEL.fullmatch(label):
+        raise CloakBenchError(
+            f"config: {what} '{label}' names a folder: {advice} letters, digits, and . _ + -"
+        )
+
+
+def load(paths: Sequence[Path]) -> dict[str, Any]:
+    """Merge YAML files; later ones override, mappings key by key (as Snakemake).
+
+    Raises:
+        CloakBenchError: a file cannot be read, or is no mapping in YAML.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise CloakBenchError(f"{path}: cannot be read ({error.strerror}).") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise CloakBenchError(f"{path}: is not valid YAML ({reason}).") from None
+        if not isinstance(content, dict):
+            raise CloakBenchError(f"{path}: is not a mapping of keys. See config/README.md.")
+        _merge(merged, content)
+    return merged
+
+
+def read(sources: Sequence[str]) -> dict[str, Any]:
+    """What a command line names: YAML files to merge in order, or one config as JSON.
+
+    Raises:
+        CloakBenchError: see `load`; or it is no JSON.
+    """
+    if len(sources) == 1 and sources[0].startswith("{"):
+        try:
+            return json.loads(sources[0])
+        except json.JSONDecodeError as error:
+            raise CloakBenchError(f"the config is not valid JSON ({error}).") from None
+    return load([Path(source) for source in sources])
+
+
+def _merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value

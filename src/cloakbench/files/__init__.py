@@ -1,0 +1,1 @@
+"""Files: photos, weights and results; where they lie, and how they are written whole or not."""

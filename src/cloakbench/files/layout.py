@@ -1,0 +1,151 @@
+"""Where results live: the one place that knows the folder names under `results/`.
+
+Every method takes names or Snakemake wildcards (`"{identity}"`), so the workflow's rules and the
+library agree on paths by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cloakbench.errors import CloakBenchError
+
+SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (Anti-DreamBooth)
+
+STAGES = {
+    "class_images": 1,
+    "data": 3,
+    "references": 2,
+    "protect": 4,
+    "purify": 5,
+    "distances": 5,
+    "personalise": 6,
+    "sample": 6,  # where weights are kept; else `personalise` samples
+    "score": 6,
+}
+"""How many of a cell's labels name a job of a stage: cells that share them share the job."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination that is trained, sampled and scored."""
+
+    model: str
+    dataset: str
+    identity: str
+    protection: str
+    purification: str
+    trainer: str
+
+
+class Controls(NamedTuple):
+    """Labels of the methods that others are compared with; earlier ones are compared with first."""
+
+    protection: tuple[str, ...] = ()
+    purification: tuple[str, ...] = ()
+    trainer: tuple[str, ...] = ()
+
+
+WILDCARDS = Cell(*(f"{{{name}}}" for name in Cell.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of an experiment's results below one root."""
+
+    root: Path = Path("results")
+
+    def class_images(self, model: str, class_noun: str) -> Path:
+        """Class images, sampled once per model for prior preservation."""
+        return self.root / model / "class_images" / class_noun
+
+    def dataset(self, cell: Cell) -> Path:
+        return self.root / cell.model / cell.dataset
+
+    def identity(self, cell: Cell) -> Path:
+        return self.dataset(cell) / cell.identity
+
+    def data(self, cell: Cell) -> Path:
+        """Cropped and resized photos: `set_A/`, `set_B/`, `set_C/`."""
+        return self.identity(cell) / "data"
+
+    def protected(self, cell: Cell) -> Path:
+        """Protected instance images, the unit of the `protect` stage."""
+        return self.identity(cell) / "protected" / cell.protection
+
+    def purified(self, cell: Cell) -> Path:
+        return self.identity(cell) / "purified" / cell.protection / cell.purification
+
+    def personalised(self, cell: Cell) -> Path:
+        """Weights of the personalised model."""
+        return self._trained(cell, "personalised")
+
+    def generated(self, cell: Cell) -> Path:
+        """Samples: one folder per prompt key, `<prompt>/<index>.png`."""
+        return self._trained(cell, "generated")
+
+    def scores(self, cell: Cell) -> Path:
+        """One row per sample."""
+        folder = self.identity(cell) / "scores" / cell.protection / cell.purification
+        return folder / f"{cell.trainer}.csv"
+
+    def distances(self, cell: Cell) -> Path:
+        """One row per protected or purified photo against its original."""
+        folder = self.identity(cell) / "scores" / cell.protection
+        return folder / f"{cell.purification}.csv"
+
+    def references(self, cell: Cell) -> Path:
+        """Face embeddings of every identity's set_C and the backend's calibration."""
+        return self.dataset(cell) / "references.json"
+
+    def tables(self, experiment: str) -> Path:
+        return self.root / "tables" / experiment
+
+    def report(self, experiment: str) -> Path:
+        return self.root / "report" / experiment / "index.html"
+
+    def figure(self, experiment: str) -> Path:
+        return self.root / "report" / experiment / "scores.svg"
+
+    def log(self, stage: str, cell: Cell) -> Path:
+        """What a job of a stage said."""
+        return self._record("logs", stage, cell, "log")
+
+    def benchmark(self, stage: str, cell: Cell) -> Path:
+        """Snakemake's measurement of a job: seconds, memory and more."""
+        return self._record("benchmarks", stage, cell, "tsv")
+
+    def experiment_log(self, command: str, experiment: str) -> Path:
+        """What `tables` or `report` said of an experiment."""
+        return self.root / "logs" / command / f"{experiment}.log"
+
+    def _record(self, kind: str, stage: str, cell: Cell, suffix: str) -> Path:
+        labels = [*vars(cell).values()][: STAGES[stage]]
+        folder = self.root.joinpath(kind, *labels[:3], stage, *labels[3:])
+        return folder.with_name(f"{folder.name}.{suffix}")
+
+    def _trained(self, cell: Cell, stage: str) -> Path:
+        return self.identity(cell) / stage / cell.protection / cell.purification / cell.trainer
+
+
+CELL_LABELS = tuple(Cell.__dataclass_fields__)
+PHOTO_LABELS = CELL_LABELS[:-1]  # photos are protected and purified before a trainer sees them
+
+
+def label(cell: Cell, names: Sequence[str] = CELL_LABELS) -> dict[str, str]:
+    """A cell's labels as the first columns of a row."""
+    return {name: getattr(cell, name) for name in names}
+
+
+def prompt_folders(generated: Path) -> list[Path]:
+    """The folders of a cell's samples, one per prompt, sorted by prompt key.
+
+    Raises:
+        CloakBenchError: there is no such folder.
+    """
+    if not generated.is_dir():
+        raise CloakBenchError(f"{generated}: no such folder of samples. Run `cloakbench sample`.")
+    return sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -1,0 +1,1 @@
+"""Networks: diffusion models behind one protocol, their training and sampling, and judges."""

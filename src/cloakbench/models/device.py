@@ -1,0 +1,109 @@
+"""How models run on a device: which one, repeatable kernels, and what to do when memory ends."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from cloakbench.errors import CloakBenchError, is_out_of_memory
+from cloakbench.models.loading import Loader, load_model
+from cloakbench.models.spec import ModelSpec
+from cloakbench.running.gpu import claim_gpu
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def choose_device(name: str) -> str:
+    """The device of a name: `auto` is cuda where a GPU is usable and else cpu.
+
+    Of several GPUs this process takes one for itself.
+
+    Raises:
+        CloakBenchError: it is unknown, or not to be had here.
+    """
+    if name == "auto":
+        claim_gpu()
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise CloakBenchError(f"--device {name}: {reason} Choose auto or cpu.") from None
+    return name
+
+
+def set_up_torch(threads: int | None) -> None:
+    """Deterministic kernels, and as many CPU threads as the workflow grants."""
+    if threads:
+        torch.set_num_threads(threads)
+    _set_determinism("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def with_model(work: Callable[[Loader], T], model: ModelSpec, device: str) -> T:
+    """Do work that loads a model; where memory runs out, once more with a frugal model.
+
+    The second try goes on from the last checkpoint, and its results are the same (see
+    `DiffusionModel`).
+
+    Raises:
+        CloakBenchError: memory ran out twice.
+    """
+    try:
+        return _deterministic(lambda: work(lambda: load_model(model, device)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    log.warning(
+        "%s: out of memory; once more with gradient checkpointing and one sample at a time: "
+        "slower, with the same results.",
+        device,
+    )
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return _deterministic(lambda: work(lambda: load_model(model, device, frugal=True)))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CloakBenchError(
+            f"{device}: out of memory, also with gradient checkpointing and one sample at a "
+            "time. Set the model's precision to bf16, lower the method's batch_size, choose the "
+            "trainer 'lora', or use a device with more memory; then run the same command again."
+        ) from None
+
+
+def _deterministic(work: Callable[[], T]) -> T:
+    """Do work with kernels whose gradients do not vary, if there are such for all that it does.
+
+    Only where torch may refuse a kernel does it choose attention whose gradients repeat on a GPU;
+    told to warn, it takes the faster one. After a refusal, work goes on from its last checkpoint.
+    """
+    _set_determinism("error")
+    try:
+        return work()
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        log.warning("%s; going on without: runs may differ in the last digits.", _first(error))
+    finally:
+        _set_determinism("warn")
+    return work()
+
+
+def _set_determinism(mode: str) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
+    torch.set_deterministic_debug_mode(mode)  # use_deterministic_algorithms imports a compiler
+
+
+def _first(error: Exception) -> str:
+    """The first sentence of an error."""
+    return str(error).split(", but", 1)[0].split(". ", 1)[0]

@@ -1,0 +1,71 @@
+"""Contact sheets: rows of pictures with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.files.bundle import bundled
+from cloakbench.files.layout import CELL_LABELS, Cell, Layout, prompt_folders
+
+FONT_SIZE, MARGIN = 12, 6  # px
+
+
+def folder_rows(folder: Path) -> dict[str, list[Path]]:
+    """The PNG files of every subfolder that has some, by its name.
+
+    Raises:
+        CloakBenchError: there are none.
+    """
+    folder = bundled(folder)
+    if not folder.is_dir():
+        raise CloakBenchError(f"{folder}: no such folder. Check the path.")
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    rows = {path.name: files for path in folders if (files := sorted(path.rglob("*.png")))}
+    if not rows:
+        raise CloakBenchError(f"{folder}: no folders of PNG files. Check the path.")
+    return rows
+
+
+def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, list[Path]]:
+    """The photos of one identity, then samples of each of its cells, in equal parts per prompt.
+
+    Rows are called by the labels in which the cells differ.
+    """
+    varying = [name for name in CELL_LABELS if len({getattr(cell, name) for cell in cells}) > 1]
+    rows = {"photos": sorted((layout.data(cells[0]) / "set_B").glob("*.png"))}
+    for cell in cells:
+        prompts = prompt_folders(layout.generated(cell))
+        share = -(-columns // len(prompts))
+        label = " / ".join(getattr(cell, name) for name in varying) or "samples"
+        rows[label] = [path for folder in prompts for path in sorted(folder.glob("*.png"))[:share]]
+    return rows
+
+
+def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -> None:
+    """Tile the first pictures of every row beside its label. All share the first one's size.
+
+    out: a file of any of Pillow's formats; WebP takes an eighth of PNG's space.
+
+    Raises:
+        CloakBenchError: Pillow knows no format of that name.
+    """
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise CloakBenchError(f"{out}: no kind of picture. Name it .png, .webp or .jpg.")
+    font = ImageFont.load_default(FONT_SIZE)
+    left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
+    with Image.open(next(iter(rows.values()))[0]) as first:
+        width, height = first.size
+    sheet = Image.new("RGB", (left + width * columns, height * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, (label, files) in enumerate(rows.items()):
+        middle = (MARGIN, y * height + height // 2)
+        draw.text(middle, label, fill="black", font=font, anchor="lm")
+        for x, path in enumerate(files[:columns]):
+            with Image.open(path) as picture:
+                sheet.paste(picture, (left + x * width, y * height))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, optimize=True, quality=90)

@@ -1,0 +1,63 @@
+"""Which GPUs this machine has, and one of them for each job that runs on it.
+
+Snakemake limits how many jobs use a GPU at once (`resources: gpu=`) but gives none of them away;
+SLURM does, and shows a job only what it got.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+CHANGES_NO_RESULT = True
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+_claims: list[FileLock] = []  # held until the process ends, however it ends
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a process started here can use, by CUDA's names: numbers or UUIDs."""
+    if (given := os.environ.get(VISIBLE)) is not None:
+        return [name for name in given.split(",") if name not in ("", "-1", "NoDevFiles")]
+    if (command := shutil.which("nvidia-smi")) is None:
+        return []
+    listed = subprocess.run([command, "-L"], capture_output=True, text=True, check=False).stdout
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    return [str(number) for number in range(count)]
+
+
+def claim_gpu() -> None:
+    """Show this process only one GPU: of those that it sees, one that the fewest jobs have claimed.
+
+    Nothing waits for a GPU here: Snakemake decides how many jobs run at once. Call it before CUDA
+    is first used.
+    """
+    gpus = visible_gpus()
+    if len(gpus) < 2:
+        return
+    folder = Path(tempfile.gettempdir()) / f"cloakbench-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "choosing"):
+        chosen = min(gpus, key=lambda gpu: sum(map(_is_held, folder.glob(f"{gpu}.*"))))
+        claim = FileLock(folder / f"{chosen}.{os.getpid()}")
+        claim.acquire(blocking=False)
+    _claims.append(claim)
+    os.environ[VISIBLE] = chosen
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the process that locked a file still runs; forgets it if not."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    path.unlink(missing_ok=True)
+    lock.release()
+    return False

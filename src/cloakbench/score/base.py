@@ -1,0 +1,132 @@
+"""What a metric is: a number with a direction and bounds, of an image or of a set of images."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal, NamedTuple, final
+
+from PIL import Image
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.faces import Face
+from cloakbench.registry import Method, Registry, Spec
+from cloakbench.score.references import References
+
+DEFAULT = ("fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque")
+"""The metrics that need no weights but the face backend's."""
+
+DISTANCES = ("linf", "psnr", "ssim")
+"""What is always measured of protected and purified photos, in this order."""
+
+Read = Literal["faces", "reference", "pixels", "original", "photos"]
+
+
+class Sample(NamedTuple):
+    """A generated image with its largest face (None where no face was found) and all of them.
+
+    original: the untouched photo, where the image is a protected or purified one.
+    """
+
+    image: Image.Image
+    face: Face | None
+    faces: Sequence[Face] = ()
+    original: Image.Image | None = None
+
+
+class Metric(Method):
+    """What all metrics declare; see `ImageMetric`, `PhotoMetric` and `SetMetric`.
+
+    Class variables:
+        title: the column's name in tables for people.
+        protects: whether "higher" or "lower" values speak for the protection, that is against
+            the personalised model; a study of purification reads the arrows the other way.
+        bounds: the least and the largest value.
+        reads: the images' faces, the identity's reference, the pixels, the photo as it was, the
+            identity's clean photos.
+        display: how a value is printed (a format specification).
+        smallest_side: of an image that has a score [px].
+        of_faces: whether a sample without a face has no score.
+        aggregate: what tables make of many photos' values; a "mean" is of the finite ones, and
+            infinite where there are no others. Of samples it is always the mean.
+    """
+
+    title: ClassVar[str]
+    protects: ClassVar[Literal["higher", "lower"]]
+    bounds: ClassVar[tuple[float, float]]
+    reads: ClassVar[frozenset[Read]]
+    display: ClassVar[str] = ".3f"
+    smallest_side: ClassVar[int] = 0
+    of_faces: ClassVar[bool] = False
+    aggregate: ClassVar[Literal["mean", "max"]] = "mean"
+
+    @property
+    def judges_photos(self) -> bool:
+        """Whether it says something of protected and purified photos."""
+        return self.reads <= {"pixels", "original"}
+
+    @property
+    def judges_samples(self) -> bool:
+        """Whether it says something of samples, which no photo is the original of."""
+        return "original" not in self.reads
+
+
+class ImageMetric(Metric):
+    """One number per image; a cell's score is the mean over the samples that have one."""
+
+    @abstractmethod
+    def score(self, sample: Sample, references: References, identity: str) -> float:
+        """The sample's value; NaN where it is not defined (no face, no calibration)."""
+
+
+class PhotoMetric(ImageMetric):
+    """One number per protected or purified photo, by its original; samples have none."""
+
+    reads: ClassVar[frozenset[Read]] = frozenset({"pixels", "original"})
+
+    @final
+    def score(self, sample: Sample, references: References, identity: str) -> float:
+        return math.nan if sample.original is None else self.compare(sample.image, sample.original)
+
+    @abstractmethod
+    def compare(self, photo: Image.Image, original: Image.Image) -> float:
+        """The value of an RGB photo whose original has the same size."""
+
+
+class SetMetric(Metric):
+    """One number for all samples of a cell, by the identity's clean photos: every row has it.
+
+    So the mean over a cell's rows is this number, and with one identity there is no interval.
+    """
+
+    reads: ClassVar[frozenset[Read]] = frozenset({"pixels", "photos"})
+
+    @abstractmethod
+    def score(self, samples: Sequence[Image.Image], photos: Sequence[Image.Image]) -> float:
+        """The value of RGB samples of all prompts; NaN where they, or the photos, are too few."""
+
+
+metrics: Registry[Metric] = Registry("metric", "cloakbench.score.metrics", "cloakbench.metrics")
+"""Every metric, by name."""
+
+
+def build_metrics(specs: Sequence[Spec | str] = ()) -> list[Metric]:
+    """Metrics from names or specs; `DEFAULT` if there are none.
+
+    Raises:
+        CloakBenchError: an unknown metric or setting, or one metric twice.
+    """
+    chosen = [metrics.build(spec) for spec in specs or DEFAULT]
+    names = [metric.name for metric in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise CloakBenchError(f"metric '{name}' is named twice. Name it once.")
+    return chosen
+
+
+def photo_metrics(chosen: Iterable[Metric]) -> list[ImageMetric]:
+    """`DISTANCES`, then those of the chosen metrics that judge photos; each is there once."""
+    every = [*map(metrics.build, DISTANCES), *chosen]
+    judges = {m.name: m for m in every if isinstance(m, ImageMetric) and m.judges_photos}
+    return list(judges.values())

@@ -1,0 +1,78 @@
+"""The `distances` stage: protected and purified photos against their originals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.layout import PHOTO_LABELS, Cell, label
+from cloakbench.score.base import ImageMetric, Metric, Sample, photo_metrics
+from cloakbench.score.references import NO_REFERENCES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def distances(
+    photos: Path, originals: Path, cell: Cell, metrics: Sequence[Metric] = ()
+) -> pd.DataFrame:
+    """Compare a folder of photos with their originals, matched by file stem.
+
+    Args:
+        photos: protected or purified photos.
+        originals: the same photos, untouched.
+        cell: labels of the rows; its trainer plays no part.
+        metrics: more of them, which read pixels and originals and no more.
+
+    Returns:
+        One row per photo, sorted by name: labels, `photo`, then `base.DISTANCES` and the metrics.
+
+    Raises:
+        CloakBenchError: the folders do not hold the same photos in the same sizes, or a metric
+            needs faces.
+    """
+    import pandas as pd
+
+    for metric in metrics:
+        if not metric.judges_photos:
+            raise CloakBenchError(
+                f"metric '{metric.name}' is one of samples, which have faces to compare. Leave it "
+                "out for photos."
+            )
+        metric.check()
+    measured = photo_metrics(metrics)
+    changed, original = _by_stem(photos), _by_stem(originals)
+    if changed.keys() != original.keys():
+        odd = sorted(changed.keys() ^ original.keys())
+        raise CloakBenchError(
+            f"{photos}: photos differ from those of {originals} ({', '.join(odd)} in only one "
+            "of the two). Run the stage that wrote the folder again."
+        )
+    labels = label(cell, PHOTO_LABELS)
+    rows = [
+        {**labels, "photo": stem, **_compare(changed[stem], path, measured)}
+        for stem, path in original.items()
+    ]
+    names = [metric.name for metric in measured]
+    return pd.DataFrame(rows, columns=[*PHOTO_LABELS, "photo", *names])
+
+
+def _compare(changed: Path, original: Path, metrics: Sequence[ImageMetric]) -> dict[str, float]:
+    a, b = read_photo(changed), read_photo(original)
+    if a.size != b.size:
+        raise CloakBenchError(
+            f"{changed}: is {a.width}x{a.height} px but {original} is {b.width}x{b.height} px. "
+            "A stage keeps the size of its photos; run it again."
+        )
+    sample = Sample(a, None, original=b)
+    return {metric.name: metric.score(sample, NO_REFERENCES, "") for metric in metrics}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = photo_files(folder)
+    if not files:
+        raise CloakBenchError(f"{folder}: no photos in this folder. Check the path.")
+    return {path.stem: path for path in files}

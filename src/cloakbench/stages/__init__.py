@@ -1,0 +1,1 @@
+"""Stages that run a model, a module each: read folders, run a method, write one folder."""

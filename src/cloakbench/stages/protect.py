@@ -1,0 +1,71 @@
+"""The `protect` stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.files.images import (
+    Photos,
+    largest_change,
+    load_photos,
+    save_photos,
+    to_images,
+)
+from cloakbench.identity import Identity
+from cloakbench.models.device import with_model
+from cloakbench.models.spec import ModelSpec
+from cloakbench.prompts import Prompts
+from cloakbench.protect import Protection, protections
+from cloakbench.registry import Spec
+from cloakbench.running.run import Run
+from cloakbench.stages.inputs import dependencies, other_photos
+
+
+def protect(
+    spec: Spec,
+    *,
+    model: ModelSpec,
+    prompts: Prompts,
+    instance: Path,
+    surrogate: Path | None,
+    class_images: Path | None,
+    run: Run,
+) -> None:
+    """Protect an identity's instance images and check the budget on the saved files.
+
+    Raises:
+        CloakBenchError: a folder that the protection needs is not given, or see `Protection`.
+    """
+    protection = protections.build(spec)
+    photos = load_photos(instance)
+
+    def others(what: str, folder: Path | None, option: str) -> Photos | None:
+        if what not in protection.uses:
+            return None
+        return other_photos(folder, option, protection.name, photos, instance)
+
+    identity = Identity(
+        photos,
+        prompts,
+        others("surrogate_images", surrogate, "--surrogate"),
+        others("class_images", class_images, "--class-images"),
+    )
+    manifest = run.manifest("protect", protection.spec())
+    work = [manifest, dependencies(__name__, protection, model), prompts]
+    job = run.job("protect", work, *model.folders(), instance, surrogate, class_images)
+    if run.restored(job, manifest):
+        return
+    protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
+    with run.output(job, manifest) as folder:
+        save_photos(protected, folder)
+        _check_budget(protection, photos, load_photos(folder), run.out)
+
+
+def _check_budget(protection: Protection, photos: Photos, saved: Photos, out: Path) -> None:
+    change = largest_change(to_images(saved.pixels), to_images(photos.pixels))
+    if change > protection.budget:
+        raise CloakBenchError(
+            f"{out}: the saved photos differ by {change}/255 from the originals, the "
+            f"budget is {protection.budget}/255. A bug in '{protection.name}'."
+        )
