@@ -37,7 +37,11 @@ rule all:
 
 onstart:
     # Snakemake's own locks survive a SIGKILL, so profiles set `nolock`; this one does not.
-    if holder := hold(LAYOUT.root / ".running"):
+    try:
+        holder = hold(LAYOUT.root / ".running")
+    except CloakBenchError as error:
+        sys.exit(f"error: {error}")
+    if holder:
         sys.exit(
             f"error: {LAYOUT.root}: {holder} runs here. Wait until it ends, or stop it."
         )

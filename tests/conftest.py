@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from cloakbench.files.images import Photos
     from cloakbench.identity import Identity
     from cloakbench.models.families.stable_diffusion import StableDiffusion
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist runs a process on every core
 
 settings.register_profile("cloakbench", deadline=None)  # machines may be slow or busy
 settings.load_profile("cloakbench")

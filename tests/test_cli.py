@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Folders, smooth_photos
+from conftest import REPOSITORY, Folders
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from cloakbench import __version__
 from cloakbench.cli import main
 from cloakbench.cli.main import app
 from cloakbench.experiment.catalogue import REGISTRIES
-from cloakbench.files.images import load_photos, save_photos
+from cloakbench.files.images import load_photos
 from cloakbench.models.spec import ModelSpec
 
 COMMANDS = [
@@ -81,41 +81,10 @@ def test_the_table_of_methods_names_them_all_and_one_is_shown_in_full():
     assert "quality" not in one
 
 
-def test_an_unknown_method_gets_the_nearest_name(failing):
-    assert "unknown method 'aslp': did you mean 'aspl'?" in failing("methods", "aslp")
-
-
 def test_the_schema_command_writes_what_it_prints(tmp_path):
     cli("schema", "--out", tmp_path / "schema.json")
 
     assert (tmp_path / "schema.json").read_text() == cli("schema")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["protect", "alps"], "unknown protection 'alps': did you mean 'aspl'?"),
-        (["protect", "noise", "--set", "budget=-1/255"], "a budget lies between"),
-        (["protect", "noise", "--set", "budget=0.05"], "whole number of grey levels"),
-        (["protect", "noise", "--set", "budget"], "write it as KEY=VALUE"),
-        (["protect", "{bad"], "not valid JSON"),
-        (["protect", "noise", "--model", '{"path": "x", "resoluton": 64}'], "mean 'resolution'"),
-        (["protect", "noise", "--prompts", '{"smaple": {}}'], "did you mean 'sample'"),
-        (["protect", "noise", "--instance", "nowhere"], "nowhere: no such folder of photos"),
-        (["protect", "aspl"], "'aspl' needs --surrogate FOLDER"),
-        (["protect", '["noise"]'], "write a name, or a spec"),
-        (["protect", "[1]"], "write a name, or a spec"),
-        (["protect", "noise", "--device", "gpu"], "--device gpu: "),
-    ],
-)
-def test_a_mistake_is_one_line_and_nothing_is_written(
-    arguments, message, failing, folders, tmp_path
-):
-    out = tmp_path / "new" / "out"
-    given = ["--instance", folders.instance] if "--instance" not in arguments else []
-
-    assert message in failing(*arguments, *given, "--out", out)
-    assert not out.exists()
 
 
 def test_the_version_is_said():
@@ -132,10 +101,6 @@ def test_a_manifest_is_printed_as_it_is_and_a_missing_or_damaged_one_is_one_line
         assert "job.json: is damaged. Make the folder again." in failing("manifest", tmp_path)
     (tmp_path / "job.json").unlink()
     assert "job.json: not there to read. Name a folder" in failing("manifest", tmp_path)
-
-
-def test_a_missing_plug_in_is_one_line(failing):
-    assert "nowhere.py: no such Python file" in failing("--plugin", "nowhere.py", "methods")
 
 
 def test_a_folder_of_other_files_is_not_replaced(failing, folders, tmp_path):
@@ -162,24 +127,6 @@ def test_a_result_is_replaced_also_without_its_manifest_and_through_a_link(folde
         assert manifest["settings"]["budget"] == budget
         (tmp_path / "out" / "job.json").unlink()
     assert (tmp_path / "link").is_symlink()
-
-
-def test_a_prompts_key_stays_in_the_folder(failing, tmp_path):
-    assert "names a folder" in failing("sample", "--prompt", "../x=a", "--out", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["sheet", "nowhere", "sheet.png"], "nowhere: no such folder"),
-        (["sheet", "photos", "sheet.doc"], "sheet.doc: no kind of picture"),
-    ],
-)
-def test_a_picture_needs_pictures_and_a_format(arguments, message, failing, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_photos(smooth_photos(1, 0), tmp_path / "photos" / "anna")
-
-    assert message in failing(*arguments)
 
 
 def test_a_missing_model_is_one_line_before_any_photo_is_changed(failing, folders, tmp_path):
@@ -215,6 +162,33 @@ def test_an_output_below_a_file_cannot_be_written(failing, folders, tmp_path):
     for out in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
         line = failing("purify", "jpeg", "--photos", folders.instance, "--out", out)
         assert re.search(r"file.*: a file is where a folder is needed.*Choose another path", line)
+
+
+def test_there_are_never_more_threads_than_cores(monkeypatch, folders, tmp_path):
+    set_to: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", set_to.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+    for threads in (3, 1_000_000):
+        cli("purify", "jpeg", "--photos", folders.instance, "--out", tmp_path / str(threads),
+            "--threads", threads)  # fmt: skip
+
+    assert set_to == [3, 4]
+
+
+def test_a_picture_replaces_no_photo_of_the_experiment(failing, dataset, tiny_model, tmp_path):
+    config = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
+        "datasets": {"bundled": {"path": str(dataset)}},
+        "results": str(tmp_path / "results"),
+    }
+    (tmp_path / "update.yaml").write_text(json.dumps(config))
+    read = [dataset / "anna" / "set_A" / "01.png", Path(tiny_model.path) / "x.png"]
+
+    for out in (*read, tmp_path / "results" / "mini" / "x.png"):
+        line = failing("picture", REPOSITORY / "config.yaml", tmp_path / "update.yaml",
+                       "--identity", "anna", "-o", out)  # fmt: skip
+        assert f"{out}: is, or lies in, " in line
 
 
 def test_an_output_that_is_the_input_is_refused(failing, folders):

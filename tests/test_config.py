@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,65 +30,6 @@ def config(dataset: Path) -> dict[str, Any]:
         "purifications": ["none"],
         "trainers": ["dreambooth", "cdl"],
     }
-
-
-BAD = [
-    ({"protections": ["alps"]}, r"unknown protection 'alps': did you mean 'aspl'"),
-    ({"protections": [{"method": 3}]}, r"unknown protection '3'"),
-    ({"protections": [{"budget": 3}]}, r"names no `method`"),
-    ({"protections": [{"method": "aspl", "buget": 3}]}, r"'buget': did you mean 'budget'"),
-    ({"protections": [{"method": "aspl", "preset": "mni"}]}, r"preset 'mni': did you mean 'mini'"),
-    ({"protections": [{"method": "aspl", "budget": "-1/255"}]}, r"budget = '-1/255': .*between"),
-    ({"protections": [{"method": "aspl", "budget": 6.375}]}, r"budget = 6\.375: .*whole number"),
-    ({"protections": [{"method": "aspl", "budget": 256}]}, r"budget = 256: .*255/255"),
-    ({"protections": ["aspl", "aspl"]}, r"two entries are called protection 'aspl'.*`name`"),
-    ({"protections": [{"name": "../x", "method": "aspl"}]}, r"'\.\./x' names a folder"),
-    ({"protections": []}, r"protections = \[\]: "),
-    ({"protections": "aspl"}, r"protections = 'aspl': .*list"),
-    ({"purifications": [["resize", "jpg"]]}, r"unknown purification 'jpg': did you mean 'jpeg'"),
-    ({"purifications": [["resize", 3]]}, r"unknown purification '3'"),
-    ({"protections": [{"method": "pid", "through": ["jpg"]}]}, r"unknown purification 'jpg'"),
-    ({"trainers": ["dreamboth"]}, r"unknown trainer 'dreamboth': did you mean 'dreambooth'"),
-    ({"trainers": ["cdl"], "sampling": {"guidance": 1}}, r"does nothing without guidance"),
-    ({"metrics": ["ismm"]}, r"unknown metric 'ismm': did you mean 'ism'"),
-    ({"faces": "dlb"}, r"'dlb': did you mean 'dlib'"),
-    ({"model": "min"}, r"unknown model 'min': did you mean 'mini'"),
-    ({"dataset": "face"}, r"unknown dataset 'face': did you mean 'faces'"),
-    ({"preset": "mni"}, r"unknown preset 'mni': did you mean 'mini'"),
-    ({"protectons": ["aspl"]}, r"unknown setting 'protectons': did you mean 'protections'"),
-    ({"prompts": {"smaple": {}}}, r"'prompts\.smaple': did you mean 'sample'"),
-    ({"sampling": {"step": 5}}, r"'sampling\.step': did you mean 'steps'"),
-    ({"models": {"mini": {"path": "x", "resoluton": 8}}}, r"did you mean 'resolution'"),
-    ({"prompts": {"instance": "a {nuon}"}}, r"prompts\.instance .*placeholder '\{nuon\}'.*Known"),
-    ({"prompts": {"sample": {"a/b": "x"}}}, r"prompt key 'a/b' names a folder"),
-    ({"prompts": {"sample": {}}}, r"prompts\.sample = \{\}: "),
-    ({"sampling": {"images": 0}}, r"sampling\.images = 0: .*greater than or equal to 1"),
-    ({"sampling": {"sampler": "ddmi"}}, r"sampling\.sampler = 'ddmi': .*'ddim'"),
-    ({"models": {"mini": {"path": "x", "resolution": 100}}}, r"resolution = 100: .*multiple of 8"),
-    ({"identities": []}, r"identities = \[\]: "),
-    ({"identities": ["anna", "anna"]}, r"identities: 'anna' is there 2 times"),
-    ({"experiment": "a b"}, r"experiment 'a b' names a folder"),
-    ({"seed": "x"}, r"seed = 'x': .*integer"),
-    ({"seed": True}, r"seed = True: .*not yes or no"),
-    ({"sampling": {"images": True}}, r"sampling\.images = True: .*not yes or no"),
-    ({"sampling": {"guidance": math.inf}}, r"sampling\.guidance = inf: .*finite"),
-    ({"trainers": [{"method": "lora", "steps": True}]}, r"steps = True: .*not yes or no"),
-    ({"trainers": [3]}, r"trainers"),
-    ({"metrics": []}, r"metrics = \[\]: "),
-    ({"metrics": ["lpips", "linf"]}, r"metrics: none of them judges samples"),
-    ({"prompts": {"class_noun": "../x"}}, r"prompts\.class_noun = '\.\./x': .*names a folder"),
-    ({"prompts": {"class_noun": ""}}, r"prompts\.class_noun = '': .*names a folder"),
-    ({"prompts": {"instance": "a {identifier:d}"}}, r"prompts\.instance .*Leave out ':d'"),
-    ({"dataset": "..", "datasets": {"..": {"path": "x"}}}, r"dataset '\.\.' names a folder"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD, ids=[message for _, message in BAD])
-def test_a_mistake_is_one_line_that_names_the_key(changes, message, config):
-    with pytest.raises(CloakBenchError, match=message) as caught:
-        Experiment.parse(config | changes)
-
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["experiment", "model", "models", "protections", "trainers"])
@@ -141,6 +81,23 @@ def test_checking_names_everything_that_is_missing(config, tmp_path):
     model, photos = str(raised.value).split("\nerror: ")
     assert model.startswith(f"model {tmp_path / 'model'}: ")
     assert photos.startswith(f"dataset {tmp_path / 'photos'}: ")
+
+
+def test_checking_finds_a_photo_that_two_sets_share_and_hashes_none_twice(
+    config, dataset, tiny_model, tmp_path, monkeypatch
+):
+    shutil.copytree(dataset, tmp_path / "d")
+    config |= {"datasets": {"own": {"path": str(tmp_path / "d")}}, "dataset": "own"}
+    config |= {"models": {"mini": {"path": tiny_model.path, "resolution": 64}}, "model": "mini"}
+    config |= {"results": str(tmp_path / "results"), "faces": "dlib", "metrics": ["fdfr"]}
+    Experiment.parse(config).check()
+    monkeypatch.setattr("cloakbench.files.weights.sha256", None)
+    Experiment.parse(config).check()
+    monkeypatch.undo()
+    shutil.copy(tmp_path / "d/bert/set_A/02.png", tmp_path / "d/bert/set_B/02.png")
+
+    with pytest.raises(CloakBenchError, match=r"^\S+/bert/set_B/02\.png: is the same photo as"):
+        Experiment.parse(config).check()
 
 
 @pytest.mark.parametrize("name", ["liqe", "q"])
@@ -274,25 +231,8 @@ def test_a_config_as_json_means_the_same_as_a_file(config, tmp_path):
     assert read([json.dumps(config)]) == read([str(tmp_path / "config.yaml")]) == config
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a: [", r"bad\.yaml: is not valid YAML"),
-        (b"\xff\xfe\x00", r"bad\.yaml: is not valid YAML"),
-        (b"- a\n- b\n", r"bad\.yaml: is not a mapping of keys"),
-        (b"", r"bad\.yaml: is not a mapping of keys"),
-    ],
-)
-def test_a_file_that_is_no_config_is_named(content, message, tmp_path):
-    (tmp_path / "bad.yaml").write_bytes(content)
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(CloakBenchError, match=message) as caught:
+    with pytest.raises(CloakBenchError, match=r"bad\.yaml: is not valid YAML"):
         Experiment.load(tmp_path / "bad.yaml")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_broken_json_are_named(tmp_path):
-    with pytest.raises(CloakBenchError, match=r"gone\.yaml: cannot be read \(No such file"):
-        Experiment.load(tmp_path / "gone.yaml")
-    with pytest.raises(CloakBenchError, match=r"not valid JSON"):
-        Experiment.read(['{"a": '])

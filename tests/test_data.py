@@ -17,9 +17,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def add(folder: Path, *names: str, size: tuple[int, int] = (64, 64)) -> Path:
+    """Photos of which no two are equal."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        Image.new("RGB", size, (120, 90, 60)).save(folder / name)
+        blue = 9 * len(list(folder.parent.rglob("*.*")))
+        Image.new("RGB", size, (120, 90, blue)).save(folder / name)
     return folder
 
 
@@ -30,7 +32,7 @@ def names(sets: dict[str, list[Path]]) -> dict[str, list[str]]:
 def test_identities_are_the_visible_folders_in_order(dataset, tmp_path):
     assert Dataset(path=dataset).identities() == ["anna", "bert"]
 
-    for name in ("b", "a", ".cache"):
+    for name in ("b", "a", ".cache", "__MACOSX"):
         (tmp_path / name).mkdir()
     (tmp_path / "readme.txt").write_text("")
     assert Dataset(path=tmp_path).identities() == ["a", "b"]
@@ -60,7 +62,7 @@ def test_an_identity_is_named_as_its_folder_is(name, dataset, tmp_path):
 @pytest.mark.parametrize("name", ["{anna}", "anna\n"])
 def test_names_that_snakemake_would_not_take_literally_are_refused(name, dataset, tmp_path):
     shutil.copytree(dataset / "anna", tmp_path / name)
-    with pytest.raises(CloakBenchError, match="Rename it"):
+    with pytest.raises(CloakBenchError, match="Call it"):
         Dataset(path=tmp_path).sets(name)
 
 
@@ -98,9 +100,9 @@ def test_a_flat_folder_is_split_in_the_order_of_its_names(count, sizes, tmp_path
 
 def test_a_flat_folder_drops_no_file_quietly(tmp_path):
     add(tmp_path / "anna", *(f"{number}.png" for number in range(6)))
-    (tmp_path / "anna" / "7.heic").write_bytes(b"a phone's photo")
+    (tmp_path / "anna" / "7.raw").write_bytes(b"a camera's photo")
 
-    with pytest.raises(CloakBenchError, match=r"7\.heic: not a photo"):
+    with pytest.raises(CloakBenchError, match=r"7\.raw: not a photo"):
         Dataset(path=tmp_path).sets("anna")
 
 
@@ -144,6 +146,26 @@ def test_prepared_photos_are_square_numbered_pngs_and_the_originals_stay(tmp_pat
     manifest = json.loads((tmp_path / "out" / "job.json").read_text())
     assert manifest["photos"]["set_B"] == ["early.bmp", "late.jpg"]
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("twin", ["set_A/01.png", "set_B/02.png"])
+def test_two_sets_that_share_a_photo_are_refused_by_its_names(twin, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    anna = tmp_path / "d" / "anna"
+    shutil.copy(anna / twin, anna / "set_C" / "03.png")
+
+    match = rf"^\S+/anna/set_C/03\.png: is the same photo as \S+/anna/{twin}, but .* remove one\.$"
+    with pytest.raises(CloakBenchError, match=match):
+        prepare(Dataset(path=tmp_path / "d"), "anna", tmp_path / "out", 64)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photo_that_is_twice_in_one_set_is_taken_as_it_is(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    shutil.copy(tmp_path / "d/anna/set_C/01.png", tmp_path / "d/anna/set_C/03.png")
+
+    prepare(Dataset(path=tmp_path / "d"), "anna", tmp_path / "out", 64)
+    assert len(list((tmp_path / "out" / "set_C").iterdir())) == 3
 
 
 def test_a_corrupt_photo_is_named_and_no_output_appears(dataset, tmp_path):

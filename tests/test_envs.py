@@ -28,7 +28,7 @@ case "$1 $2" in
         mkdir -p "$environment/bin"
         cat > "$environment/bin/python" <<- END
 		#!/bin/bash
-		echo "\\$PYTHONPATH" "\\$1" "\\$2" "\\$3" >> {prefix}/calls
+		echo "\\$PYTHONPATH" "\\$1" "\\$2" "\\$3" "\\$4" >> {prefix}/calls
 		exec {python} "\\$@"
 		END
         chmod +x "$environment/bin/python" ;;
@@ -98,4 +98,4 @@ def test_jobs_in_a_conda_environment_run_this_checkout(tmp_path, monkeypatch):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr
-    assert (conda / "calls").read_text() == f"{REPOSITORY / 'src'} -m cloakbench data\n"
+    assert (conda / "calls").read_text() == f"{REPOSITORY / 'src'} -P -m cloakbench data\n"

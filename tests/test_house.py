@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 SOURCE = REPOSITORY / "src"
 
 FLOORS = """
-    errors settings
+    errors names settings
     files plugins
     registry
     running prompts

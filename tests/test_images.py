@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import re
+import struct
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +16,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, features
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files import images
 from cloakbench.files.images import (
     Photos,
     centre_crop,
@@ -27,6 +33,7 @@ from cloakbench.files.images import (
 )
 
 RAMP = np.arange(64, dtype=np.uint8) * 4
+KINDS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
 GREY = np.tile(RAMP, (48, 1))  # 64 wide, 48 high, brighter to the right
 
 
@@ -133,6 +140,266 @@ def test_photos_are_turned_as_their_camera_says(orientation, turn, tmp_path):
     np.testing.assert_array_equal(result, turn(np.asarray(colours())))
 
 
+# Colours: a profile says what the numbers of a photo mean
+
+
+def fixed(*values: float) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def icc_profile(space: bytes, pcs: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """A file by the ICC's specification, version 2."""
+    white = fixed(0.9642, 1.0, 0.8249)  # D50
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": b"XYZ " + bytes(4) + white,
+    } | tags
+    tags = {key: tag + bytes(-len(tag) % 4) for key, tag in tags.items()}
+    table, place = struct.pack(">I", len(tags)), 132 + 12 * len(tags)
+    for key, tag in tags.items():
+        table += key + struct.pack(">II", place, len(tag))
+        place += len(tag)
+    head = struct.pack(">I", place) + bytes(4) + b"\x02\x40\0\0" + kind + space + pcs
+    head += bytes(12) + b"acsp" + bytes(28) + white + bytes(48)
+    return head + table + b"".join(tags.values())
+
+
+def gamma(value: float) -> bytes:
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value * 256)) + bytes(2)
+
+
+def rgb_profile(curve: bytes, *primaries: tuple[float, float, float]) -> bytes:
+    """Of a screen, by its primaries' XYZ, adapted to D50."""
+    tags = {}
+    for name, primary in zip((b"r", b"g", b"b"), primaries, strict=True):
+        tags |= {name + b"XYZ": b"XYZ " + bytes(4) + fixed(*primary), name + b"TRC": curve}
+    return icc_profile(b"RGB ", b"XYZ ", b"mntr", tags)
+
+
+def cmyk_profile(black: tuple[int, int, int]) -> bytes:
+    """Of a press whose inks change nothing but for black, which is `black` in Lab."""
+    inks = itertools.product((0, 1), repeat=4)
+    lab = [black if ink[3] else (255, 128, 128) for ink in inks]
+    unit = fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    line = bytes(range(256))
+    lut = (
+        b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + unit + 4 * line + bytes(sum(lab, ())) + 3 * line
+    )
+    return icc_profile(b"CMYK", b"Lab ", b"prtr", {b"A2B0": lut, b"A2B1": lut})
+
+
+SRGB_CURVE = b"curv" + bytes(4) + struct.pack(">I", 1024)
+SRGB_CURVE += b"".join(
+    struct.pack(">H", round(65535 * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)))
+    for v in (number / 1023 for number in range(1024))
+)
+DISPLAY_P3 = rgb_profile(
+    SRGB_CURVE, (0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841)
+)
+ADOBE_RGB = rgb_profile(
+    gamma(563 / 256), (0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)
+)
+SRGB = rgb_profile(
+    SRGB_CURVE, (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7142)
+)
+GAMMA_ONE = icc_profile(b"GRAY", b"XYZ ", b"mntr", {b"kTRC": gamma(1.0)})
+
+
+@pytest.mark.parametrize(
+    ("profile", "stored", "meant"),
+    [
+        (DISPLAY_P3, (234, 51, 35), (255, 0, 0)),  # what browsers show of `color(display-p3 ...)`
+        (DISPLAY_P3, (117, 251, 76), (0, 255, 0)),
+        (ADOBE_RGB, (219, 0, 0), (255, 0, 0)),
+        (ADOBE_RGB, (144, 255, 60), (0, 255, 0)),
+        (DISPLAY_P3, (128, 128, 128), (128, 128, 128)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
+def test_colours_are_those_that_the_profile_says(profile, stored, meant, kind, tmp_path):
+    image = Image.new("RGB", (64, 48), stored)
+    options = {"quality": 100} | ({"lossless": True} if kind == "webp" else {})
+    result = read(image, tmp_path / f"a.{kind}", icc_profile=profile, **options)
+
+    np.testing.assert_allclose(result[5, 5], meant, atol=5)  # near 0, steps of light are fine
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_a_profile_counts_beside_transparency_and_palettes(mode, tmp_path):
+    image = Image.new("RGB", (64, 48), (234, 51, 35))
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    if mode == "RGBA":
+        image.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    result = read(image, tmp_path / "a.png", icc_profile=DISPLAY_P3)
+
+    np.testing.assert_allclose(result[5, 60], (255, 0, 0), atol=3)
+    assert mode == "P" or result[5, 5].tolist() == [255, 255, 255]
+
+
+def test_grey_photos_have_profiles_of_their_own(tmp_path):
+    half = Image.new("L", (64, 48), 55)  # linear light of 55 / 255 is 0.2157, in sRGB 128
+    deep = Image.fromarray(np.full((48, 64), 55 * 257, np.uint16))
+    clear = Image.merge("LA", (half, Image.new("L", half.size, 255)))
+
+    for image in (half, deep, clear):
+        result = read(image, tmp_path / "a.png", icc_profile=GAMMA_ONE)
+        np.testing.assert_allclose(result[5, 5], (128, 128, 128), atol=1)
+
+
+def test_inks_are_those_of_the_press(tmp_path):
+    image = Image.new("CMYK", (64, 48), (0, 0, 0, 255))
+    dark_red = (137, 128 + 80, 128 + 67)  # Lab (53.7, 80, 67), which is sRGB's red
+    profile = cmyk_profile(dark_red)
+
+    for kind in ("jpg", "tif"):
+        result = read(image, tmp_path / f"a.{kind}", icc_profile=profile, quality=100)
+        np.testing.assert_allclose(result[5, 5], (255, 0, 0), atol=12)
+
+
+def test_a_profile_of_srgb_changes_no_pixel(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    builtin = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+    for profile in (SRGB, builtin):
+        result = read(noise, tmp_path / "a.png", icc_profile=profile)
+        np.testing.assert_array_equal(result, np.asarray(noise))
+
+
+@pytest.mark.parametrize("profile", [GAMMA_ONE, cmyk_profile((9, 9, 9)), b"", b"nonsense"])
+def test_a_profile_for_other_pixels_changes_none_and_a_broken_one_is_named(
+    profile, tmp_path, caplog
+):
+    result = read(colours(), tmp_path / "a.tif", icc_profile=profile)
+
+    np.testing.assert_array_equal(result, np.asarray(colours()))
+    assert ("a.tif: its colour profile is broken" in caplog.text) == (profile == b"nonsense")
+
+
+def test_nothing_but_pixels_is_left_of_a_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "at home"
+    for profile in (DISPLAY_P3, SRGB):
+        colours().save(tmp_path / "a.png", icc_profile=profile, exif=exif, dpi=(72, 72))
+        read_photo(tmp_path / "a.png").save(tmp_path / "b.png")
+        colours().save(tmp_path / "plain.png")
+
+        with Image.open(tmp_path / "b.png") as saved:
+            assert saved.info == {}
+
+
+# What is no single photo of known values
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "tif", "avif"])
+def test_a_file_of_several_images_is_refused_by_name(kind, tmp_path):
+    second = Image.new("RGB", (64, 48))
+    colours().save(tmp_path / f"a.{kind}", save_all=True, append_images=[second])
+
+    with pytest.raises(CloakBenchError, match=rf"a\.{kind}: has 2 images, .* Save the one"):
+        read_photo(tmp_path / f"a.{kind}")
+
+
+def test_a_phones_photo_with_a_preview_is_that_photo(tmp_path):
+    preview = Image.new("RGB", (64, 48))
+    colours().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview], quality=95)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.n_frames == 2
+
+    difference = np.abs(np.asarray(read_photo(tmp_path / "a.jpg")).astype(int) - colours())
+    assert difference.mean() < 4
+
+
+def test_32_bit_photos_are_refused_by_name(tmp_path):
+    Image.fromarray(GREY.astype(np.int32)).save(tmp_path / "counts.tif")
+
+    with pytest.raises(CloakBenchError, match=r"counts\.tif: has 32-bit values, whose range"):
+        read_photo(tmp_path / "counts.tif")
+
+
+@pytest.mark.parametrize("read", [read_photo, lambda path: photo_files(path.parent)])
+def test_a_pipe_and_a_device_among_photos_are_refused_by_name(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(CloakBenchError, match=r"pipe\.png: is a folder, pipe or device"):
+        read(tmp_path / "pipe.png")
+    (tmp_path / "pipe.png").unlink()
+    (tmp_path / "null.png").symlink_to("/dev/zero")
+    with pytest.raises(CloakBenchError, match=r"null\.png: is a folder, pipe or device"):
+        read(tmp_path / "null.png")
+
+
+def test_a_folder_is_no_photo(tmp_path):
+    with pytest.raises(CloakBenchError, match=r"is a folder, pipe or device, not a file"):
+        read_photo(tmp_path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read(tmp_path):
+    result = read(colours(), tmp_path / "a.avif", quality=95)
+
+    assert np.abs(result.astype(int) - colours()).mean() < 4
+    assert photo_files(tmp_path) == [tmp_path / "a.avif"]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_read_or_refused_but_never_a_crash(tmp_path):
+    path = tmp_path / "odd.avif"
+    for place in range(4, 300, 4):
+        content = bytearray(encoded("AVIF"))
+        content[place] ^= 255
+        path.write_bytes(content)
+        outcome = ""
+        try:
+            read_photo(path)
+        except CloakBenchError as error:
+            outcome = str(error)
+        assert re.fullmatch(r"(.*odd\.avif: (is|has) .*\.)?", outcome)
+
+
+def test_avif_that_this_pillow_cannot_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(bytes(4) + b"ftypavif" + bytes(99))
+    monkeypatch.setattr(features, "check", lambda feature: False)
+
+    with pytest.raises(CloakBenchError, match=r"a\.jpg: is AVIF, .*`pip install --upgrade pillow`"):
+        read_photo(tmp_path / "a.jpg")
+
+
+@pytest.fixture
+def no_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images._reads_heic.cache_clear()
+    yield
+    images._reads_heic.cache_clear()
+
+
+@pytest.mark.usefixtures("no_heic")
+@pytest.mark.parametrize("name", ["a.heic", "b.HEIF", "named-otherwise.jpg"])
+def test_heic_without_its_package_says_what_to_install(name, tmp_path):
+    (tmp_path / name).write_bytes(bytes(4) + b"ftypheic" + bytes(99))
+
+    match = rf"{name}: is HEIC\. Run `pip install \"cloakbench\[heic\]\"`, or save it as PNG\."
+    with pytest.raises(CloakBenchError, match=match):
+        read_photo(tmp_path / name)
+    if name != "named-otherwise.jpg":
+        with pytest.raises(CloakBenchError, match=match):
+            photo_files(tmp_path)
+
+
+def test_heic_is_read_with_its_package(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    result = read(colours(), tmp_path / "a.heic", quality=95)
+
+    assert np.abs(result.astype(int) - colours()).mean() < 4
+    assert photo_files(tmp_path) == [tmp_path / "a.heic"]
+
+
+def test_a_photo_of_the_longest_name_is_saved_under_it(tmp_path):
+    save_photos(Photos(torch.zeros(1, 3, 32, 32), ("a" * 251,)), tmp_path)
+
+    assert load_photos(tmp_path).names == ("a" * 251,)
+
+
 def test_floating_point_photos_are_refused_by_name(tmp_path):
     Image.fromarray(GREY / np.float32(255)).save(tmp_path / "depth.tif")
 
@@ -183,7 +450,7 @@ def encoded(suffix: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_a_truncated_photo_is_refused_by_name(kind, share, tmp_path):
     path = tmp_path / "half.png"
@@ -208,7 +475,7 @@ def test_an_empty_file_or_another_kind_of_file_is_refused_by_name(content, reaso
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_corrupt_file_is_read_or_refused_but_never_a_crash(data, tmp_path):
-    content = bytearray(encoded(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]))))
+    content = bytearray(encoded(data.draw(st.sampled_from(KINDS))))
     for _ in range(data.draw(st.integers(1, 8))):
         near = data.draw(st.sampled_from([64, len(content)]))
         content[data.draw(st.integers(0, near - 1))] = data.draw(st.integers(0, 255))
@@ -218,7 +485,7 @@ def test_a_corrupt_file_is_read_or_refused_but_never_a_crash(data, tmp_path):
         outcome = read_photo(tmp_path / "odd.png").mode
     except CloakBenchError as error:
         outcome = str(error)
-    refused = re.search(r"odd\.png: (is|has|claims) .*\.$", outcome)
+    refused = re.fullmatch(r".*odd\.png: (is|has|claims) .*\.$", outcome)
     assert outcome == "RGB" or refused
 
 
@@ -235,7 +502,7 @@ def test_photos_are_listed_by_name_without_hidden_files_and_manifests(tmp_path):
     assert [path.name for path in photo_files(tmp_path)] == ["C.PNG", "a.jpg", "b.png"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "clip.mp4", "a.heic", "noextension"])
+@pytest.mark.parametrize("name", ["notes.txt", "clip.mp4", "a.raw", "noextension"])
 def test_a_file_that_is_no_photo_is_named(name, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(b"")

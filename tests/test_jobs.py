@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
+import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +22,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.outputs import MANIFEST, MARKER, new_file, new_folder
+from cloakbench.files.outputs import (
+    MANIFEST,
+    MARKER,
+    check_output,
+    copy_folder,
+    hold,
+    new_file,
+    new_folder,
+    sha256,
+)
+from cloakbench.files.weights import sha256_of
 from cloakbench.running.jobs import Job, job_seed
-from cloakbench.running.run import Run, close_job
+from cloakbench.running.run import Run, close_job, seen
 
 LOOP = """
 import os, signal, sys
@@ -192,6 +205,79 @@ def test_scratch_is_shared_by_the_same_work_only(tmp_path):
     assert len({first, other_settings, other_photos}) == 3
 
 
+@pytest.fixture
+def twins(tmp_path: Path) -> list[Path]:
+    """Two files of one size and one time, as an archive leaves them."""
+    paths = [tmp_path / "photos" / name for name in ("1.bmp", "2.bmp")]
+    paths[0].parent.mkdir()
+    for path, content in zip(paths, (b"one", b"two"), strict=True):
+        path.write_bytes(content)
+        os.utime(path, (1e9, 1e9))
+    return paths
+
+
+def swap(paths: list[Path]) -> None:
+    one, two = paths
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+
+
+def overwrite(paths: list[Path]) -> None:
+    time.sleep(0.05)  # more than a tick of the file system's clock
+    for path in paths:
+        path.write_bytes(b"new")
+        os.utime(path, (1e9, 1e9))
+
+
+@pytest.mark.parametrize("change", [swap, overwrite])
+def test_a_change_of_equal_size_and_time_is_seen(change, twins, tmp_path):
+    run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    cache = tmp_path / "digests.json"
+    for _ in range(2):
+        before = sha256_of(twins, cache)
+        scratch = run.job("protect", {}, twins[0].parent).scratch
+        assert run.job("protect", {}, twins[0].parent).scratch == scratch
+    states = [*map(seen, twins)]
+    change(twins)
+
+    assert sha256_of(twins, cache) == {path: sha256(path) for path in twins} != before
+    assert not set(map(seen, twins)) & set(states)
+    assert run.job("protect", {}, twins[0].parent).scratch != scratch
+
+
+@pytest.mark.parametrize("content", [b"[]", b"[1]", b"7", b"\xff", b"{"])
+def test_a_cache_of_digests_that_is_damaged_is_written_anew(content, twins, tmp_path):
+    cache = tmp_path / "digests.json"
+    cache.write_bytes(content)
+
+    assert sha256_of(twins, cache) == {path: sha256(path) for path in twins}
+    assert len(json.loads(cache.read_text())) == 2
+
+
+def test_a_file_that_may_not_be_read_is_named(twins, tmp_path, monkeypatch):
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CloakBenchError, match=r"1\.bmp: cannot be read\. Change its permissions"):
+        sha256_of(twins, tmp_path / "digests.json")
+
+
+def test_a_job_resumes_though_its_inputs_lost_the_names_that_were_kept(tmp_path):
+    first = Run(tmp_path / "first", "anna", scratch=tmp_path / "scratch")
+    with first.output(first.job("protect", {}), {}) as folder:
+        (folder / "1.png").write_bytes(b"photo")
+    assert list((tmp_path / "scratch").rglob("*.kept/1.png"))
+    second = replace(first, out=tmp_path / "second")
+    scratch = second.job("purify", {}, first.out).scratch
+
+    assert not list((tmp_path / "scratch").rglob("*.kept/1.png"))
+    time.sleep(0.05)
+    assert second.job("purify", {}, first.out).scratch == scratch
+
+
 def test_a_finished_job_forgets_its_checkpoints(tmp_path):
     job = Job(0, scratch=tmp_path / "scratch")
     (tmp_path / "scratch").mkdir()
@@ -237,6 +323,79 @@ def test_what_a_killed_process_left_does_not_leak_into_the_next_folder(tmp_path)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {MARKER, MANIFEST}
 
 
+def test_a_folder_is_replaced_only_if_everything_in_it_was_written_by_a_stage(tmp_path):
+    out = tmp_path / "out"
+    with new_folder(out, {"stage": "protect"}) as folder:
+        (folder / "photo").mkdir()
+        (folder / "photo" / "000.png").touch()
+    check_output(out)
+    (out / MANIFEST).unlink()  # as Snakemake does before it runs the job again
+    check_output(out)
+
+    (out / "photo" / "notes.txt").touch()
+    with pytest.raises(CloakBenchError, match=r"holds photo/notes\.txt, which CloakBench did not"):
+        check_output(out)
+
+
+def test_a_link_that_lies_where_a_file_is_written_leads_nowhere(tmp_path):
+    other, out = tmp_path / "other", tmp_path / "here" / "d.csv"
+    other.write_text("precious")
+    out.parent.mkdir()
+    for link in (out, out.with_name(".d.csv.part")):
+        link.symlink_to(other)
+
+    with new_file(out) as first, new_file(out) as second:
+        assert first != second
+        assert stat.S_IMODE(first.stat().st_mode) == 0o666 & ~umask()
+        first.write_text("1")
+        second.write_text("2")
+
+    assert other.read_text() == "precious"
+    assert not out.is_symlink()
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_what_a_kill_left_of_a_file_is_not_copied_with_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), new_file(tmp_path / "a" / "1.png") as part:
+        (tmp_path / "a" / ".left.part").touch()
+        part.unlink()
+    (tmp_path / "a" / "2.png").touch()
+
+    copy_folder(tmp_path / "a", tmp_path / "b")
+
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["2.png"]
+
+
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_lock_is_not_held_through_a_link(plant, tmp_path):
+    (tmp_path / "other").write_text("precious")
+    plant(tmp_path / "lock", tmp_path / "other")
+
+    with pytest.raises(CloakBenchError, match=r"lock: "):
+        hold(tmp_path / "lock")
+    assert (tmp_path / "other").read_text() == "precious"
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+
+    for lock in (tmp_path / "pipe", tmp_path, tmp_path / "file" / "lock"):
+        with pytest.raises(CloakBenchError, match=str(tmp_path)):
+            hold(lock)
+
+
+def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+    (tmp_path / "lock").write_text("process 1234567890 on a machine with a long name")
+
+    assert hold(tmp_path / "lock") is None
+    assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
+
+
 @pytest.mark.parametrize("out", ["photos", ".", "photos/..", ".."])
 def test_an_output_never_replaces_what_is_read_or_the_current_folder(out, tmp_path, monkeypatch):
     (tmp_path / "here" / "photos").mkdir(parents=True)
@@ -263,3 +422,54 @@ def test_a_failed_file_leaves_the_old_one_and_no_rubbish(tmp_path):
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is done to the disk, in order: the names of what it waits for, and of what appears."""
+    done: list[tuple[str, str]] = []
+    wait, move = os.fsync, os.replace
+
+    def fsync(opened: int) -> None:
+        done.append(("on disk", Path(os.readlink(f"/proc/self/fd/{opened}")).name))
+        wait(opened)
+
+    def rename(old: Path, new: Path) -> None:
+        done.append(("appears", Path(new).name))
+        move(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_appears(disk, tmp_path):
+    with new_file(tmp_path / "a.pt") as part:
+        part.write_bytes(b"weights")
+
+    assert disk == [("on disk", part.name), ("appears", "a.pt")]
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_appears_and_that_it_did_before_more(
+    disk, tmp_path
+):
+    with new_folder(tmp_path / "out", {}) as folder:
+        (folder / "photo").mkdir()
+        (folder / "photo" / "1.png").write_bytes(b"image")
+
+    *waits, appears, last = disk
+    assert {name for _, name in waits} == {".out.part", "photo", "1.png", MARKER, MANIFEST}
+    assert {what for what, _ in waits} == {"on disk"}
+    assert (appears, last) == (("appears", "out"), ("on disk", tmp_path.name))
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "a" * 255, "\N{GREEK SMALL LETTER ALPHA}" * 127])
+def test_files_and_folders_may_have_the_longest_names_that_there_are(name, tmp_path):
+    with new_file(tmp_path / "files" / name) as part:
+        part.write_text("new")
+    with new_folder(tmp_path / "folders" / name, {}, tmp_path / "kept") as folder:
+        (folder / "file").write_text("new")
+
+    assert (tmp_path / "files" / name).read_text() == "new"
+    assert (tmp_path / "folders" / name / "file").read_text() == "new"
+    assert len([*tmp_path.rglob("*.part")]) == 0

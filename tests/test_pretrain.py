@@ -336,6 +336,16 @@ def test_a_missing_stage_is_named(tmp_path: Path, portraits_folder: Path) -> Non
         training.trained_vae()
 
 
+def test_damaged_weights_of_a_stage_are_named(tmp_path: Path, portraits_folder: Path) -> None:
+    training = Pretraining(tmp_path, portraits_folder, report=silent)
+    training.keep("vae", {"weight": torch.zeros(4096)})
+    content = (tmp_path / "vae.pt").read_bytes()
+    (tmp_path / "vae.pt").write_bytes(content.replace(bytes(4096), b"\1" + bytes(4095), 1))
+
+    with pytest.raises(CloakBenchError, match=r"vae\.pt: this checkpoint is damaged .*again\.$"):
+        training.trained_vae()
+
+
 def test_latents_become_of_unit_deviation(trained: Pretraining) -> None:
     encoded = trained.trained_latents()
     assert encoded.mean.shape == encoded.std.shape == (3, 4, 4, 16, 16)

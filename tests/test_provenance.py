@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from conftest import Workflow
 
 from cloakbench.experiment import provenance
 from cloakbench.experiment.experiment import Experiment
-from cloakbench.experiment.provenance import make_provenance, write_provenance
+from cloakbench.experiment.provenance import as_markdown, make_provenance, write_provenance
 from cloakbench.experiment.status import all_tasks
 from cloakbench.models.spec import ModelSpec
 from cloakbench.running.machine import RAN_ON, environment
@@ -135,6 +136,17 @@ def test_machines_are_those_that_the_jobs_named(experiment):
     ]
     assert machine["cores"] >= 1
     assert machine["memory_gb"] >= 1
+
+
+def test_for_readers_nothing_is_html_or_ends_a_cell_or_the_config(experiment):
+    made = make_provenance(experiment)
+    made["config"]["prompts"]["instance"] = "a\n```\n<script>"
+    made["weights"] = {"a|b<i>": "0"}
+
+    text = as_markdown(made)
+
+    assert r"| a\|b&lt;i&gt; | `0` |" in text
+    assert re.search(r"^(`{4,})yaml\n(?s:.*<script>.*)\n\1$", text, re.MULTILINE)
 
 
 def test_a_run_of_the_workflow_leaves_it_beside_the_tables(workflow: Workflow):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -26,11 +27,14 @@ from cloakbench.files.images import load_photos, save_photos
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.models import device
 from cloakbench.models.device import with_model
-from cloakbench.models.sampling import Sampling
+from cloakbench.models.loading import load_model
+from cloakbench.models.sampling import Samples, Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.prompts import Prompts
+from cloakbench.protect import protections
+from cloakbench.protect.metacloak import Checkpoints
 from cloakbench.running import jobs
-from cloakbench.running.jobs import Job, sweep
+from cloakbench.running.jobs import Job, Pixels, sweep
 from cloakbench.running.run import Run
 from cloakbench.stages import personalise, protect, purify, sample
 
@@ -139,11 +143,130 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_damaged_checkpoint_is_named_and_its_loop_starts_anew(tmp_path, caplog):
-    (tmp_path / "count.pt").write_bytes(b"half")
+# Disks that spoil what they keep
 
-    assert list(Job(0, scratch=tmp_path).steps("count", 2, {})) == [0, 1]
-    assert "count.pt: this checkpoint is damaged" in caplog.text
+
+def spoilt_middle(content: bytes) -> bytes:
+    """A power cut leaves a page of zeros."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(4096) + content[middle + 4096 :]
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Path:
+    """The checkpoint of a loop of five steps that was killed in its third."""
+    with pytest.raises(Killed):
+        add_up(MortalJob(0, scratch=tmp_path, lives=2))
+    return tmp_path / "count.pt"
+
+
+def add_up(job: Job) -> torch.Tensor:
+    total = Pixels(torch.zeros(64, 64))
+    for step in job.steps("count", 5, {"total": total}):
+        total.value = total.value + torch.rand(64, 64, generator=job.rng("draw", step))
+    return total.value
+
+
+def resumes_or_starts_anew(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> bool:
+    """Whether a damage was seen; the result is right in any case."""
+    caplog.clear()
+    assert torch.equal(add_up(Job(0, scratch=checkpoint.parent)), add_up(Job(0)))
+    seen = "count.pt: this checkpoint is damaged" in caplog.text
+    assert seen == ("'count' starts anew." in caplog.text)
+    assert len(caplog.text.splitlines()) == seen
+    return seen
+
+
+@pytest.mark.usefixtures("saving")
+def test_no_flipped_bit_of_a_checkpoint_changes_a_result(counted, caplog):
+    content = counted.read_bytes()
+    draw = random.Random(0)
+    seen = 0
+    for place in [*range(0, 200, 10), *draw.sample(range(len(content)), 150)]:
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << draw.randrange(8)
+        counted.write_bytes(spoilt)
+        seen += resumes_or_starts_anew(counted, caplog)
+    counted.write_bytes(content)
+
+    assert seen > 100
+    assert not resumes_or_starts_anew(counted, caplog)
+
+
+@pytest.mark.usefixtures("saving")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"half",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        spoilt_middle,
+        lambda content: content.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_its_loop_starts_anew(damage, counted, caplog):
+    counted.write_bytes(damage(counted.read_bytes()))
+
+    assert resumes_or_starts_anew(counted, caplog)
+
+
+@pytest.mark.usefixtures("saving")
+@pytest.mark.parametrize("stored", [[torch.zeros(2)], {"step": 3}, {"total": {}}])
+def test_a_checkpoint_of_something_else_is_named_and_its_loop_starts_anew(stored, counted, caplog):
+    jobs.store(counted, stored)
+
+    assert resumes_or_starts_anew(counted, caplog)
+
+
+@pytest.mark.usefixtures("saving")
+@pytest.mark.parametrize("damage", [spoilt_middle, None])
+def test_a_damaged_copy_of_a_surrogates_weights_trains_the_surrogate_anew(
+    damage, identity, tiny_model, tmp_path, caplog
+):
+    protection = protections.build({"method": "metacloak", "preset": "tiny", "budget": 11})
+    whole = protection.perturb(identity, load_model(tiny_model), Job(0))
+    with pytest.raises(Killed):
+        protection.perturb(
+            identity, load_model(tiny_model), MortalJob(0, scratch=tmp_path, lives=4)
+        )
+    copy = tmp_path / "weights-0.pt"
+    if damage is None:
+        copy.unlink()
+    else:
+        copy.write_bytes(damage(copy.read_bytes()))
+    with pytest.raises(CloakBenchError, match=r"weights-0\.pt: this checkpoint is damaged"):
+        Checkpoints(tmp_path).load_state_dict({"count": 1})
+    job = MortalJob(0, scratch=tmp_path)
+    resumed = protection.perturb(identity, load_model(tiny_model), job)
+
+    assert torch.equal(resumed, whole)
+    assert job.seen == [("surrogate", 0), ("surrogate", 1), *(("metacloak", n) for n in (2, 3))]
+    assert "weights-0.pt: this checkpoint is damaged" in caplog.text
+    assert "'surrogate' starts anew." in caplog.text
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_scratch_images_that_are_cut_or_empty_are_made_again(
+    share, tiny_model, tmp_path, monkeypatch
+):
+    made = []
+    generate = Sampling.generate
+    monkeypatch.setattr(Sampling, "generate", lambda *args: made.append(args[3]) or generate(*args))
+    sampling = Sampling(images=3, steps=2, sampler="ddim", guidance=2.0, batch_size=1)
+    samples, model = Samples(sampling, {"photo": "a photo"}), load_model(tiny_model)
+    whole, resumed, scratch = (tmp_path / name for name in ("whole", "resumed", "scratch"))
+    whole.mkdir()
+    resumed.mkdir()
+    samples.write(model, Job(5), whole)
+    with pytest.raises(Killed):
+        samples.write(model, MortalJob(5, scratch=scratch, lives=2), resumed)
+    first, _ = sorted((scratch / "photo").iterdir())
+    first.write_bytes(first.read_bytes()[: int(share * first.stat().st_size)])
+    samples.write(model, Job(5, scratch=scratch), resumed)
+
+    assert contents(resumed) == contents(whole)
+    assert made[5:] == [made[0], made[2]]
 
 
 # Jobs whose end nobody saw
@@ -186,6 +309,17 @@ def test_other_code_does_the_work_again(finished, folders, monkeypatch):
     monkeypatch.setattr("cloakbench.stages.inputs.code_digest", lambda *modules: "edited")
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance)
+
+
+def test_a_job_whose_kept_output_is_damaged_is_done_again(finished, folders, tmp_path, caplog):
+    other = replace(finished, out=tmp_path / "other", scratch=tmp_path / "elsewhere")
+    purify_again(other, folders.instance)
+    [photo] = finished.scratch.rglob("*.kept/01.png")
+    photo.write_bytes(photo.read_bytes()[:-1] + b"x")
+    purify_again(finished, folders.instance)
+
+    assert f"what was kept of {finished.out} is damaged" in caplog.text
+    assert contents(finished.out) == contents(other.out)
 
 
 def test_what_was_kept_is_forgotten_by_the_next_stage_and_at_the_end(finished, tmp_path):

@@ -26,6 +26,7 @@ from cloakbench.faces import Face, FaceBackend, cosine
 from cloakbench.files.images import to_pixels
 from cloakbench.files.layout import Cell
 from cloakbench.files.text import write_csv
+from cloakbench.files.verified import seal
 from cloakbench.models.clip import load_clip
 from cloakbench.models.perceptual import dssim, load_lpips
 from cloakbench.score.base import (
@@ -273,6 +274,7 @@ def test_a_backend_that_cannot_tell_people_apart_gives_no_scale(
 
 def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "references.json").write_text("{")
+    seal(tmp_path / "references.json")
 
     with pytest.raises(CloakBenchError, match=r"references\.json: not a references file"):
         References.read(tmp_path / "references.json")

@@ -106,7 +106,7 @@ class Experiment:
                 here = Path(os.readlink(entry / "cwd")) == self.folder
             except OSError:
                 continue
-            if here and words[1:4] == ["-m", "cloakbench", stage]:
+            if here and words[1:5] == ["-P", "-m", "cloakbench", stage]:
                 return int(entry.name)
         return None
 

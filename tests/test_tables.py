@@ -18,10 +18,13 @@ from rich.console import Console
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout, label
-from cloakbench.files.text import write_csv
+from cloakbench.files.text import write_scores
+from cloakbench.files.verified import seal
 from cloakbench.tables import Tables, make_tables, mean_interval, print_summary, write_tables
+from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import latex
+from cloakbench.tables.markdown import markdown
 from cloakbench.tables.summary import photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
@@ -38,8 +41,8 @@ def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Ce
         )
     ]
     for cell in cells:
-        write_csv(_scores(cell), Layout(root).scores(cell))
-        write_csv(_distances(cell), Layout(root).distances(cell))
+        write_scores(_scores(cell), Layout(root).scores(cell))
+        write_scores(_distances(cell), Layout(root).distances(cell))
     return cells
 
 
@@ -196,8 +199,8 @@ def test_every_cell_is_compared_with_the_controls_of_each_of_its_methods(made) -
 def test_purified_cdl_is_compared_with_each_half_and_with_nothing(tmp_path: Path) -> None:
     cells = [replace(cell, purification=p) for cell in study(tmp_path) for p in ("none", "codesr")]
     for cell in cells:
-        write_csv(_scores(cell), Layout(tmp_path).scores(cell))
-        write_csv(_distances(cell), Layout(tmp_path).distances(cell))
+        write_scores(_scores(cell), Layout(tmp_path).scores(cell))
+        write_scores(_distances(cell), Layout(tmp_path).distances(cell))
 
     contrasts = tabulate(cells, tmp_path).contrasts
 
@@ -237,6 +240,7 @@ def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
 def test_scores_of_another_cell_are_refused(tmp_path: Path) -> None:
     cells, layout = study(tmp_path), Layout(tmp_path)
     layout.scores(cells[0]).write_bytes(layout.scores(cells[1]).read_bytes())
+    seal(layout.scores(cells[0]))
 
     with pytest.raises(CloakBenchError, match=r"trainer should be 'dreambooth' .* found cdl"):
         tabulate(cells, tmp_path)
@@ -263,6 +267,36 @@ def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path: Path) -> None
 
     assert images["identity"].unique().tolist() == ["NA"]
     assert images["image"].tolist()[:2] == ["00", "01"]
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "'quoted'", "a=b", "-x|<b>"]
+
+
+def test_no_cell_is_a_formula_and_reading_gives_back_what_was_written(tmp_path: Path) -> None:
+    cell = Cell("m", "d", "anna", "aspl", "none", "cdl")
+    made = pd.DataFrame([{**label(cell), "image": text, "ism": -0.5} for text in FORMULAS])
+    write_scores(made, Layout(tmp_path).scores(cell))
+
+    written = pd.read_csv(Layout(tmp_path).scores(cell), dtype=str)
+    assert not written["image"].str.match(r"[=+\-@\t\r]").any()
+    assert set(written["ism"]) == {"-0.5"}
+    pd.testing.assert_frame_equal(read_scores([cell], Layout(tmp_path)), made)
+
+
+def test_markdown_shows_text_as_text() -> None:
+    grid = Grid(["a|b"], [[Value("<img src=x>&"), Value("two\nlines", "[1|2]")]], {"model": "<m>"})
+
+    assert markdown("<script>", grid, "plain > remark").splitlines() == [
+        "# &lt;script&gt;",
+        "",
+        "For model &lt;m&gt;.",
+        "",
+        r"| a\|b |",
+        "| --- |",
+        r"| &lt;img src=x&gt;&amp; | two lines [1\|2] |",
+        "",
+        "plain > remark",
+    ]
 
 
 def test_the_files_hold_what_was_made(made, tmp_path: Path) -> None:
@@ -307,7 +341,7 @@ def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path:
     for cell in cells:
         path = Layout(tmp_path).scores(cell)
         scores = pd.read_csv(path, dtype={"image": str})[[*CELL_LABELS, "prompt", "image"]]
-        write_csv(scores.assign(face=None, faces=None, brisque=30.0), path)
+        write_scores(scores.assign(face=None, faces=None, brisque=30.0), path)
     made = tabulate(cells, tmp_path)
     write_tables("demo", made, tmp_path)
 
@@ -348,7 +382,7 @@ def test_a_metric_of_sets_passes_through_as_it_is(
     cells, values = study(tmp_path, identities), {"anna": 0.125, "bert": 0.5}
     for cell in cells:
         path = Layout(tmp_path).scores(cell)
-        write_csv(pd.read_csv(path).assign(kid=values[cell.identity]), path)
+        write_scores(pd.read_csv(path).assign(kid=values[cell.identity]), path)
 
     tables = tabulate(cells, tmp_path)
     write_tables("demo", tables, tmp_path)
@@ -366,7 +400,7 @@ def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:
     for cell in cells:
         if cell.protection == "aspl" and cell.identity == "bert":
             path = Layout(tmp_path).scores(cell)
-            write_csv(pd.read_csv(path).assign(relative_ism=math.nan), path)
+            write_scores(pd.read_csv(path).assign(relative_ism=math.nan), path)
 
     write_tables("demo", tabulate(cells, tmp_path), tmp_path)
 

@@ -52,6 +52,7 @@ EXCLUDED = {  # files of which equal runs have different ones
     ".scratch/*": "checkpoints of jobs that are not finished",
     ".sha256.json": "times of weight files",
     ".running": "the process that ran last",
+    "*.part": "what a killed job was writing, which nothing reads",
 }
 
 SHORT_DEMO = {  # laid over config.yaml: the bundled model, minutes instead of a quarter of an hour
@@ -130,7 +131,7 @@ class Workflow:
         found = []
         for process in _quietly(lambda: self.process.children(recursive=True), []):
             command = _quietly(process.cmdline, [])
-            starts = [n for n, word in enumerate(command[:3]) if Path(word).name == "cloakbench"]
+            starts = [n for n, word in enumerate(command[:4]) if Path(word).name == "cloakbench"]
             if starts:
                 words = command[starts[0] + 1 :]
                 job = _quietly(partial(Job, process, " ".join(words), words[0]), None)

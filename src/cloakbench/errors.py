@@ -13,8 +13,17 @@ CHANGES_NO_RESULT = True
 class CloakBenchError(Exception):
     """One line that names the file or key, says what is wrong and what to do.
 
-    The command line prints it without a traceback and exits with code 1.
+    The command line prints it without a traceback and exits with code 1. Several problems can be
+    one error: then each has its line.
     """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\nerror: ".join(map(one_line, problems)))
+
+
+def one_line(text: str) -> str:
+    """Text in which what no line shows, such as a line break in a file's name, is spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -34,10 +43,14 @@ def explain_os_error(error: OSError) -> str | None:
                 f"{where}: the disk is full. Free some space and run the same command again; "
                 "finished work is kept."
             )
+        case errno.ENOENT | errno.ENAMETOOLONG | errno.ELOOP:
+            return f"{where}: cannot be there ({error.strerror}). Choose another path."
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
             return (
                 f"{where}: a file is where a folder is needed, or the reverse. Choose another path."
             )
+        case errno.ENAMETOOLONG:
+            return f"{where}: this name is too long. Choose a shorter one."
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return (
                 f"{where}: cannot be written. Choose another folder or change its permissions, "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import string
 
 from pydantic import Field, field_validator
 
 from cloakbench.errors import nearest
+from cloakbench.names import check_name
 from cloakbench.settings import Settings
 
 _PLACEHOLDERS = ("identifier", "class_noun")
@@ -37,15 +37,17 @@ class Prompts(Settings):
     @field_validator("class_noun")
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
-        if not value.strip(". ") or re.search(r"[/\\{}\n]", value):
-            raise ValueError("it names a folder: use words")
-        return value
+        return check_name(value)
 
     @field_validator("instance", "of_class", "sample")
     @classmethod
     def _known_placeholders(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         for template in [value] if isinstance(value, str) else value.values():
-            for _, field, form, _ in string.Formatter().parse(template):
+            for _, field, form, conversion in string.Formatter().parse(template):
+                if conversion:
+                    raise ValueError(
+                        f"'{{{field}!{conversion}}}' has a conversion. Leave out '!{conversion}'"
+                    )
                 if form:
                     raise ValueError(f"'{{{field}:{form}}}' has a format. Leave out ':{form}'")
                 if field is not None and field not in _PLACEHOLDERS:
@@ -58,8 +60,10 @@ class Prompts(Settings):
     @classmethod
     def _keys_name_folders(cls, value: dict[str, str]) -> dict[str, str]:
         for key in value:
-            if not key.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"prompt key '{key}' names a folder: use letters, digits, - and _")
+            try:
+                check_name(key, "_-")
+            except ValueError as error:
+                raise ValueError(f"prompt key '{key}' {error}") from None
         return value
 
     @property

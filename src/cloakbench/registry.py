@@ -194,12 +194,13 @@ class Registry(Generic[M]):
         """
         if not isinstance(spec, str | dict):
             raise CloakBenchError(
-                f"{self.kind} {json.dumps(spec)}: write a name, or a spec with the key 'method'."
+                f"{self.kind} {json.dumps(spec, default=str)}: write a name, or a spec with the "
+                "key 'method'."
             )
         settings = {"method": spec} if isinstance(spec, str) else dict(spec)
         if "method" not in settings:
             raise CloakBenchError(
-                f"{self.kind} {json.dumps(settings)}: the key 'method' is missing."
+                f"{self.kind} {json.dumps(settings, default=str)}: the key 'method' is missing."
             )
         method = self[str(settings.pop("method"))]
         preset = settings.pop("preset", None)
@@ -233,8 +234,11 @@ def _place(method: type) -> tuple[str, str]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line for the first problem that pydantic found, with the nearest known setting."""
-    first = error.errors()[0]
+    """One line for the first problem that pydantic found, at best an unknown setting with the
+    nearest known one.
+    """
+    problems = error.errors()
+    first = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _settings_at(model, first["loc"][:-1])
@@ -242,7 +246,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"the key '{where}' is missing."
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where} = {first['input']!r}: {message}."
+    return f"{where} = {_shown(first['input'])}: {message}."
+
+
+def _shown(value: object, longest: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _settings_at(model: type[BaseModel], place: Iterable[int | str]) -> Iterable[str]:

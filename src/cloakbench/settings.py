@@ -50,7 +50,15 @@ Levels = Annotated[
 ]
 """Largest change per channel value [grey levels of 255]; an int in code, `"11/255"` as data."""
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user's folder. Write it in full") from None
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
 """A file or folder that a user names, perhaps with `~`."""
 
 

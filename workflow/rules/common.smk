@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import cloakbench
+from cloakbench.experiment.config import load
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.errors import CloakBenchError, explain_os_error
 from cloakbench.running.jobs import sweep
@@ -29,6 +30,7 @@ gc.set_threshold(1_000_000)
 logging.raiseExceptions = False  # on a full disk: no traceback for every line of a log
 
 try:
+    load(map(Path, workflow.configfiles))  # stricter than Snakemake's own reading
     EXPERIMENT = Experiment.parse(config)
     EXPERIMENT.check()
 except CloakBenchError as error:
@@ -43,7 +45,7 @@ PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
 SOURCES = shlex.quote(str(Path(cloakbench.__file__).parents[1]))
 PLUGINS = shlex.join(f"--plugin={file.absolute()}" for file in CONFIG.plugins)
 shell.prefix(
-    'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -m cloakbench {PLUGINS} "$@" ); '
+    'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -P -m cloakbench {PLUGINS} "$@" ); '
 )
 
 TABLES = LAYOUT.tables(EXPERIMENT.name)

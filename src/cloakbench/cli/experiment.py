@@ -100,9 +100,12 @@ def picture(
     """
     from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.experiment.experiment import Experiment
+    from cloakbench.files.outputs import check_file
     from cloakbench.report.sheet import cell_rows, contact_sheet
 
     experiment = Experiment.read(config)
+    read = [*experiment.originals(), experiment.layout.root / experiment.config.model]
+    check_file(out, *read, *map(Path, config), option="--out")
     cells = [cell for cell in experiment.cells() if cell.identity == identity]
     if not cells:
         known = experiment.config.chosen_identities

@@ -41,6 +41,8 @@ def sheet(
 
     Example: cloakbench sheet resources/identities docs/identities.png --columns 8 --rows 6
     """
+    from cloakbench.files.outputs import check_file
     from cloakbench.report.sheet import contact_sheet, folder_rows
 
+    check_file(out, folder, option="picture")
     contact_sheet(dict(list(folder_rows(folder).items())[:rows]), out, columns)

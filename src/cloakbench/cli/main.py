@@ -10,7 +10,7 @@ import typer
 
 from cloakbench import __version__
 from cloakbench.cli import experiment, faces, manifest, methods, pretrain, score, stages, synth
-from cloakbench.errors import CloakBenchError, explain_failure
+from cloakbench.errors import CloakBenchError, explain_failure, one_line
 from cloakbench.plugins import load_file
 
 app = typer.Typer(
@@ -84,4 +84,4 @@ def main() -> None:
     except Exception as error:
         if (line := explain_failure(error)) is None:
             raise
-        sys.exit(f"error: {line}")
+        sys.exit(f"error: {one_line(line)}")

@@ -41,9 +41,12 @@ def schema(
 ) -> None:
     """Write the JSON schema of `config.yaml`, made from the registered methods."""
     from cloakbench.experiment.catalogue import config_schema
+    from cloakbench.files.outputs import check_file
+    from cloakbench.files.text import write_text
 
     text = json.dumps(config_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text)
+        check_file(out, option="--out")
+        write_text(out, text)

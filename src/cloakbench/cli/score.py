@@ -32,8 +32,10 @@ def references(
     Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
     from cloakbench.faces import backends
+    from cloakbench.files.outputs import check_file
     from cloakbench.score.references import make_references
 
+    check_file(output, *data)
     backend = backends.build(parse_spec(faces))
     backend.check()
     folders = {folder.absolute().parent.name: folder for folder in data}
@@ -69,11 +71,13 @@ def score(
     Example: cloakbench score generated/ --references references.json --identity n01 -o scores.csv
     """
     from cloakbench.faces import backends
-    from cloakbench.files.text import write_csv
+    from cloakbench.files.outputs import check_file
+    from cloakbench.files.text import write_scores
     from cloakbench.score.base import build_metrics
     from cloakbench.score.references import References
     from cloakbench.score.samples import score_samples
 
+    check_file(output, generated, reference, photos)
     cell = Cell(model, dataset, identity, protection, purification, trainer)
     table = score_samples(
         generated,
@@ -83,7 +87,7 @@ def score(
         cell,
         photos,
     )
-    write_csv(table, output)
+    write_scores(table, output)
 
 
 def distances(
@@ -106,10 +110,12 @@ def distances(
 
     Example: cloakbench distances protected/aspl data/set_B -o distances.csv
     """
-    from cloakbench.files.text import write_csv
+    from cloakbench.files.outputs import check_file
+    from cloakbench.files.text import write_scores
     from cloakbench.score.base import build_metrics
     from cloakbench.score.photos import distances as measure_folder
 
+    check_file(output, photos, originals)
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
-    write_csv(measure_folder(photos, originals, cell, metrics), output)
+    write_scores(measure_folder(photos, originals, cell, metrics), output)

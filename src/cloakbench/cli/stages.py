@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.reading import parse_json
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import trainers
@@ -56,17 +57,16 @@ def parse_spec(text: str, changes: list[str] | None = None) -> Any:
     """A method's spec from a name or JSON, with `KEY=VALUE` settings laid over it.
 
     Raises:
-        CloakBenchError: invalid JSON, or a setting without `=`.
+        CloakBenchError: invalid JSON, or a setting without `=` or given twice.
     """
     spec = _json(text) if text[:1] in "{[" else {"method": text}
+    given = [change.partition("=")[0] for change in changes or []]
     for change in changes or []:
         key, sign, value = change.partition("=")
+        _once("--set", key, given)
         if not sign or not isinstance(spec, dict):
             raise CloakBenchError(f"--set {change}: write it as KEY=VALUE, for a single method.")
-        try:
-            spec[key] = json.loads(value)
-        except json.JSONDecodeError:
-            spec[key] = value
+        spec[key] = _json(value) if _is_json(value) else value
     return spec
 
 
@@ -81,7 +81,9 @@ def data(
     out: OutOption,
     resolution: Annotated[
         int,
-        typer.Option(help="Side of the photos [px]: the model's, 128 for resources/mini.", min=8),
+        typer.Option(
+            help="Side of the photos [px]: the model's, 128 for resources/mini.", min=8, max=4096
+        ),
     ],
 ) -> None:
     """Crop an identity's photos to their centre and resize them; originals stay untouched.
@@ -297,6 +299,7 @@ def _prompts(texts: list[str]) -> dict[str, str]:
     for key, sign, _ in pairs:
         if not sign:
             raise CloakBenchError(f"--prompt {key!r}: write it as KEY=TEXT.")
+        _once("--prompt", key, [key for key, _, _ in pairs])
     return _checked(Prompts, {"sample": {key: text for key, _, text in pairs}}).sample
 
 
@@ -315,8 +318,21 @@ def _checked(kind: Any, value: Any) -> Any:
         raise CloakBenchError(f"{kind.__name__.lower()}: {explain(error, kind)}") from None
 
 
-def _json(text: str) -> Any:
+def _once(option: str, key: str, given: list[str]) -> None:
+    if given.count(key) > 1:
+        raise CloakBenchError(f"{option} {key}: is there {given.count(key)} times. Give it once.")
+
+
+def _is_json(text: str) -> bool:
+    """Whether a value is meant as JSON; all else is text, as it is."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CloakBenchError(f"{text!r} is not valid JSON ({error.msg}).") from None
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    except (ValueError, RecursionError):
+        pass
+    return True
+
+
+def _json(text: str) -> Any:
+    return parse_json(text, repr(text if len(text) < 80 else f"{text[:77]}..."))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.experiment.data import Dataset
+from cloakbench.files.layout import BESIDE_MODELS
+from cloakbench.files.reading import check_data, parse_json, parse_yaml
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
+from cloakbench.names import MARKS, check_name, check_path
 from cloakbench.plugins import load_file
 from cloakbench.prompts import Prompts
 from cloakbench.registry import explain
@@ -26,7 +26,11 @@ Entry = str | list[Any] | dict[str, Any]
 """A method in a list of the config: a name, a list (a chain of purifications), or a spec that may
 give itself a `name` and start from a `preset`."""
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_TAKEN = {
+    "model": BESIDE_MODELS,
+    "dataset": ("class_images",),
+}
+"""Folders that lie beside those of models and datasets."""
 
 
 class Config(Settings):
@@ -67,25 +71,41 @@ class Config(Settings):
         """Check a config's keys and values; its methods are checked as an `Experiment` is built.
 
         Raises:
-            CloakBenchError: unknown key, model or dataset; bad value.
+            CloakBenchError: unknown key, model or dataset; bad value, or a name or path that no
+                folder can have.
         """
+        check_data(data, "config")
         try:
             config = cls.model_validate(dict(data))
         except ValidationError as error:
             raise CloakBenchError(f"config: {explain(error, cls)}") from None
+        config._check_names()
         for file in config.plugins:
             load_file(file)
-        check_label("experiment", config.experiment)
-        for identity, times in Counter(config.identities).items():
+        return config
+
+    def _check_names(self) -> None:
+        check_label("experiment", self.experiment)
+        for identity, times in Counter(self.identities).items():
+            check_label("identity", identity, f"{MARKS}@() ")
             if times > 1:
                 raise CloakBenchError(
                     f"config: identities: '{identity}' is there {times} times. Name it once."
                 )
-        for key, known in (("model", config.models), ("dataset", config.datasets)):
-            if (chosen := getattr(config, key)) not in known:
+        for key, known in (("model", self.models), ("dataset", self.datasets)):
+            if (chosen := getattr(self, key)) not in known:
                 raise CloakBenchError(f"config: unknown {key} '{chosen}': {nearest(chosen, known)}")
             check_label(key, chosen)
-        return config
+            if chosen in _TAKEN[key]:
+                raise CloakBenchError(
+                    f"config: {key} '{chosen}' is the name of another folder of results. Call it "
+                    f"my_{chosen}."
+                )
+        for key, path in (("results", self.results), ("dataset's path", self.dataset_spec.path)):
+            try:
+                check_path(path)
+            except ValueError as error:
+                raise CloakBenchError(f"config: {key} '{path}' {error}.") from None
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -103,33 +123,33 @@ class Config(Settings):
         return self.dataset_spec.identities() if self.identities is None else self.identities
 
 
-def check_label(what: str, label: str, advice: str = "use") -> None:
+def check_label(what: str, label: str, marks: str = MARKS) -> None:
     """Refuse what cannot name a folder.
 
     Raises:
-        CloakBenchError: it says what is called so, and with which characters to do what.
+        CloakBenchError: see `check_name`; it says what is called so.
     """
-    if not _LABEL.fullmatch(label):
-        raise CloakBenchError(
-            f"config: {what} '{label}' names a folder: {advice} letters, digits, and . _ + -"
-        )
+    try:
+        check_name(label, marks)
+    except ValueError as error:
+        raise CloakBenchError(f"config: {what} '{label}' {error}.") from None
 
 
-def load(paths: Sequence[Path]) -> dict[str, Any]:
+def load(paths: Iterable[Path]) -> dict[str, Any]:
     """Merge YAML files; later ones override, mappings key by key (as Snakemake).
 
     Raises:
-        CloakBenchError: a file cannot be read, or is no mapping in YAML.
+        CloakBenchError: a file cannot be read, or is no mapping in YAML; see `parse_yaml`.
     """
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            content = yaml.safe_load(path.read_text())
+            text = path.read_text("utf-8")
         except OSError as error:
             raise CloakBenchError(f"{path}: cannot be read ({error.strerror}).") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise CloakBenchError(f"{path}: is not valid YAML ({reason}).") from None
+        except UnicodeDecodeError as error:
+            raise CloakBenchError(f"{path}: is not valid YAML ({error}).") from None
+        content = parse_yaml(text, str(path))
         if not isinstance(content, dict):
             raise CloakBenchError(f"{path}: is not a mapping of keys. See config/README.md.")
         _merge(merged, content)
@@ -140,14 +160,11 @@ def read(sources: Sequence[str]) -> dict[str, Any]:
     """What a command line names: YAML files to merge in order, or one config as JSON.
 
     Raises:
-        CloakBenchError: see `load`; or it is no JSON.
+        CloakBenchError: see `load` and `parse_json`.
     """
     if len(sources) == 1 and sources[0].startswith("{"):
-        try:
-            return json.loads(sources[0])
-        except json.JSONDecodeError as error:
-            raise CloakBenchError(f"the config is not valid JSON ({error}).") from None
-    return load([Path(source) for source in sources])
+        return dict(parse_json(sources[0], "the config"))
+    return load(map(Path, sources))
 
 
 def _merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
@@ -11,10 +12,12 @@ from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.files.bundle import bundled
 from cloakbench.files.images import centre_crop, photo_files, read_photo
 from cloakbench.files.layout import SETS
-from cloakbench.files.outputs import check_output, new_folder
+from cloakbench.files.outputs import check_output, new_folder, sha256
+from cloakbench.names import check_name
 from cloakbench.settings import Settings, UserPath
 
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
+NO_IDENTITY = "__MACOSX"  # what macOS puts into archives
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
 
 
@@ -41,7 +44,9 @@ class Dataset(Settings):
         if not self.folder.is_dir():
             raise CloakBenchError(f"dataset {self.path}: no such folder. Check the path.")
         names = sorted(
-            p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+            p.name
+            for p in self.folder.iterdir()
+            if p.is_dir() and not p.name.startswith(".") and p.name != NO_IDENTITY
         )
         if not names:
             raise CloakBenchError(f"dataset {self.path}: no identities. Add a folder for each.")
@@ -51,7 +56,8 @@ class Dataset(Settings):
         """An identity's photos by set, without opening them.
 
         Raises:
-            CloakBenchError: unknown identity, a missing set, or fewer than two photos in one.
+            CloakBenchError: unknown identity, or a name that none can have; a missing set, or fewer
+                than two photos in one.
         """
         folder = self.folder / identity
         if Path(identity).name != identity or identity.startswith(".") or not folder.is_dir():
@@ -59,6 +65,10 @@ class Dataset(Settings):
                 f"unknown identity '{identity}' in {self.path}: "
                 f"{nearest(identity, self.identities())}"
             )
+        try:
+            check_name(identity)
+        except ValueError as error:
+            raise CloakBenchError(f"{folder}: this name {error}.") from None
         found = [name for name in SETS if (folder / name).is_dir()]
         missing = [name for name in SETS if name not in found]
         if found and missing:
@@ -71,7 +81,7 @@ class Dataset(Settings):
             if found
             else split(photo_files(folder, beside=(ATTRIBUTES,)))
         )
-        for path in (folder, *(path for files in sets.values() for path in files)):
+        for path in (path for files in sets.values() for path in files):
             if re.search(r"[{}\n]", path.name):
                 raise CloakBenchError(
                     f"{path}: braces and line breaks mean something to Snakemake. Rename it."
@@ -96,6 +106,25 @@ def split(files: list[Path]) -> dict[str, list[Path]]:
     }
 
 
+def check_distinct(sets: Mapping[str, list[Path]], digests: Mapping[Path, str]) -> None:
+    """Find out that no photo is in two of an identity's sets: what is judged is never learnt.
+
+    digests: of all photos, SHA-256.
+
+    Raises:
+        CloakBenchError: it names two files that are equal.
+    """
+    first: dict[str, tuple[str, Path]] = {}
+    for name, files in sets.items():
+        for path in files:
+            of, same = first.setdefault(digests[path], (name, path))
+            if of != name:
+                raise CloakBenchError(
+                    f"{path}: is the same photo as {same}, but {name} and {of} must share none. "
+                    "Replace or remove one."
+                )
+
+
 def prepare(dataset: Dataset, identity: str, out: Path, resolution: int) -> None:
     """Crop each photo to its central square and resize it; the originals are not touched.
 
@@ -103,10 +132,11 @@ def prepare(dataset: Dataset, identity: str, out: Path, resolution: int) -> None
     keeps.
 
     Raises:
-        CloakBenchError: see `Dataset.sets` and `read_photo`.
+        CloakBenchError: see `Dataset.sets`, `check_distinct` and `read_photo`.
     """
     check_output(out, dataset.folder)
     sets = dataset.sets(identity)
+    check_distinct(sets, {path: sha256(path) for files in sets.values() for path in files})
     manifest = {
         "stage": "data",
         "identity": identity,

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
 from cloakbench.experiment.config import Config, Entry, check_label, load, read
+from cloakbench.experiment.data import check_distinct
 from cloakbench.faces import backends
 from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.files.outputs import check_writable
+from cloakbench.files.weights import sha256_of
 from cloakbench.models.sampling import Samples
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
@@ -31,7 +33,7 @@ class Experiment:
 
     config: what it was built from.
     layout: where its results are.
-    digests: a cache of the weight files' SHA-256.
+    digests: a cache of the SHA-256 of weights and photos.
     protections, purifiers, trainers: by label, in the config's order.
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
@@ -116,12 +118,16 @@ class Experiment:
             for combination in itertools.product(*axes)
         ]
 
+    def originals(self) -> list[Path]:
+        """Folders that are read and never written: the people's photos and the model."""
+        return [self.config.dataset_spec.folder, *self.config.model_spec.folders()]
+
     def check(self) -> None:
         """Look for everything that a run reads, so that it fails now and not after hours.
 
         Raises:
-            CloakBenchError: models, identities, photo sets or weights files are missing, or the
-                results cannot be written: a line for each.
+            CloakBenchError: models, identities, photo sets or weights files are missing, two sets
+                share a photo, or the results cannot be written: a line for each.
         """
         problems: dict[str, None] = {}
         for look in (
@@ -136,9 +142,17 @@ class Experiment:
             except CloakBenchError as error:
                 problems[str(error)] = None
         if problems:
-            raise CloakBenchError("\nerror: ".join(problems))
+            raise CloakBenchError(*problems)
 
     def _check_results(self) -> None:
+        written = self.layout.folders(self.config.model)
+        named = [self.config.dataset_spec.path, Path(self.config.model_spec.path)]
+        for needed in (*self.originals(), *named):  # a folder of that name would hide a bundled one
+            if _is_in(self.config.results, needed) or any(_is_in(needed, each) for each in written):
+                raise CloakBenchError(
+                    f"config: results '{self.config.results}' would be written into {needed}, or "
+                    "over it. Choose another folder."
+                )
         try:
             check_writable(self.config.results / self.config.model)
         except OSError as error:
@@ -155,14 +169,18 @@ class Experiment:
 
     def _check_photos(self) -> None:
         dataset = self.config.dataset_spec
-        for identity in sorted({*self.config.chosen_identities, *dataset.identities()}):
-            dataset.sets(identity)  # the others are possible answers to "who is this?"
+        everyone = sorted({*self.config.chosen_identities, *dataset.identities()})
+        people = [dataset.sets(each) for each in everyone]  # who all may answer "who is this?"
+        photos = [path for sets in people for files in sets.values() for path in files]
+        digests = sha256_of(photos, self.digests)
+        for sets in people:
+            check_distinct(sets, digests)
 
     def _build(self, registry: Registry[M], entries: Sequence[Entry]) -> dict[str, M]:
         built: dict[str, M] = {}
         for entry in entries:
             label, spec = self._label_and_spec(registry, entry)
-            check_label(registry.kind, label, "give it a `name` of")
+            check_label(registry.kind, label)
             if label in built:
                 raise CloakBenchError(
                     f"config: two entries are called {registry.kind} '{label}'. "
@@ -175,8 +193,8 @@ class Experiment:
         """An entry's label and a spec in which the experiment's preset is applied."""
         if isinstance(entry, list) and registry.kind != purifiers.kind:
             raise CloakBenchError(
-                f"config: {json.dumps(entry)} is a list; only purifications are chained. Name one "
-                f"{registry.kind}."
+                f"config: {json.dumps(entry, default=str)} is a list; only purifications are "
+                f"chained. Name one {registry.kind}."
             )
         if isinstance(entry, list):
             links = [self._label_and_spec(registry, link) for link in entry]
@@ -185,7 +203,7 @@ class Experiment:
         spec: Spec = dict(entry) if isinstance(entry, dict) else {"method": entry}
         label = str(spec.pop("name", "") or spec.get("method", ""))
         if not label:
-            raise CloakBenchError(f"config: {json.dumps(entry)} names no `method`.")
+            raise CloakBenchError(f"config: {json.dumps(entry, default=str)} names no `method`.")
         spec["method"] = str(spec.get("method", label))
         for key in _NESTED:
             if isinstance(nested := spec.get(key), list):
@@ -193,6 +211,10 @@ class Experiment:
         if self.config.preset in registry[spec["method"]].presets:
             spec.setdefault("preset", self.config.preset)
         return label, spec
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _check_preset(preset: str | None) -> None:

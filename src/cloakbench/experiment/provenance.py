@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +23,10 @@ from cloakbench import __version__
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.status import all_tasks, duration, read_benchmark
 from cloakbench.files.layout import STAGES
-from cloakbench.files.text import write_text
+from cloakbench.files.text import markdown_row, markdown_text, write_text
 from cloakbench.files.weights import WEIGHTS, sha256_of
 from cloakbench.registry import Method, Part, weight_files
-from cloakbench.running.machine import RAN_ON, version_of
+from cloakbench.running.machine import RAN_ON, environment, version_of
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
@@ -163,9 +164,10 @@ def as_markdown(made: Mapping[str, Any]) -> str:
     in_all = duration(sum(row["seconds_total"] for row in made["costs"]))
     digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
     config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
+    fence = "`" * (1 + max(2, *map(len, re.findall("`*", config))))  # the config cannot end it
     return "\n".join(
         [
-            f"# {made['experiment']}: where its numbers come from",
+            f"# {markdown_text(made['experiment'])}: where its numbers come from",
             "",
             f"cloakbench {software['cloakbench']} (commit {software['commit'] or 'unknown'}"
             f"{changed}), Python {software['python']} on {software['system']}: {packages}.",
@@ -189,9 +191,9 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
             "## Config after defaults",
             "",
-            "```yaml",
+            f"{fence}yaml",
             config.rstrip(),
-            "```",
+            fence,
             "",
         ]
     )
@@ -219,7 +221,7 @@ def _ran(environments: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _table(headings: str, rows: Iterable[Sequence[object]]) -> list[str]:
     titles = headings.split("|")
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [titles, *rows]]
+    lines = [markdown_row(row) for row in [titles, *rows]]
     return [lines[0], "|" + " --- |" * len(titles), *lines[1:]] if lines[1:] else ["None noted."]
 
 
@@ -263,6 +265,7 @@ def _ran_on(log: Path) -> dict[str, Any] | None:
     try:
         with log.open("rb") as file:
             lines = file.read(_HEAD).decode(errors="replace").splitlines()
-        return next(json.loads(line[len(RAN_ON) :]) for line in lines if line.startswith(RAN_ON))
+        said = next(json.loads(line[len(RAN_ON) :]) for line in lines if line.startswith(RAN_ON))
     except (OSError, StopIteration, ValueError):
         return None
+    return said if isinstance(said, dict) and said.keys() >= environment("cpu").keys() else None

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import struct
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError, features
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, reason
 from cloakbench.files.bundle import bundled
 from cloakbench.files.outputs import new_file
+from cloakbench.files.verified import verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+log = logging.getLogger(__name__)
+
+HEIC = frozenset({".heic", ".heif"})
+SUFFIXES = HEIC | {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 NOT_PHOTOS = frozenset({"job.json", "Thumbs.db"})  # a stage's manifest; a file manager's cache
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(RuntimeError, struct.error),
+)
 """What Pillow raises for broken files, depending on the format and the place of the damage."""
+_PHOTO_AND_MORE = {"MPO", "HEIF"}  # beside the photo: a preview, a depth map, brighter highlights
+_NO_HEIC = 'is HEIC. Run `pip install "cloakbench[heic]"`, or save it as PNG.'
 SMALLEST_SIDE = 32  # px; enlarging less than this invents more of a face than it shows
 
 
@@ -40,7 +53,8 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
     """Every photo in a folder, sorted by name; hidden files and those named in `beside` are none.
 
     Raises:
-        CloakBenchError: the folder is missing, or holds a file that is no photo.
+        CloakBenchError: the folder is missing, or holds a file that is no photo, or one of a format
+            whose package is not installed; or a stage made it, and it is not as the stage left it.
     """
     folder = bundled(folder)
     if not folder.is_dir():
@@ -51,6 +65,7 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
         for path in folder.iterdir()
         if not path.is_dir() and not path.name.startswith(".") and path.name not in others
     )
+    verified(folder)
     for path in files:
         if not path.exists():
             raise CloakBenchError(
@@ -61,25 +76,68 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
             raise CloakBenchError(
                 f"{path}: not a photo ({', '.join(sorted(SUFFIXES))}). Move it out of the folder."
             )
+        if path.suffix.lower() in HEIC and not _reads_heic():
+            raise CloakBenchError(f"{path}: {_NO_HEIC}")
+        _check_regular(path)
     return files
 
 
-def read_photo(path: Path) -> Image.Image:
-    """Read one photo as upright 8-bit RGB, whatever its mode.
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for ever
+        raise CloakBenchError(f"{path}: is a folder, pipe or device, not a file. Remove it.")
 
-    Grey, palette, CMYK and 16-bit photos are converted, transparency is laid on white and the
-    EXIF orientation is applied.
+
+@cache
+def _reads_heic() -> bool:
+    """Whether the package for it is installed; Pillow knows the format from then on."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        return True
+    return False
+
+
+def read_photo(path: Path) -> Image.Image:
+    """Read one photo as upright 8-bit sRGB, whatever its mode and colours; metadata goes.
+
+    Grey, palette, CMYK and 16-bit photos are converted, colours are those that the ICC profile
+    says, transparency is laid on white and the EXIF orientation is applied.
 
     Raises:
-        CloakBenchError: the file is empty, truncated, no image, or smaller than 32 px.
+        CloakBenchError: the file is empty, truncated, no image, several images, of values whose
+            range is unknown, or smaller than 32 px.
     """
+    _check_regular(path)
+    image = _decoded(path)
+    if (what := {"F": "floating-point", "I": "32-bit"}.get(image.mode)) is not None:
+        raise CloakBenchError(
+            f"{path}: has {what} values, whose range is unknown. Save it with 8 bits."
+        )
+    if min(image.size) < SMALLEST_SIDE:
+        raise CloakBenchError(
+            f"{path}: is {image.width}x{image.height} px; at least {SMALLEST_SIDE} px on each "
+            "side are needed. Replace or remove it."
+        )
+    rgb = _to_rgb(image, path)
+    rgb.info.clear()
+    return rgb
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The one image of a file, upright."""
+    _reads_heic()
     try:
         with Image.open(path) as opened:
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1 and opened.format not in _PHOTO_AND_MORE:
+                raise CloakBenchError(
+                    f"{path}: has {frames} images, as animations have. Save the one that is meant."
+                )
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            return ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
-        state = "is empty" if path.stat().st_size == 0 else "is not an image"
-        raise CloakBenchError(f"{path}: {state}. Replace or remove it.") from None
+        raise CloakBenchError(f"{path}: {_unidentified(path)}") from None
     except Image.DecompressionBombError:
         raise CloakBenchError(
             f"{path}: claims more pixels than a photo has. Remove it, or make a smaller copy."
@@ -90,29 +148,65 @@ def read_photo(path: Path) -> Image.Image:
         if isinstance(error, PermissionError):
             raise CloakBenchError(f"{path}: cannot be read. Change its permissions.") from None
         raise CloakBenchError(
-            f"{path}: is corrupt or truncated ({error}). Replace or remove it."
+            f"{path}: is corrupt or truncated ({reason(error)}). Replace or remove it."
         ) from None
-    if image.mode == "F":
-        raise CloakBenchError(
-            f"{path}: has floating-point values, whose range is unknown. Save it with 8 bits."
-        )
-    if min(image.size) < SMALLEST_SIDE:
-        raise CloakBenchError(
-            f"{path}: is {image.width}x{image.height} px; at least {SMALLEST_SIDE} px on each "
-            "side are needed. Replace or remove it."
-        )
-    return _to_rgb(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+def _unidentified(path: Path) -> str:
+    """What a file is that Pillow does not know, and what to do."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if not head:
+        return "is empty. Replace or remove it."
+    brand = head[8:] if head[4:8] == b"ftyp" else b""
+    if brand in {b"avif", b"avis"} and not features.check("avif"):
+        return "is AVIF, which this Pillow cannot read. Run `pip install --upgrade pillow`."
+    if brand in {b"heic", b"heix", b"heim", b"heis", b"mif1"} and not _reads_heic():
+        return _NO_HEIC
+    return "is not an image. Replace or remove it."
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips instead of scaling
         levels = np.asarray(image, dtype=np.float64) / 257.0
-        return Image.fromarray(np.clip(levels.round(), 0, 255).astype(np.uint8)).convert("RGB")
+        image = Image.fromarray(np.clip(levels.round(), 0, 255).astype(np.uint8))
+    rgb = _to_srgb(image, profile, path)
     if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        rgb.putalpha(image.convert("RGBA").getchannel("A"))
+        white = Image.new("RGBA", rgb.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgb).convert("RGB")
+    return rgb
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image:
+    """The colours that a profile says; a profile for another kind of pixels says nothing."""
+    plain = image.convert("RGB")
+    if not profile:
+        return plain
+    from PIL import ImageCms
+
+    own = {"CMYK": "CMYK", "L": "GRAY", "LA": "GRAY", "1": "GRAY"}.get(image.mode, "RGB")
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = given.profile.xcolor_space.strip()
+        if space != own and (own, space) != ("GRAY", "RGB"):
+            return plain
+        pixels = plain if space == "RGB" else image.convert({"GRAY": "L"}.get(space, space))
+        converted = ImageCms.profileToProfile(
+            pixels,
+            given,
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, *_UNREADABLE) as error:
+        log.warning("%s: its colour profile is broken (%s); read as sRGB.", path, reason(error))
+        return plain
+    assert converted is not None
+    change = int(np.asarray(ImageChops.difference(plain, converted)).max())
+    return converted if change > 1 else plain  # sRGB has many profiles, which differ by rounding
 
 
 def centre_crop(image: Image.Image, resolution: int) -> Image.Image:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.verified import verified
 
 SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (Anti-DreamBooth)
+
+BESIDE_MODELS = ("tables", "report", "logs", "benchmarks")  # folders beside those of models
 
 STAGES = {
     "class_images": 1,
@@ -57,6 +60,10 @@ class Layout:
     """Paths of an experiment's results below one root."""
 
     root: Path = Path("results")
+
+    def folders(self, model: str) -> list[Path]:
+        """All folders that results with a model go to."""
+        return [self.root / name for name in (model, *BESIDE_MODELS)]
 
     def class_images(self, model: str, class_noun: str) -> Path:
         """Class images, sampled once per model for prior preservation."""
@@ -144,8 +151,9 @@ def prompt_folders(generated: Path) -> list[Path]:
     """The folders of a cell's samples, one per prompt, sorted by prompt key.
 
     Raises:
-        CloakBenchError: there is no such folder.
+        CloakBenchError: there is no such folder, or it is not as a stage left it.
     """
     if not generated.is_dir():
         raise CloakBenchError(f"{generated}: no such folder of samples. Run `cloakbench sample`.")
+    verified(generated)
     return sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))

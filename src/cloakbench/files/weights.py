@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
-from cloakbench.files.outputs import new_file, sha256
+from cloakbench.files.outputs import file_state, new_file, sha256
 
 CHANGES_NO_RESULT = True
 
@@ -43,15 +43,14 @@ def weights_in(path: Path, named: Path | None = None) -> list[WeightFile]:
 
 
 def sha256_of(files: Iterable[Path], cache: Path) -> dict[Path, str]:
-    """SHA-256 of files; those of an unchanged size and time are taken from the cache."""
+    """SHA-256 of files; those that are as they were are taken from the cache."""
     try:
-        known = json.loads(cache.read_text())
-    except (OSError, ValueError):
+        known = dict(json.loads(cache.read_text()))
+    except (OSError, ValueError, TypeError):
         known = {}
     digests, fresh = {}, {}
     for path in files:
-        stat = path.stat()
-        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        key = f"{path.resolve()} {file_state(path)}"
         fresh[key] = digests[path] = known.get(key) or sha256(path)
     if fresh.keys() - known.keys():
         with suppress(OSError), new_file(cache) as part:  # a race or a full disk: hash once more

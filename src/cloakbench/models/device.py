@@ -40,9 +40,9 @@ def choose_device(name: str) -> str:
 
 
 def set_up_torch(threads: int | None) -> None:
-    """Deterministic kernels, and as many CPU threads as the workflow grants."""
+    """Deterministic kernels, and as many CPU threads as the workflow grants and the machine has."""
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
     _set_determinism("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

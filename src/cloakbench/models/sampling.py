@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.images import Photos, save_photos
+from cloakbench.files.images import Photos, read_photo, save_photos
 from cloakbench.files.outputs import copy_folder
 from cloakbench.running.jobs import Job, job_seed
 from cloakbench.settings import Settings
@@ -27,9 +27,11 @@ class Sampling(Settings):
     Source of the defaults: Anti-DreamBooth's and DiffShortcut's evaluation (recipes 4).
     """
 
-    images: int = Field(16, ge=1, description="images per prompt")
+    images: int = Field(16, ge=1, le=10_000, description="images per prompt")
     steps: int = Field(100, ge=1, le=1000, description="sampler steps")
-    guidance: float = Field(7.5, ge=1, description="classifier-free guidance scale; 1: none")
+    guidance: float = Field(
+        7.5, ge=1, le=100, description="classifier-free guidance scale; 1: none"
+    )
     sampler: Literal["ddim", "ddpm", "pndm", "dpmpp"] = Field(
         "pndm", description="diffusers' scheduler"
     )
@@ -104,10 +106,13 @@ class Samples:
         """Generate `folder/<key>/<index>.png`; batches that are finished survive a kill."""
         texts, kept = self._texts(), job.scratch or folder
         batches = [(key, indices) for key in texts for indices in self._batches()]
-        for number in job.steps("sample", len(batches), {}):
+        looping = replace(
+            job, scratch=None
+        )  # no checkpoint: every image that is there is looked at
+        for number in looping.steps("sample", len(batches), {}):
             key, indices = batches[number]
             names = tuple(f"{index:03d}" for index in indices)
-            if all((kept / key / f"{name}.png").exists() for name in names):
+            if all(_whole(kept / key / f"{name}.png") for name in names):
                 continue
             seeds = [job_seed(job.seed, "image", key, index) for index in indices]
             pixels = self.sampling.generate(model, texts[key], seeds, self.negative_prompt)
@@ -123,3 +128,12 @@ class Samples:
     def _batches(self) -> list[range]:
         count, size = self.sampling.images, self.sampling.batch_size
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _whole(path: Path) -> bool:
+    """Whether an image is there and can be decoded, as one cannot that a power cut has cut."""
+    try:
+        read_photo(path)
+    except CloakBenchError:
+        return False
+    return True

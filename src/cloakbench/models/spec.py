@@ -31,7 +31,9 @@ class ModelSpec(Settings):
     variant: str | None = Field(
         None, description='which of several weights: "fp16" reads `*.fp16.safetensors`'
     )
-    resolution: int = Field(512, ge=64, multiple_of=8, description="side of its images [px]")
+    resolution: int = Field(
+        512, ge=64, le=4096, multiple_of=8, description="side of its images [px]"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="autocast precision; trained weights stay fp32, and gradients are too small "
@@ -47,7 +49,8 @@ class ModelSpec(Settings):
         """Where the files are: that folder, or the snapshot in the hub's cache.
 
         Raises:
-            CloakBenchError: it is in neither place, where nothing is downloaded, or it is a file.
+            CloakBenchError: it is in neither place, where nothing is downloaded; it is a file, or a
+                folder with a revision.
         """
         if Path(self.path).expanduser().is_file():
             raise CloakBenchError(
@@ -55,9 +58,14 @@ class ModelSpec(Settings):
                 "StableDiffusionPipeline.from_single_file(...).save_pretrained(folder)."
             )
         try:
-            return find_folder(self.path, self.revision)
+            found = find_folder(self.path, self.revision)
         except CloakBenchError as error:
             raise CloakBenchError(f"model {error}") from None
+        if self.revision is not None and found.parent.name != "snapshots":
+            raise CloakBenchError(
+                f"model {self.path}: is a folder here, and has no revisions. Leave out `revision`."
+            )
+        return found
 
     def folders(self) -> list[Path]:
         """Its folder, if it is here: what no output may replace."""

@@ -49,7 +49,10 @@ class EnsembleProtection(SurrogateProtection):
         from cloakbench.models.loading import load_model
 
         others = [path for path in dict.fromkeys(self.models) if path != model.spec.path]
-        specs = [model.spec.model_copy(update={"path": p, "revision": None}) for p in others]
+        specs = [
+            model.spec.model_copy(update={"path": path, "revision": None, "variant": None})
+            for path in others
+        ]
         model.to("cpu")
         return [model, *(load_model(spec, frugal=model.frugal) for spec in specs)]
 

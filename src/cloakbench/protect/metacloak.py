@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cloakbench.protect.base import protections
 from cloakbench.protect.surrogate import SurrogateProtection, denoising
-from cloakbench.running.jobs import Pixels, store
+from cloakbench.running.jobs import Pixels, load, store
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -98,7 +98,7 @@ class MetaCloak(SurrogateProtection):
         gaps = self.checkpoints - 1
         kept_at = {round(i * self.training_steps / gaps) for i in range(self.checkpoints)}
         clean = tuner.model.posterior_once(photos)
-        state: dict[str, Stateful] = {"surrogate": tuner, "checkpoints": checkpoints}
+        state: dict[str, Stateful] = {"checkpoints": checkpoints, "surrogate": tuner}
         for step in job.steps("surrogate", self.training_steps, state):
             if step in kept_at:
                 checkpoints.keep(tuner)
@@ -154,7 +154,7 @@ class Checkpoints:
 
         weights = self._kept[index]
         if isinstance(weights, Path):
-            weights = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+            weights = load(weights, mmap=True)
         with torch.no_grad():
             for parameter, kept in zip(tuner.parameters, weights, strict=True):
                 parameter.copy_(kept)
@@ -164,7 +164,10 @@ class Checkpoints:
         return {"count": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._kept = [self._file(index) for index in range(state["count"])]
+        files = [self._file(index) for index in range(state["count"])]
+        for file in files:
+            load(file, mmap=True)  # a damaged one is found while the training can be done again
+        self._kept = [*files]
 
     def _file(self, index: int) -> Path:
         assert self._folder is not None

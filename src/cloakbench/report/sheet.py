@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
 from cloakbench.files.layout import CELL_LABELS, Cell, Layout, prompt_folders
+from cloakbench.files.outputs import new_file
 
 FONT_SIZE, MARGIN = 12, 6  # px
+LARGEST = 16_383  # px, of WebP
 
 
 def folder_rows(folder: Path) -> dict[str, list[Path]]:
@@ -51,15 +53,20 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
     out: a file of any of Pillow's formats; WebP takes an eighth of PNG's space.
 
     Raises:
-        CloakBenchError: Pillow knows no format of that name.
+        CloakBenchError: Pillow knows no format of that name, or has no room for so much.
     """
-    if out.suffix.lower() not in Image.registered_extensions():
+    if (kind := Image.registered_extensions().get(out.suffix.lower())) is None:
         raise CloakBenchError(f"{out}: no kind of picture. Name it .png, .webp or .jpg.")
     font = ImageFont.load_default(FONT_SIZE)
     left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
     with Image.open(next(iter(rows.values()))[0]) as first:
         width, height = first.size
-    sheet = Image.new("RGB", (left + width * columns, height * len(rows)), "white")
+    if max(size := (left + width * columns, height * len(rows))) > LARGEST:
+        raise CloakBenchError(
+            f"{out}: would be {size[0]}x{size[1]} px, and pictures have up to {LARGEST}. Choose "
+            "fewer columns or rows."
+        )
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for y, (label, files) in enumerate(rows.items()):
         middle = (MARGIN, y * height + height // 2)
@@ -67,5 +74,5 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
         for x, path in enumerate(files[:columns]):
             with Image.open(path) as picture:
                 sheet.paste(picture, (left + x * width, y * height))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, optimize=True, quality=90)
+    with new_file(out) as part:
+        sheet.save(part, kind, optimize=True, quality=90)

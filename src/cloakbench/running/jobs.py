@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cloakbench.errors import CloakBenchError, is_out_of_memory, reason
 from cloakbench.files.outputs import new_file
 
 if TYPE_CHECKING:
@@ -118,16 +119,17 @@ class Job:
         store(self.scratch / f"{name}.pt", stored)
 
     def _restore(self, name: str, state: Mapping[str, Stateful]) -> int:
-        import torch
-
         if self.scratch is None or not (path := self.scratch / f"{name}.pt").exists():
             return 0
-        if not zipfile.is_zipfile(path):  # as after a power cut; PyTorch fails in many ways then
-            log.warning("%s: this checkpoint is damaged; '%s' starts anew.", path, name)
+        try:
+            stored = load(path)
+            if not isinstance(stored, dict) or stored.keys() != {"step", *state}:
+                raise DamagedError(path, "it holds something else")
+            for key, holder in state.items():  # one that may be damaged has to be the first
+                holder.load_state_dict(stored[key])
+        except DamagedError as error:
+            log.warning("%s '%s' starts anew.", error, name)
             return 0
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        for key, holder in state.items():
-            holder.load_state_dict(stored[key])
         return int(stored["step"])
 
 
@@ -144,6 +146,34 @@ def store(path: Path, value: Any) -> None:
             torch.save(value, file)
         except RuntimeError as error:  # torch hides the reason, such as a full disk, behind it
             raise error.__context__ or error from None
+
+
+class DamagedError(CloakBenchError):
+    """A file is not what `store` saved."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: this checkpoint is damaged ({why}). Run what wrote it again.")
+
+
+def load(path: Path, *, mmap: bool = False) -> Any:
+    """What `store` saved, on the CPU; with `mmap` it is read as it is used, and fills no memory.
+
+    The archive's checksums are compared first: PyTorch loads flipped bits without a word.
+
+    Raises:
+        DamagedError: it is not what was saved, as after a power cut or on an old disk.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {member}")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # both libraries fail in many ways
+        if is_out_of_memory(error):
+            raise
+        raise DamagedError(path, reason(error)) from None
 
 
 def sweep(scratch: Path) -> None:

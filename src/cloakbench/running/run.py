@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloakbench.files.outputs import check_output, hold, new_folder, restore
+from cloakbench.files.outputs import check_output, file_state, hold, new_folder, restore
+from cloakbench.files.verified import is_whole
 from cloakbench.running.jobs import KEPT, LOCK, Job, job_seed
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,13 @@ class Run:
         if self.scratch is not None:
             place = self._place(self.out)
             self._wait(place / LOCK)
+            for folder in filter(None, inputs):  # first: a file that loses a name has changed
+                for kept in self._place(folder).glob(f"*{KEPT}"):
+                    shutil.rmtree(kept, ignore_errors=True)
             own = place / _digest([work, self.seed, self.device, *map(_contents, inputs)])
             for other in place.glob("*"):
                 if other.name not in {LOCK, own.name, own.name + KEPT}:
                     shutil.rmtree(other, ignore_errors=True)
-            for folder in filter(None, inputs):
-                for kept in self._place(folder).glob(f"*{KEPT}"):
-                    shutil.rmtree(kept, ignore_errors=True)
         return Job(self.job_seed(stage), self.device, own)
 
     def job_seed(self, stage: str) -> int:
@@ -71,10 +72,18 @@ class Run:
         """What `job.json` says of this run."""
         return {"stage": stage, "settings": settings, "identity": self.identity, "seed": self.seed}
 
-    def restored(self, job: Job, manifest: dict[str, Any]) -> bool:
+    def restored(self, job: Job) -> bool:
         """Put the output back if this very job has ended before, unseen."""
         kept = _kept(job)
-        return kept is not None and restore(kept, self.out, manifest)
+        if kept is None or not kept.is_dir():
+            return False
+        if not is_whole(kept):
+            log.warning(
+                "%s: what was kept of %s is damaged; the work is done again.", kept, self.out
+            )
+            return False
+        restore(kept, self.out)
+        return True
 
     @contextmanager
     def output(self, job: Job, manifest: dict[str, Any]) -> Iterator[Path]:
@@ -102,10 +111,9 @@ def close_job(job: Job) -> None:
         shutil.rmtree(job.scratch, ignore_errors=True)
 
 
-def seen(path: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file: cheap, and different after any change."""
-    stat = path.stat()
-    return path.name, stat.st_size, stat.st_mtime_ns
+def seen(path: Path) -> tuple[str, str]:
+    """Name and state of a file: cheap, and different after any change."""
+    return path.name, file_state(path)
 
 
 def _kept(job: Job) -> Path | None:
@@ -117,9 +125,9 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _contents(folder: Path | None) -> list[tuple[str, int, int]]:
-    """What `seen` says of all of a folder's files, by their paths in it."""
+def _contents(folder: Path | None) -> list[tuple[str, str]]:
+    """The state of all of a folder's files, by their paths in it."""
     if folder is None:
         return []
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [(str(path.relative_to(folder)), *seen(path)[1:]) for path in files]
+    return [(str(path.relative_to(folder)), file_state(path)) for path in files]

@@ -19,6 +19,7 @@ from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.faces import FaceBackend, cosine, largest
 from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.text import write_text
+from cloakbench.files.verified import seal, sealed
 from cloakbench.registry import explain
 
 log = logging.getLogger(__name__)
@@ -77,18 +78,19 @@ class References(_Record):
         return self.identities[identity]
 
     def write(self, path: Path) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON, whole or not at all, and its SHA-256 beside it."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
+        seal(path)
 
     @classmethod
     def read(cls, path: Path) -> References:
         """Read the JSON that `write` wrote.
 
         Raises:
-            CloakBenchError: the file is missing or is no references file.
+            CloakBenchError: the file is missing, not as it was written, or no references file.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(sealed(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CloakBenchError(
                 f"{path}: no such file. Run `cloakbench references` first."

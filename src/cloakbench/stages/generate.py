@@ -37,7 +37,7 @@ def generate(
     training = run.manifest("personalise", trainer.training_spec())
     work = [training, manifest, dependencies(__name__, trainer, model), prompts]
     job = run.job("personalise", work, *model.folders(), instance, class_images)
-    if run.restored(job, manifest):
+    if run.restored(job):
         return
 
     def finish(load: Loader) -> None:

@@ -31,7 +31,7 @@ def personalise(
     manifest = run.manifest("personalise", trainer.training_spec())
     work = [manifest, dependencies(__name__, trainer, model), prompts]
     job = run.job("personalise", work, *model.folders(), instance, class_images)
-    if run.restored(job, manifest):
+    if run.restored(job):
         return
 
     def finish(load: Loader) -> None:

@@ -54,7 +54,7 @@ def protect(
     manifest = run.manifest("protect", protection.spec())
     work = [manifest, dependencies(__name__, protection, model), prompts]
     job = run.job("protect", work, *model.folders(), instance, surrogate, class_images)
-    if run.restored(job, manifest):
+    if run.restored(job):
         return
     protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
     with run.output(job, manifest) as folder:

@@ -29,7 +29,7 @@ def purify(
     job = run.job(
         "purify", [manifest, dependencies(__name__, purifier, model)], *model.folders(), photos
     )
-    if run.restored(job, manifest):
+    if run.restored(job):
         return
     given = load_photos(photos)
     cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)

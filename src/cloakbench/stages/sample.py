@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloakbench.files.verified import verified
 from cloakbench.models.device import with_model
 from cloakbench.models.loading import Loader
 from cloakbench.models.sampling import Samples, Sampling
@@ -32,13 +33,13 @@ def sample(
     manifest = run.manifest("sample", samples.settings())
     work = [manifest, dependencies_of(__name__, model), model]
     job = run.job("sample", work, *model.folders(), weights)
-    if run.restored(job, manifest):
+    if run.restored(job):
         return
 
     def generate(load: Loader) -> None:
         diffusion = load()
         if weights is not None:
-            diffusion.adopt(weights)
+            diffusion.adopt(verified(weights))
         with run.output(job, manifest) as folder:
             samples.write(diffusion, job, folder)
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, label
+from cloakbench.files.text import read_text_cell
+from cloakbench.files.verified import sealed
 
 NAMES = (*CELL_LABELS, "prompt", "image", "photo")  # text, even where it looks like a number
 
@@ -41,7 +43,7 @@ def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
 def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(
-            path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
+            sealed(path), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
         )
     except FileNotFoundError:
         raise CloakBenchError(
@@ -51,6 +53,8 @@ def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
         raise CloakBenchError(
             f"{path}: not a table ({error}). Run `cloakbench {command}` again."
         ) from None
+    for name in frame.columns.intersection([*NAMES]):
+        frame[name] = frame[name].map(read_text_cell, na_action="ignore")
     for name, expected in labels.items():
         found = set(frame[name]) if name in frame else {"no such column"}
         if found != {expected}:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cloakbench.files.text import markdown_row, markdown_text
 from cloakbench.tables.display import Grid, note, score_grid
 
 if TYPE_CHECKING:
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 def markdown(title: str, grid: Grid, remark: str = "") -> str:
     """A heading, what all rows share, the table and a remark below it."""
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
-    lines = [f"# {title}", "", *([f"For {shared}.", ""] if shared else [])]
-    lines += [_line(grid.headings), "|" + " --- |" * len(grid.headings)]
-    lines += [_line([str(value) for value in row]) for row in grid.rows]
+    lines = [f"# {markdown_text(title)}", ""]
+    lines += [f"For {markdown_text(shared)}.", ""] if shared else []
+    lines += [markdown_row(grid.headings), "|" + " --- |" * len(grid.headings)]
+    lines += [markdown_row(row) for row in grid.rows]
     return "\n".join([*lines, *(["", remark] if remark else []), ""])
-
-
-def _line(texts: list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
 def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:

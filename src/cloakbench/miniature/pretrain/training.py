@@ -46,7 +46,7 @@ from cloakbench.miniature.pretrain.vae import (
     vae_loss,
 )
 from cloakbench.models.restorer import Restorer
-from cloakbench.running.jobs import Job, job_seed, store
+from cloakbench.running.jobs import Job, job_seed, load, store
 
 SAVE_EVERY = 120.0  # seconds
 LIKENESS_WEIGHT = 0.2  # of the recogniser's features in the decoder's loss
@@ -287,7 +287,7 @@ class Pretraining:
         return network.requires_grad_(False).eval().to(self.device)
 
     def _read(self, name: str) -> Any:
-        return torch.load(self._of(name, ".pt"), map_location="cpu", weights_only=True)
+        return load(self._of(name, ".pt"))
 
     def _of(self, stage: str, suffix: str = "") -> Path:
         """What a stage left in the work folder."""
