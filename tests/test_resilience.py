@@ -322,7 +322,8 @@ def test_a_job_whose_kept_output_is_damaged_is_done_again(finished, folders, tmp
     assert contents(finished.out) == contents(other.out)
 
 
-def test_what_was_kept_is_forgotten_by_the_next_stage_and_at_the_end(finished, tmp_path):
+def test_what_was_kept_is_forgotten_by_the_next_stage_and_at_the_end(finished, folders, tmp_path):
+    purify_again(finished, folders.instance)
     purify_again(replace(finished, out=tmp_path / "next"), finished.out)
     kept = list(finished.scratch.rglob("*.kept"))
     assert len(kept) == 1

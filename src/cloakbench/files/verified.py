@@ -95,6 +95,8 @@ def _files(made: Path) -> dict[str, str]:
     try:
         manifest: Any = json.loads((made / MANIFEST).read_text(encoding="utf-8"))
         return {str(name): str(digest) for name, digest in manifest["files"].items()}
+    except FileNotFoundError:
+        raise _spoilt(made / MANIFEST, "is missing", made) from None
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise _spoilt(made / MANIFEST, "is damaged", made) from None
 
