@@ -3,6 +3,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo $$p && break; done)
 BIN := .venv/bin
+INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
+	--group dev --group build pyproject.toml
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -17,13 +21,14 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements.lock
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-build-isolation --editable .
 	touch $@
 
 slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[slurm]"
+	$(INSTALL) --require-hashes -r requirements-slurm.lock
 
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
@@ -55,9 +60,9 @@ format: setup ## reformat all code, and write the config's schema anew
 	cloakbench schema --out workflow/schemas/config.schema.json
 
 lock: setup ## pin all packages again, newest allowed
-	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		--extra synth --extra codeformer --group dev pyproject.toml --output-file requirements.lock
+	$(LOCK) --upgrade --output-file requirements.lock
+	$(LOCK) --extra slurm --constraint requirements.lock --output-file .venv/slurm.lock
+	awk '/^[a-z]/ {on = /^snakemake-executor/} on' .venv/slurm.lock > requirements-slurm.lock
 
 clean: ## remove results and checkpoints, keep the environment
 	rm -rf results/[!R]* results/.scratch .snakemake

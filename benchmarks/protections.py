@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from cloakbench.files.images import Photos, centre_crop, photo_files, read_photo, to_pixels
+from cloakbench.files.images import Photos, photo_files, read_photo, square_crop, to_pixels
 from cloakbench.identity import Identity
 from cloakbench.models.device import set_up_torch
 from cloakbench.models.families.stable_diffusion import StableDiffusion
@@ -293,7 +293,7 @@ def identity_at(folder: Path, class_folders: list[Path], resolution: int) -> Ide
 
     def photos(*folders: Path) -> Photos:
         files = [file for each in folders for file in photo_files(each)]
-        images = [centre_crop(read_photo(file), resolution) for file in files]
+        images = [square_crop(read_photo(file), resolution) for file in files]
         return Photos(to_pixels(images), tuple(f"{i:03d}" for i in range(len(files))))
 
     people = photos(*(other / "set_A" for other in class_folders))

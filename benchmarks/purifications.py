@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.images import centre_crop, photo_files, read_photo, to_pixels
+from cloakbench.files.images import photo_files, read_photo, square_crop, to_pixels
 from cloakbench.models.base import DiffusionModel
 from cloakbench.models.device import choose_device, set_up_torch
 from cloakbench.models.loading import Loader, load_model
@@ -232,7 +232,7 @@ def main() -> None:
         return load_model(ModelSpec(path=options.model), options.device)
 
     def photos(side: int) -> Tensor:
-        return to_pixels([centre_crop(image, side) for image in images])
+        return to_pixels([square_crop(image, side) for image in images])
 
     found: list[Cost] = []
     skipped: dict[str, str] = {}

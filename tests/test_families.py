@@ -11,10 +11,12 @@ import pytest
 import torch
 from tiny import FAMILIES, RESOLUTION
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.models.base import DiffusionModel
 from cloakbench.models.families import families
 from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tokens import check_prompts
 from cloakbench.models.tuning import FineTuner
 
 PROMPTS = ["a photo of sks person", "a photo of person"]
@@ -288,3 +290,18 @@ def test_loading_and_predicting_leave_the_global_generator_alone(spec: ModelSpec
     predictions(load_model(spec))
 
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_prompt_that_is_not_read_whole_is_refused(model: DiffusionModel, spec: ModelSpec):
+    """What is cut off is not learnt, and two settings would be one."""
+    long = " ".join(["portrait"] * 400)
+    refused = r"prompt 'portrait .*': has \d+ tokens, and the model reads \d+, .* Shorten it"
+
+    for use in (
+        lambda: model.embed([PROMPTS[0], long]),
+        lambda: model.generate(long, [rng()], sampler="ddim", steps=1, guidance=1),
+        lambda: check_prompts(spec, [PROMPTS[0], long]),
+    ):
+        with pytest.raises(CloakBenchError, match=refused):
+            use()
+    check_prompts(spec, PROMPTS)

@@ -16,18 +16,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, features
+from PIL import ExifTags, Image, ImageCms, features
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files import images
 from cloakbench.files.images import (
     Photos,
-    centre_crop,
     largest_change,
     load_photos,
     photo_files,
     read_photo,
     save_photos,
+    square_crop,
     to_images,
     to_pixels,
 )
@@ -416,21 +416,57 @@ def test_a_header_that_promises_a_gigantic_photo_is_refused_by_name(tmp_path):
         read_photo(tmp_path / "bomb.bmp")
 
 
+def test_adobe_rgb_that_only_exif_tells_of_is_read_as_the_colours_that_it_means(tmp_path):
+    """Cameras that are set to Adobe RGB put no profile into their photos."""
+    meant = np.random.default_rng(0).integers(40, 216, (32, 32, 3)).astype(np.uint8)
+    curve = meant / 255
+    linear = np.where(curve <= 0.04045, curve / 12.92, ((curve + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    adobe_to_xyz = np.array(
+        [[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]]
+    )
+    adobe = linear @ to_xyz.T @ np.linalg.inv(adobe_to_xyz).T
+    stored = (255 * adobe.clip(0, 1) ** (256 / 563)).round().astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {ExifTags.IFD.Interop: {1: "R03"}}
+    Image.fromarray(stored).save(tmp_path / "adobe.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "plain.png")
+
+    read = np.asarray(read_photo(tmp_path / "adobe.png"), dtype=int)
+
+    assert np.abs(read - meant).max() <= 2
+    np.testing.assert_array_equal(np.asarray(read_photo(tmp_path / "plain.png")), stored)
+    assert np.abs(stored.astype(int) - meant).max() > 8
+
+
 def test_cropping_takes_the_central_square_of_any_shape():
     wide = np.zeros((50, 90, 3), np.uint8)
     wide[:, 20:70] = 200
 
     for array in (wide, wide.transpose(1, 0, 2)):
-        cropped = centre_crop(Image.fromarray(array), 64)
+        cropped = square_crop(Image.fromarray(array), 64)
         assert cropped.size == (64, 64)
         assert np.asarray(cropped).min() > 150  # Lanczos rings at the crop's edge
         assert np.asarray(cropped)[4:-4, 4:-4].min() > 195
 
 
+@pytest.mark.parametrize(("y", "top"), [(70, 45), (10, 0), (500, 150)])
+def test_cropping_around_a_point_keeps_the_largest_square_that_the_photo_has(y, top):
+    """A portrait's face is mostly at its top, above the central square."""
+    rows = np.repeat(np.arange(200, dtype=np.uint8)[:, None], 50, axis=1)
+    photo = Image.fromarray(np.stack([rows] * 3, axis=-1))
+
+    cropped = np.asarray(square_crop(photo, 50, around=(25, y)))
+
+    np.testing.assert_array_equal(cropped[:, 25, 0], np.arange(top, top + 50))
+
+
 def test_a_square_photo_of_the_right_size_is_not_resampled():
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 
-    np.testing.assert_array_equal(np.asarray(centre_crop(photo, 64)), np.asarray(photo))
+    np.testing.assert_array_equal(np.asarray(square_crop(photo, 64)), np.asarray(photo))
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])

@@ -27,6 +27,7 @@ from cloakbench.files.outputs import (
     MARKER,
     check_output,
     copy_folder,
+    file_state,
     hold,
     new_file,
     new_folder,
@@ -34,7 +35,8 @@ from cloakbench.files.outputs import (
 )
 from cloakbench.files.weights import sha256_of
 from cloakbench.running.jobs import Job, job_seed
-from cloakbench.running.run import Run, close_job, seen
+from cloakbench.running.record import Facts
+from cloakbench.running.run import Run, close_job
 
 LOOP = """
 import os, signal, sys
@@ -178,14 +180,18 @@ def test_a_purpose_has_its_own_stream_that_starts_afresh():
     assert len({draw("pgd", 1), draw("pgd", 2), draw("train", 1)}) == 3
 
 
+def job_of(run: Run, stage: str, settings: object = None, photos: Path | None = None) -> Job:
+    return run.job(run.record(Facts(stage, settings), photos=photos))
+
+
 def test_compared_cells_share_their_seed_and_identities_do_not(tmp_path):
     run = Run(tmp_path / "aspl", "anna", seed=4)
     other_cell = replace(run, out=tmp_path / "noise")
 
-    aspl, noise = run.job("protect", {"method": "aspl"}), other_cell.job("protect", {"method": "n"})
+    aspl, noise = job_of(run, "protect", "aspl"), job_of(other_cell, "protect", "noise")
     assert aspl.seed == noise.seed
-    assert aspl.seed != replace(run, identity="bert").job("protect", {}).seed
-    assert aspl.seed != run.job("personalise", {}).seed
+    assert aspl.seed != job_of(replace(run, identity="bert"), "protect").seed
+    assert aspl.seed != job_of(run, "personalise").seed
 
 
 def test_scratch_is_shared_by_the_same_work_only(tmp_path):
@@ -194,13 +200,13 @@ def test_scratch_is_shared_by_the_same_work_only(tmp_path):
     (photos / "01.png").write_bytes(b"one")
     run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
 
-    first = run.job("protect", {"budget": 1}, photos).scratch
-    assert run.job("protect", {"budget": 1}, photos).scratch == first
+    first = job_of(run, "protect", {"budget": 1}, photos).scratch
+    assert job_of(run, "protect", {"budget": 1}, photos).scratch == first
     first.mkdir(parents=True)
-    other_settings = run.job("protect", {"budget": 2}, photos).scratch
+    other_settings = job_of(run, "protect", {"budget": 2}, photos).scratch
     assert not first.exists()
     (photos / "01.png").write_bytes(b"other")
-    other_photos = run.job("protect", {"budget": 1}, photos).scratch
+    other_photos = job_of(run, "protect", {"budget": 1}, photos).scratch
 
     assert len({first, other_settings, other_photos}) == 3
 
@@ -237,14 +243,14 @@ def test_a_change_of_equal_size_and_time_is_seen(change, twins, tmp_path):
     cache = tmp_path / "digests.json"
     for _ in range(2):
         before = sha256_of(twins, cache)
-        scratch = run.job("protect", {}, twins[0].parent).scratch
-        assert run.job("protect", {}, twins[0].parent).scratch == scratch
-    states = [*map(seen, twins)]
+        scratch = job_of(run, "protect", photos=twins[0].parent).scratch
+        assert job_of(run, "protect", photos=twins[0].parent).scratch == scratch
+    states = [*map(file_state, twins)]
     change(twins)
 
     assert sha256_of(twins, cache) == {path: sha256(path) for path in twins} != before
-    assert not set(map(seen, twins)) & set(states)
-    assert run.job("protect", {}, twins[0].parent).scratch != scratch
+    assert not set(map(file_state, twins)) & set(states)
+    assert job_of(run, "protect", photos=twins[0].parent).scratch != scratch
 
 
 @pytest.mark.parametrize("content", [b"[]", b"[1]", b"7", b"\xff", b"{"])
@@ -267,15 +273,16 @@ def test_a_file_that_may_not_be_read_is_named(twins, tmp_path, monkeypatch):
 
 def test_a_job_resumes_though_its_inputs_lost_the_names_that_were_kept(tmp_path):
     first = Run(tmp_path / "first", "anna", scratch=tmp_path / "scratch")
-    with first.output(first.job("protect", {}), {}) as folder:
+    record = first.record(Facts("protect", None))
+    with first.output(first.job(record), record) as folder:
         (folder / "1.png").write_bytes(b"photo")
     assert list((tmp_path / "scratch").rglob("*.kept/1.png"))
     second = replace(first, out=tmp_path / "second")
-    scratch = second.job("purify", {}, first.out).scratch
+    scratch = job_of(second, "purify", photos=first.out).scratch
 
     assert not list((tmp_path / "scratch").rglob("*.kept/1.png"))
     time.sleep(0.05)
-    assert second.job("purify", {}, first.out).scratch == scratch
+    assert job_of(second, "purify", photos=first.out).scratch == scratch
 
 
 def test_a_finished_job_forgets_its_checkpoints(tmp_path):
@@ -402,14 +409,14 @@ def test_an_output_never_replaces_what_is_read_or_the_current_folder(out, tmp_pa
     monkeypatch.chdir(tmp_path / "here")
 
     with pytest.raises(CloakBenchError, match=r"would replace .*Choose another --out"):
-        Run(Path(out), "anna").job("protect", {}, Path("photos"))
+        Run(Path(out), "anna").record(Facts("protect", None), photos=Path("photos"))
 
 
 def test_an_output_that_cannot_be_written_fails_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(OSError, match="file"):
-        Run(tmp_path / "file" / "sub" / "out", "anna").job("protect", {})
+        Run(tmp_path / "file" / "sub" / "out", "anna").record(Facts("protect", None))
 
 
 def test_a_failed_file_leaves_the_old_one_and_no_rubbish(tmp_path):

@@ -13,11 +13,12 @@ import pytest
 from conftest import Workflow
 
 from cloakbench.experiment import provenance
+from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.provenance import as_markdown, make_provenance, write_provenance
-from cloakbench.experiment.status import all_tasks
+from cloakbench.experiment.tasks import all_tasks, manifest
 from cloakbench.models.spec import ModelSpec
-from cloakbench.running.machine import RAN_ON, environment
+from cloakbench.running.machine import environment
 
 
 @pytest.fixture
@@ -42,12 +43,14 @@ def experiment(config: dict[str, Any]) -> Experiment:
     return Experiment.parse(config)
 
 
-def leave(experiment: Experiment, stage: str, seconds: list[float], log: str = "") -> None:
-    """A benchmark and a log of each of a stage's first jobs."""
+def leave(experiment: Experiment, stage: str, seconds: list[float], **said: Any) -> None:
+    """A benchmark and a manifest of each of a stage's first jobs."""
+    expected = Expected(experiment)
     for task, took in zip(all_tasks(experiment)[stage], seconds, strict=False):
+        made = expected.record(task).manifest() | {"files": {}} | said
         for path, text in (
             (experiment.layout.benchmark(*task), f"s\tmax_rss\n{took}\t{100 * took}\n"),
-            (experiment.layout.log(*task), log),
+            (manifest(task, experiment), json.dumps(made)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -82,28 +85,22 @@ def test_paths_below_the_working_folder_stay_relative_to_it(experiment, tmp_path
     assert make_provenance(experiment)["config"]["results"] == "results"
 
 
-def test_weights_are_hashed_once_until_they_change(experiment, tiny_model, tmp_path, monkeypatch):
-    unet = Path(tiny_model.path) / "unet" / "diffusion_pytorch_model.safetensors"
-    expected = hashlib.sha256(unet.read_bytes()).hexdigest()
-
-    first = provenance.weight_digests(experiment)
-    assert first["tiny/unet/diffusion_pytorch_model.safetensors"] == expected
-    assert {Path(name).parent.name for name in first} == {"unet", "vae", "text_encoder"}
-
-    monkeypatch.setattr("cloakbench.files.weights.sha256", lambda path: f"new {path.parent.name}")
-    assert provenance.weight_digests(experiment) == first
-    unet.touch()
-    changed = provenance.weight_digests(experiment)
-    assert [name for name in first if changed[name] != first[name]] == [
-        "tiny/unet/diffusion_pytorch_model.safetensors"
-    ]
-
-
-def test_weights_of_methods_are_hashed_by_the_name_that_the_config_gives(config, tiny_weights):
+def test_weights_are_those_that_results_say_they_were_made_with(config, tiny_model, tiny_weights):
+    """And not those that lie there now, which others may have taken the place of."""
     experiment = Experiment.parse(config | {"purifications": ["none", "diffpure"]})
+    leave(experiment, "personalise", [1])
+    leave(experiment, "purify", [1, 1])
+    unet = Path(tiny_model.path) / "unet" / "diffusion_pytorch_model.safetensors"
+    digest, before = hashlib.sha256(unet.read_bytes()).hexdigest(), unet.read_bytes()
+    unet.write_bytes(b"other")
 
-    names = set(provenance.weight_digests(experiment))
-    assert "tiny_ddpm/unet/diffusion_pytorch_model.safetensors" in names
+    try:
+        weights = make_provenance(experiment)["weights"]
+    finally:
+        unet.write_bytes(before)
+    assert weights["tiny/unet/diffusion_pytorch_model.safetensors"] == digest
+    assert "tiny_ddpm/unet/diffusion_pytorch_model.safetensors" in weights
+    assert {Path(name).suffix for name in weights} == {".safetensors"}
 
 
 def test_time_and_memory_are_summed_by_stage_and_method(experiment):
@@ -123,19 +120,19 @@ def test_time_and_memory_are_summed_by_stage_and_method(experiment):
     }
 
 
-def test_machines_are_those_that_the_jobs_named(experiment):
+def test_machines_are_those_that_made_the_results(experiment):
     machine = environment("cpu")
     other = machine | {"gpu": "NVIDIA A100"}
-    leave(experiment, "protect", [1, 1], f"warning\n{RAN_ON}{json.dumps(machine)}\n")
-    leave(experiment, "personalise", [1], f"{RAN_ON}{json.dumps(other)}\n")
-    leave(experiment, "purify", [1], "nothing\n")
+    leave(experiment, "protect", [1, 1])
+    leave(experiment, "personalise", [1], ran_on=other)
 
-    assert provenance.environments(experiment) == [
+    assert make_provenance(experiment)["environments"] == [
         {**machine, "jobs": {"protect": 2}},
         {**other, "jobs": {"personalise": 1}},
     ]
     assert machine["cores"] >= 1
     assert machine["memory_gb"] >= 1
+    assert {"torch", "diffusers"} <= machine["packages"].keys()
 
 
 def test_for_readers_nothing_is_html_or_ends_a_cell_or_the_config(experiment):
@@ -163,10 +160,14 @@ def test_a_run_of_the_workflow_leaves_it_beside_the_tables(workflow: Workflow):
     (machine,) = made["environments"]
     assert machine["jobs"] == {
         "class_images": 1,
+        "data": 2,
+        "references": 1,
         "protect": 2,
         "purify": 2,
+        "distances": 2,
         "personalise": 4,
         "sample": 4,
+        "score": 4,
     }
     text = (folder / "provenance.md").read_text()
     assert "| personalise | cdl | 2 |" in text

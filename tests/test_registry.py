@@ -11,6 +11,7 @@ from cloakbench.experiment.catalogue import REGISTRIES
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry
+from cloakbench.score.base import Metric, metrics
 
 GADGETS = """
 from cloakbench.registry import Method, Registry
@@ -55,6 +56,16 @@ def registry_of(package: Path) -> Registry:
 def new_registry() -> Registry:
     """Of a package that registers nothing."""
     return Registry("gadget", "cloakbench.report", "nobody.gadgets")
+
+
+def test_a_metric_of_no_kind_is_refused_for_no_table_would_hold_it():
+    class Shiny(Metric):
+        """It shines."""
+
+        source = "made up"
+
+    with pytest.raises(TypeError, match="metric 'shiny' is of no kind; derive it from ImageMetric"):
+        metrics.register("shiny")(Shiny)
 
 
 def test_a_file_in_the_package_is_a_method_without_another_edit(package):

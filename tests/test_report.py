@@ -57,7 +57,8 @@ def cells(tmp_path: Path) -> list[Cell]:
         for prompt in ("photo", "portrait"):
             pictures(layout.generated(cell) / prompt, SAMPLES + 1)
         settings = CDL if cell.trainer == "cdl" else SAMPLED
-        (layout.generated(cell) / MANIFEST).write_text(json.dumps({"settings": settings}))
+        said = {"stage": "sample", "settings": settings, "files": {}}
+        (layout.generated(cell) / MANIFEST).write_text(json.dumps(said))
     return made
 
 

@@ -35,6 +35,7 @@ from cloakbench.protect import protections
 from cloakbench.protect.metacloak import Checkpoints
 from cloakbench.running import jobs
 from cloakbench.running.jobs import Job, Pixels, sweep
+from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
 from cloakbench.stages import personalise, protect, purify, sample
 
@@ -306,7 +307,7 @@ def test_another_setting_does_the_work_again(finished, folders, monkeypatch):
 
 def test_other_code_does_the_work_again(finished, folders, monkeypatch):
     monkeypatch.setattr(purify, "with_model", never)
-    monkeypatch.setattr("cloakbench.stages.inputs.code_digest", lambda *modules: "edited")
+    monkeypatch.setattr("cloakbench.running.record.code_digest", lambda *modules: "edited")
     with pytest.raises(AssertionError):
         purify_again(finished, folders.instance)
 
@@ -392,7 +393,7 @@ def test_a_second_process_waits_for_the_first_to_write_the_same_output(tmp_path,
     run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
     place = run._place(run.out)
     first = hold_elsewhere(place / "lock", 0.5)
-    run.job("purify", {})
+    run.job(run.record(Facts("purify", None)))
 
     assert first.wait(5) == 0
     assert caplog.messages == [

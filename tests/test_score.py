@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
-from conftest import tiny_spec
+from conftest import Killed, MortalJob, tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +29,7 @@ from cloakbench.files.text import write_csv
 from cloakbench.files.verified import seal
 from cloakbench.models.clip import load_clip
 from cloakbench.models.perceptual import dssim, load_lpips
+from cloakbench.running.jobs import Job
 from cloakbench.score.base import (
     DISTANCES,
     ImageMetric,
@@ -235,9 +236,43 @@ def test_references_are_plain_means_and_the_calibration_is_over_identities(tmp_p
     assert made.calibration.other == pytest.approx((0.8 + 0.0) / 2)
 
 
+def test_photos_without_a_face_are_named_as_their_owner_knows_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = identity(tmp_path, "anna", [(9, 0, 0), BLACK], [(9, 0, 0)])
+    said = {"stage": "data", "photos": {"set_C": ["IMG_1.jpg", "IMG_2.jpg"]}}
+    seal(folder, said)
+
+    make_references({"anna": folder}, Colours())
+
+    [line] = [text for text in caplog.messages if "finds no face" in text]
+    assert line.startswith(f"{folder / 'set_C' / '01.png'} (IMG_2.jpg): backend 'colours' finds")
+    assert "Set the dataset's crop to 'face'" in line
+
+
+def test_references_that_were_killed_look_at_no_identity_twice(tmp_path: Path) -> None:
+    looked: list[int] = []
+
+    class Counting(Colours):
+        def detect(self, pixels: np.ndarray) -> list[Face]:
+            looked.append(len(looked))
+            return super().detect(pixels)
+
+    folders = {n: identity(tmp_path, n, [(9, 3, 0)], [(9, 1, 0)]) for n in ("anna", "bert")}
+    right, each = make_references(folders, Counting()), len(looked) // 2
+
+    with pytest.raises(Killed):
+        make_references(folders, Counting(), MortalJob(0, scratch=tmp_path / "s", lives=1))
+    looked.clear()
+    again = make_references(folders, Counting(), Job(0, scratch=tmp_path / "s"))
+
+    assert len(looked) == each
+    assert again == right
+
+
 def test_references_survive_their_file(tmp_path: Path) -> None:
     made = references_of(Colours(), anna=[1 / 3, 0, 0])
-    made.write(tmp_path / "new" / "references.json")
+    made.write(tmp_path / "new" / "references.json", {"stage": "references"})
 
     assert References.read(tmp_path / "new" / "references.json") == made
 
@@ -274,7 +309,7 @@ def test_a_backend_that_cannot_tell_people_apart_gives_no_scale(
 
 def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "references.json").write_text("{")
-    seal(tmp_path / "references.json")
+    seal(tmp_path / "references.json", {"stage": "references"})
 
     with pytest.raises(CloakBenchError, match=r"references\.json: not a references file"):
         References.read(tmp_path / "references.json")

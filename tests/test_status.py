@@ -14,16 +14,10 @@ from conftest import Workflow
 from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
+from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
-from cloakbench.experiment.status import (
-    Progress,
-    Task,
-    all_tasks,
-    duration,
-    print_status,
-    read_status,
-)
-from cloakbench.files.outputs import MANIFEST
+from cloakbench.experiment.status import Progress, duration, print_status, read_status
+from cloakbench.experiment.tasks import Task, all_tasks, result
 
 
 @pytest.fixture
@@ -57,12 +51,13 @@ def tasks(experiment: Experiment, stage: str, **labels: str) -> list[Task]:
 
 
 def finish(experiment: Experiment, jobs: list[Task], seconds: float = 1.0) -> None:
-    """What finished jobs of `protect` leave: a result and a benchmark."""
-    layout = experiment.layout
-    for stage, cell in jobs:
-        folder = layout.protected(cell)
-        write(folder / MANIFEST, "{}")
-        write(layout.benchmark(stage, cell), f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t512.5\n")
+    """What finished jobs leave: a manifest and a benchmark."""
+    expected = Expected(experiment)
+    for task in jobs:
+        made = expected.record(task).manifest() | {"files": {}}
+        write(result(task, experiment), json.dumps(made))
+        figures = f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t512.5\n"
+        write(experiment.layout.benchmark(*task), figures)
 
 
 def fail(experiment: Experiment, jobs: list[Task], text: str) -> None:
@@ -121,17 +116,16 @@ def test_class_images_are_no_stage_where_nothing_needs_them(config):
 
 
 @pytest.mark.parametrize(
-    ("kept", "result", "done"),
+    ("kept", "stage", "done"),
     [
-        (False, "generated", {"personalise": 1}),
-        (True, "generated", {"personalise": 0, "sample": 1}),
-        (True, "personalised", {"personalise": 1, "sample": 0}),
+        (False, "personalise", {"personalise": 1}),
+        (True, "sample", {"personalise": 0, "sample": 1}),
+        (True, "personalise", {"personalise": 1, "sample": 0}),
     ],
 )
-def test_sampling_is_a_stage_of_its_own_where_weights_are_kept(kept, result, done, config):
+def test_sampling_is_a_stage_of_its_own_where_weights_are_kept(kept, stage, done, config):
     experiment = Experiment.parse(config | {"keep_weights": kept})
-    folder = getattr(experiment.layout, result)(experiment.cells()[0])
-    write(folder / MANIFEST, "{}")
+    finish(experiment, tasks(experiment, stage)[:1])
 
     stages = {found.stage: found for found in read_status(experiment).stages}
     counted = {name: stages[name].done for name in ("personalise", "sample") if name in stages}
@@ -163,6 +157,19 @@ def test_a_job_that_succeeded_after_a_failure_is_done(experiment):
 
     found = progress(experiment, "protect")
     assert (found.done, found.failed) == (2, 0)
+
+
+def test_a_result_of_another_config_is_missing_and_the_difference_is_said(config, experiment):
+    finish(experiment, tasks(experiment, "protect"))
+    noise = {"name": "noise", "method": "noise", "budget": "5/255"}
+
+    found = read_status(Experiment.parse(config | {"protections": [noise, "aspl"]}))
+
+    protect = next(stage for stage in found.stages if stage.stage == "protect")
+    assert (protect.done, protect.missing) == (2, 2)
+    assert [line.partition("protected/")[2] for line in found.outdated] == [
+        'noise/job.json: settings: budget was "11/255", not "5/255"'
+    ] * 2
 
 
 def test_the_command_shows_a_table_the_failures_and_the_time_left(

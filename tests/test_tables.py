@@ -29,6 +29,7 @@ from cloakbench.tables.summary import photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
 BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
+MADE = {"stage": "test"}  # what a manifest says besides digests
 BASE = {"clean": 0.8, "noise": 0.75, "aspl": 0.3}
 
 
@@ -41,8 +42,8 @@ def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Ce
         )
     ]
     for cell in cells:
-        write_scores(_scores(cell), Layout(root).scores(cell))
-        write_scores(_distances(cell), Layout(root).distances(cell))
+        write_scores(_scores(cell), Layout(root).scores(cell), MADE)
+        write_scores(_distances(cell), Layout(root).distances(cell), MADE)
     return cells
 
 
@@ -199,8 +200,8 @@ def test_every_cell_is_compared_with_the_controls_of_each_of_its_methods(made) -
 def test_purified_cdl_is_compared_with_each_half_and_with_nothing(tmp_path: Path) -> None:
     cells = [replace(cell, purification=p) for cell in study(tmp_path) for p in ("none", "codesr")]
     for cell in cells:
-        write_scores(_scores(cell), Layout(tmp_path).scores(cell))
-        write_scores(_distances(cell), Layout(tmp_path).distances(cell))
+        write_scores(_scores(cell), Layout(tmp_path).scores(cell), MADE)
+        write_scores(_distances(cell), Layout(tmp_path).distances(cell), MADE)
 
     contrasts = tabulate(cells, tmp_path).contrasts
 
@@ -240,7 +241,7 @@ def test_a_missing_score_file_is_named(tmp_path: Path) -> None:
 def test_scores_of_another_cell_are_refused(tmp_path: Path) -> None:
     cells, layout = study(tmp_path), Layout(tmp_path)
     layout.scores(cells[0]).write_bytes(layout.scores(cells[1]).read_bytes())
-    seal(layout.scores(cells[0]))
+    seal(layout.scores(cells[0]), MADE)
 
     with pytest.raises(CloakBenchError, match=r"trainer should be 'dreambooth' .* found cdl"):
         tabulate(cells, tmp_path)
@@ -275,7 +276,7 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "'quoted'", "a=b", "-
 def test_no_cell_is_a_formula_and_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     cell = Cell("m", "d", "anna", "aspl", "none", "cdl")
     made = pd.DataFrame([{**label(cell), "image": text, "ism": -0.5} for text in FORMULAS])
-    write_scores(made, Layout(tmp_path).scores(cell))
+    write_scores(made, Layout(tmp_path).scores(cell), MADE)
 
     written = pd.read_csv(Layout(tmp_path).scores(cell), dtype=str)
     assert not written["image"].str.match(r"[=+\-@\t\r]").any()
@@ -341,7 +342,7 @@ def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path:
     for cell in cells:
         path = Layout(tmp_path).scores(cell)
         scores = pd.read_csv(path, dtype={"image": str})[[*CELL_LABELS, "prompt", "image"]]
-        write_scores(scores.assign(face=None, faces=None, brisque=30.0), path)
+        write_scores(scores.assign(face=None, faces=None, brisque=30.0), path, MADE)
     made = tabulate(cells, tmp_path)
     write_tables("demo", made, tmp_path)
 
@@ -382,7 +383,7 @@ def test_a_metric_of_sets_passes_through_as_it_is(
     cells, values = study(tmp_path, identities), {"anna": 0.125, "bert": 0.5}
     for cell in cells:
         path = Layout(tmp_path).scores(cell)
-        write_scores(pd.read_csv(path).assign(kid=values[cell.identity]), path)
+        write_scores(pd.read_csv(path).assign(kid=values[cell.identity]), path, MADE)
 
     tables = tabulate(cells, tmp_path)
     write_tables("demo", tables, tmp_path)
@@ -400,7 +401,7 @@ def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:
     for cell in cells:
         if cell.protection == "aspl" and cell.identity == "bert":
             path = Layout(tmp_path).scores(cell)
-            write_scores(pd.read_csv(path).assign(relative_ism=math.nan), path)
+            write_scores(pd.read_csv(path).assign(relative_ism=math.nan), path, MADE)
 
     write_tables("demo", tabulate(cells, tmp_path), tmp_path)
 
@@ -432,3 +433,24 @@ def test_the_terminal_shows_the_summary(made) -> None:
 )
 def test_numbers_are_typeset(value: float, text: str) -> None:
     assert number(value, ".1f") == text
+
+
+WRONG_ROWS = {
+    "a row twice": (lambda f: pd.concat([f, f[:1]]), r"\S+ 000 is there twice"),
+    "a cosine that is none": (lambda f: f.assign(ism=5.96), r"ism of 5\.96 is not in \[-1, 1\]"),
+    "a word": (
+        lambda f: f.assign(ism=["x", *f["ism"].astype(str)[1:]]),
+        "ism is no number in every row",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_ROWS)
+def test_rows_that_no_cell_can_have_go_into_no_summary(tmp_path: Path, case: str) -> None:
+    cells, layout = study(tmp_path), Layout(tmp_path)
+    path = layout.scores(cells[0])
+    spoil, message = WRONG_ROWS[case]
+    write_scores(spoil(pd.read_csv(path, dtype={"image": str})), path, MADE)
+
+    with pytest.raises(CloakBenchError, match=rf"dreambooth\.csv: {message}\. Delete it and run"):
+        tabulate(cells, tmp_path)

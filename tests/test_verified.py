@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cloakbench.files.images import load_photos, photo_files, save_photos
 from cloakbench.files.layout import prompt_folders
 from cloakbench.files.outputs import MANIFEST, new_folder
 from cloakbench.files.text import write_scores
-from cloakbench.files.verified import is_whole, sealed, verified
+from cloakbench.files.verified import beside, is_whole, sealed, verified
 from cloakbench.models.spec import ModelSpec
 from cloakbench.running.run import Run
 from cloakbench.stages.purify import purify
@@ -155,7 +154,7 @@ def test_a_sealed_file_is_read_as_it_was_written_or_refused(tmp_path: Path, dama
     """A digit of a score is a wrong score, and looks like a right one."""
     scores = tmp_path / "dreambooth.csv"
     frame = pd.DataFrame({"image": ["000", "001"], "brisque": [57.0329, 12.5]})
-    write_scores(frame, scores)
+    write_scores(frame, scores, {"stage": "score"})
     assert sealed(scores) == scores
     match damage:
         case "a digit":
@@ -163,19 +162,10 @@ def test_a_sealed_file_is_read_as_it_was_written_or_refused(tmp_path: Path, dama
         case "a lost row":
             scores.write_text(scores.read_text().replace("001,12.5\n", ""))
         case "no seal":
-            (tmp_path / "dreambooth.csv.sha256").unlink()
+            beside(scores).unlink()
         case "another's seal":
-            write_scores(frame[:1], tmp_path / "other.csv")
-            shutil.copy(tmp_path / "other.csv.sha256", tmp_path / "dreambooth.csv.sha256")
+            write_scores(frame[:1], tmp_path / "other.csv", {"stage": "score"})
+            shutil.copy(beside(tmp_path / "other.csv"), beside(scores))
 
     with pytest.raises(CloakBenchError, match=r"dreambooth\.csv: is not as it was written"):
         sealed(scores)
-
-
-def test_sha256sum_reads_a_seal(tmp_path: Path):
-    write_scores(pd.DataFrame({"ism": [0.5]}), tmp_path / "scores.csv")
-
-    command = ["sha256sum", "--check", "--strict", "scores.csv.sha256"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stderr

@@ -49,8 +49,9 @@ EXCLUDED = {  # files of which equal runs have different ones
     "logs/*": "what jobs say, with times",
     "benchmarks/*": "times",
     "tables/*/provenance.*": "times and hardware",
+    "tables/*/job.json": "digests of those",
     ".scratch/*": "checkpoints of jobs that are not finished",
-    ".sha256.json": "times of weight files",
+    ".outdated": "when something was found to be out of date",
     ".running": "the process that ran last",
     "*.part": "what a killed job was writing, which nothing reads",
 }

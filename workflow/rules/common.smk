@@ -6,22 +6,24 @@ import json
 import logging
 import re
 import shlex
+import os
 import shutil
 import sys
+import time
+from functools import cache
 from pathlib import Path
 
 import cloakbench
 from cloakbench.experiment.config import load
+from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.tasks import Task, all_tasks, inputs, named, result
 from cloakbench.errors import CloakBenchError, explain_os_error
 from cloakbench.running.jobs import sweep
 from cloakbench.files.layout import WILDCARDS as W
 from cloakbench.files.layout import Cell
-from cloakbench.files.outputs import MANIFEST, hold
-from cloakbench.files.digest import code_digest
+from cloakbench.files.outputs import MANIFEST, hold, new_file
 from cloakbench.score.base import photo_metrics
-from cloakbench.files.weights import sha256_of
-from cloakbench.registry import modules_of, weights_digest
 
 # A plan is millions of objects that all live on; to search them for garbage again and again took a
 # fifth of the time of a large plan.
@@ -48,12 +50,14 @@ shell.prefix(
     'cloakbench() ( PYTHONPATH={SOURCES} exec {PYTHON} -P -m cloakbench {PLUGINS} "$@" ); '
 )
 
+EXPECTED = Expected(EXPERIMENT)
 TABLES = LAYOUT.tables(EXPERIMENT.name)
-SUMMARY = TABLES / "summary.md"
+REPORT = LAYOUT.report(EXPERIMENT.name)
 CELLS = EXPERIMENT.cells()
 ENVIRONMENT = "../../envs/cloakbench.yaml"
-SCRATCH = LAYOUT.root / ".scratch"
+SCRATCH = LAYOUT.scratch
 CLASS_IMAGES = LAYOUT.class_images(CONFIG.model, CONFIG.prompts.class_noun)
+OUTDATED = LAYOUT.root / ".outdated"
 
 PROTECTIONS = EXPERIMENT.protections
 PURIFIERS = EXPERIMENT.purifiers
@@ -67,16 +71,6 @@ SAMPLING_JSON = CONFIG.sampling.model_dump_json()
 CLASS_SAMPLING_JSON = CONFIG.class_images.model_dump_json()
 FACES_JSON = json.dumps(EXPERIMENT.faces.spec())
 CONFIG_JSON = json.dumps(config, default=str)
-MODEL_DIGEST = weights_digest(CONFIG.model_spec, cache=EXPERIMENT.digests)
-PHOTOS = {
-    identity: [
-        path for files in CONFIG.dataset_spec.sets(identity).values() for path in files
-    ]
-    for identity in CONFIG.dataset_spec.identities()
-}
-PHOTO_DIGESTS = sha256_of(
-    [path for paths in PHOTOS.values() for path in paths], EXPERIMENT.digests
-)
 
 
 def one_of(names):
@@ -101,6 +95,74 @@ def manifest(folder):
     return folder / MANIFEST
 
 
+# Results tell themselves whether they are current, so the times of files say nothing here: a job's
+# inputs are ancient, unless they will be made anew, and a job whose own result is outdated has one
+# input more, a file that is newer than all results. Snakemake compares contents, too, so that file
+# has another one each time.
+if workflow.is_main_process:
+    with new_file(OUTDATED) as part:
+        part.write_text(str(time.time_ns()))
+
+
+@cache
+def is_current(task):
+    """Whether a job's result is there, and is what this experiment makes."""
+    return result(task, EXPERIMENT).exists() and not EXPECTED.outdated(task)
+
+
+@cache
+def stays(task):
+    """Whether neither a job nor any before it will run."""
+    before = [each for each, _ in inputs(task, EXPERIMENT).values()]
+    return is_current(task) and all(map(stays, before))
+
+
+def settled(path, stays):
+    return ancient(path) if stays else path
+
+
+def again(path, is_current):
+    """The newer file, if a result is there and has to be made again."""
+    if is_current or not path.exists():
+        return []
+    if path.stat().st_mtime >= OUTDATED.stat().st_mtime:  # from a clock that is ahead
+        os.utime(path, (1, 1))
+    return [OUTDATED]
+
+
+def task_of(stage, wildcards):
+    return Task(stage, named(cell(wildcards) if wildcards else CELLS[0], stage))
+
+
+def sources(stage):
+    """A function from wildcards to a job's inputs: the results that its own is made of."""
+
+    def look(wildcards):
+        task = task_of(stage, wildcards)
+        made = dict.fromkeys(each for each, _ in inputs(task, EXPERIMENT).values())
+        files = [settled(result(each, EXPERIMENT), stays(each)) for each in made]
+        return files + again(result(task, EXPERIMENT), is_current(task))
+
+    return look
+
+
+def place(stage, name):
+    """A function from wildcards to where one of a job's inputs is, for `params`."""
+    return lambda wildcards: inputs(task_of(stage, wildcards), EXPERIMENT)[name][1]
+
+
+def places(stage):
+    """A function from wildcards to options that name a job's inputs, for `params`."""
+
+    def look(wildcards):
+        made = inputs(task_of(stage, wildcards), EXPERIMENT)
+        return [
+            f"--{name.replace('_', '-')}={path}" for name, (_, path) in made.items()
+        ]
+
+    return look
+
+
 def literal(*values):
     """A `params` value whose braces are not wildcards: Snakemake leaves tuples as they are.
 
@@ -114,11 +176,6 @@ def metric_options(chosen):
     return [f"--metric={json.dumps(metric.spec())}" for metric in chosen]
 
 
-def code_of(module, *parts):
-    """A digest of the code of a module that a job runs, and of what it is given, for `params`."""
-    return code_digest(module, *modules_of(*parts))
-
-
 def by_label(key, values):
     """A function from wildcards to the value of the label that `key` has, for `params`."""
     return lambda wildcards: values[wildcards[key]]
@@ -129,28 +186,6 @@ def spec(methods, key):
     return by_label(
         key, {k: json.dumps(method.spec()) for k, method in methods.items()}
     )
-
-
-def used(method):
-    """A method and, if it uses it, the model."""
-    return [method, CONFIG.model_spec] if "model" in method.uses else [method]
-
-
-def code(module, methods, key):
-    """The digest of a stage's code with that of the method's, for `params`: an edit reruns its
-    cells.
-    """
-    digests = {k: code_of(module, *used(method)) for k, method in methods.items()}
-    return by_label(key, digests)
-
-
-def weights(methods, key):
-    """The digest of the files behind the method, for `params`: new weights rerun its cells."""
-    digests = {
-        k: weights_digest(*used(method), cache=EXPERIMENT.digests)
-        for k, method in methods.items()
-    }
-    return by_label(key, digests)
 
 
 def options(methods, key, **values):
@@ -166,41 +201,6 @@ def options(methods, key, **values):
 def quick(methods):
     """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
     return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]
-
-
-def photos(wildcards):
-    """Every photo of an identity, where the dataset keeps it."""
-    return PHOTOS[wildcards.identity]
-
-
-def photo_digests(wildcards):
-    """What photos hold, for `params`: others may come with an older time."""
-    return [PHOTO_DIGESTS[path] for path in PHOTOS[wildcards.identity]]
-
-
-def protect_inputs(wildcards):
-    """The identity's photos, and class images for the protections that train a surrogate."""
-    method = PROTECTIONS[wildcards.protection]
-    return [manifest(LAYOUT.data(cell(wildcards))), *class_images(method)]
-
-
-def training_inputs(wildcards):
-    """Class images for the trainers with prior preservation."""
-    return class_images(TRAINERS[wildcards.trainer])
-
-
-def class_images(method):
-    """The class images, if a method uses them."""
-    return [manifest(CLASS_IMAGES)] if "class_images" in method.uses else []
-
-
-def data_of_all(wildcards):
-    """Every identity of the dataset is a possible answer to "who is this?"."""
-    everyone = CONFIG.dataset_spec.identities()
-    return [
-        manifest(LAYOUT.data(dataclasses.replace(cell(wildcards), identity=i)))
-        for i in everyone
-    ]
 
 
 def shown(path, category, what):

@@ -1,3 +1,10 @@
+def photos(wildcards):
+    """An identity's photos, where the dataset keeps them."""
+    sets = CONFIG.dataset_spec.sets(wildcards.identity)
+    files = [ancient(path) for files in sets.values() for path in files]
+    return files + sources("data")(wildcards)
+
+
 rule data:
     input:
         photos,
@@ -15,14 +22,15 @@ rule data:
         dataset=CONFIG.dataset_spec.path,
         out=subpath(output[0], parent=True),
         resolution=CONFIG.model_spec.resolution,
-        photos=photo_digests,
-        code=code_of("cloakbench.experiment.data"),
+        crop=literal(f"--crop={CONFIG.dataset_spec.crop}", f"--faces={FACES_JSON}"),
     shell:
         "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
-        "--resolution {params.resolution} 2> {log:q}"
+        "--resolution {params.resolution} {params.crop:q} 2> {log:q}"
 
 
 rule class_images:
+    input:
+        sources("class_images"),
     output:
         manifest(CLASS_IMAGES),
     log:
@@ -38,12 +46,10 @@ rule class_images:
     params:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
-        weights=MODEL_DIGEST,
         prompts=literal(CLASS_PROMPTS_JSON),
         seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=code_of("cloakbench.stages.sample", CONFIG.model_spec),
     shell:
         "cloakbench class-images --model {params.model:q} --out {params.out:q} "
         "--sampling {params.sampling:q} --prompts {params.prompts:q} "

@@ -1,19 +1,18 @@
 # Weights are the largest files of a study and are read once: unless they are kept, the job that
 # trains them samples too.
 if CONFIG.keep_weights:
-    TRAINED, TRAINING_STAGE = LAYOUT.personalised, "cloakbench.stages.personalise"
+    TRAINED = LAYOUT.personalised
     TRAINING = {k: trainer.training_spec() for k, trainer in TRAINERS.items()}
     TRAINING_PROMPTS, SAMPLING = TRAINING_PROMPTS_JSON, []
 else:
-    TRAINED, TRAINING_STAGE = LAYOUT.generated, "cloakbench.stages.generate"
+    TRAINED = LAYOUT.generated
     TRAINING = {k: trainer.spec() for k, trainer in TRAINERS.items()}
     TRAINING_PROMPTS, SAMPLING = PROMPTS_JSON, [f"--sampling={SAMPLING_JSON}"]
 
 
 rule personalise:
     input:
-        photos=manifest(LAYOUT.purified(W)),
-        class_images=training_inputs,
+        sources("personalise"),
     output:
         manifest(TRAINED(W)),
     log:
@@ -27,11 +26,8 @@ rule personalise:
         gpu=1,
     params:
         spec=by_label("trainer", {k: json.dumps(s) for k, s in TRAINING.items()}),
-        code=code(TRAINING_STAGE, TRAINERS, "trainer"),
-        photos=subpath(input.photos, parent=True),
-        class_images=CLASS_IMAGES / "class",
+        photos=places("personalise"),
         model=literal(MODEL_JSON),
-        weights=MODEL_DIGEST,
         prompts=literal(TRAINING_PROMPTS),
         sampling=literal(*SAMPLING),
         seed=CONFIG.seed,
@@ -39,7 +35,7 @@ rule personalise:
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench personalise {params.spec:q} --model {params.model:q} "
-        "--instance {params.photos:q} --class-images {params.class_images:q} "
+        "{params.photos:q} "
         "--prompts {params.prompts:q} {params.sampling:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"

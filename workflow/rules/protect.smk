@@ -1,6 +1,6 @@
 rule protect:
     input:
-        protect_inputs,
+        sources("protect"),
     output:
         manifest(LAYOUT.protected(W)),
     log:
@@ -14,10 +14,7 @@ rule protect:
         gpu=1,
     params:
         spec=spec(PROTECTIONS, "protection"),
-        code=code("cloakbench.stages.protect", PROTECTIONS, "protection"),
-        weights=weights(PROTECTIONS, "protection"),
-        data=lambda wildcards: LAYOUT.data(cell(wildcards)),
-        class_images=CLASS_IMAGES / "class",
+        photos=places("protect"),
         model=options(
             PROTECTIONS, "protection", model=MODEL_JSON, prompts=TRAINING_PROMPTS_JSON
         ),
@@ -26,8 +23,7 @@ rule protect:
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench protect {params.spec:q} {params.model:q} "
-        "--instance {params.data:q}/set_B --surrogate {params.data:q}/set_A "
-        "--class-images {params.class_images:q} --out {params.out:q} "
+        "{params.photos:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} "
         "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"
 

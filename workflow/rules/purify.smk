@@ -1,6 +1,6 @@
 rule purify:
     input:
-        manifest(LAYOUT.protected(W)),
+        sources("purify"),
     output:
         manifest(LAYOUT.purified(W)),
     log:
@@ -14,16 +14,14 @@ rule purify:
         gpu=1,
     params:
         spec=spec(PURIFIERS, "purification"),
-        code=code("cloakbench.stages.purify", PURIFIERS, "purification"),
-        weights=weights(PURIFIERS, "purification"),
-        photos=subpath(input[0], parent=True),
+        photos=places("purify"),
         model=options(PURIFIERS, "purification", model=MODEL_JSON),
         seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench purify {params.spec:q} {params.model:q} "
-        "--photos {params.photos:q} --out {params.out:q} "
+        "{params.photos:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"
 

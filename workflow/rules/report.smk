@@ -1,11 +1,15 @@
-SCORES = [LAYOUT.scores(cell) for cell in CELLS]
-DISTANCES = sorted({LAYOUT.distances(cell) for cell in CELLS})
+SCORED = [t for stage in ("score", "distances") for t in all_tasks(EXPERIMENT)[stage]]
+
+
+def scores(wildcards):
+    """All that goes into the tables."""
+    files = [settled(result(task, EXPERIMENT), stays(task)) for task in SCORED]
+    return files + again(manifest(TABLES), EXPECTED.has_tables())
 
 
 rule tables:
     input:
-        SCORES,
-        DISTANCES,
+        scores,
     output:
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
@@ -17,6 +21,7 @@ rule tables:
         shown(TABLES / "photos.csv", "Tables", "what methods do to photos"),
         TABLES / "provenance.json",
         shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
+        manifest(TABLES),
     log:
         LAYOUT.experiment_log("tables", EXPERIMENT.name),
     localrule: True
@@ -24,20 +29,23 @@ rule tables:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=[
-            code_of("cloakbench.tables", *METRICS, *PHOTO_METRICS),
-            code_of("cloakbench.experiment.provenance"),
-        ],
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
 
 
+def tables(wildcards):
+    """What goes into the report."""
+    made = settled(manifest(TABLES), EXPECTED.has_tables() and all(map(stays, SCORED)))
+    return [made, *again(manifest(REPORT.parent), EXPECTED.has_report())]
+
+
 rule report:
     input:
-        TABLES / "summary.csv",
+        tables,
     output:
-        shown(LAYOUT.report(EXPERIMENT.name), "Results", "page"),
+        shown(REPORT, "Results", "page"),
         shown(LAYOUT.figure(EXPERIMENT.name), "Results", "figure"),
+        manifest(REPORT.parent),
     log:
         LAYOUT.experiment_log("report", EXPERIMENT.name),
     localrule: True
@@ -45,6 +53,5 @@ rule report:
         ENVIRONMENT
     params:
         config=literal(CONFIG_JSON),
-        code=code_of("cloakbench.report", *METRICS, *PHOTO_METRICS),
     shell:
         "cloakbench report {params.config:q} > {log:q} 2>&1"

@@ -12,7 +12,7 @@ TRAINER_OPTIONS = {
 
 rule sample:
     input:
-        manifest(LAYOUT.personalised(W)),
+        sources("sample"),
     output:
         manifest(LAYOUT.generated(W)),
     log:
@@ -25,18 +25,16 @@ rule sample:
     resources:
         gpu=1,
     params:
-        weights=subpath(input[0], parent=True),
+        weights=places("sample"),
         prompts=literal(*PROMPT_OPTIONS),
         trainer=by_label("trainer", TRAINER_OPTIONS),
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
-        model_weights=MODEL_DIGEST,
         seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
-        code=code_of("cloakbench.stages.sample", CONFIG.model_spec),
     shell:
-        "cloakbench sample --weights {params.weights:q} {params.prompts:q} {params.trainer:q} "
+        "cloakbench sample {params.weights:q} {params.prompts:q} {params.trainer:q} "
         "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
         "--scratch {params.scratch:q} 2> {log:q}"

@@ -1,15 +1,20 @@
 METRICS = [metric for metric in EXPERIMENT.metrics if metric.judges_samples]
 PHOTO_METRICS = photo_metrics(EXPERIMENT.metrics)
 FACES = EXPERIMENT.faces
-FACES_DIGEST = weights_digest(FACES, cache=EXPERIMENT.digests)
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
 )
 
 
+def data_of_all(wildcards):
+    """Every identity of the dataset is a possible answer to "who is this?"."""
+    everyone = inputs(Task("references", cell(wildcards)), EXPERIMENT)
+    return [path for _, path in everyone.values()]
+
+
 rule references:
     input:
-        data_of_all,
+        sources("references"),
     output:
         LAYOUT.references(W),
     log:
@@ -21,18 +26,16 @@ rule references:
     threads: 1
     params:
         faces=literal(FACES_JSON),
-        folders=lambda wildcards, input: [str(Path(path).parent) for path in input],
-        code=code_of("cloakbench.score.references", FACES),
-        weights=FACES_DIGEST,
+        folders=data_of_all,
+        scratch=SCRATCH,
     shell:
         "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
-        "2> {log:q}"
+        "--scratch {params.scratch:q} 2> {log:q}"
 
 
 rule distances:
     input:
-        photos=manifest(LAYOUT.purified(W)),
-        originals=manifest(LAYOUT.data(W)),
+        sources("distances"),
     output:
         LAYOUT.distances(W),
     log:
@@ -44,21 +47,17 @@ rule distances:
         ENVIRONMENT
     threads: 1
     params:
-        photos=subpath(input.photos, parent=True),
-        originals=subpath(input.originals, parent=True),
+        photos=place("distances", "photos"),
+        originals=place("distances", "originals"),
         metrics=literal(*metric_options(PHOTO_METRICS)),
-        code=code_of("cloakbench.score.photos", *PHOTO_METRICS),
-        weights=weights_digest(*PHOTO_METRICS, cache=EXPERIMENT.digests),
     shell:
-        "cloakbench distances {params.photos:q} {params.originals:q}/set_B {params.metrics:q} "
+        "cloakbench distances {params.photos:q} {params.originals:q} {params.metrics:q} "
         f"{LABELS} --output {{output:q}} 2> {{log:q}}"
 
 
 rule score:
     input:
-        samples=manifest(LAYOUT.generated(W)),
-        photos=manifest(LAYOUT.data(W)),
-        references=LAYOUT.references(W),
+        sources("score"),
     output:
         LAYOUT.scores(W),
     log:
@@ -69,14 +68,13 @@ rule score:
         ENVIRONMENT
     threads: 1
     params:
-        samples=subpath(input.samples, parent=True),
-        photos=subpath(input.photos, parent=True),
+        samples=place("score", "samples"),
+        references=place("score", "references"),
+        photos=place("score", "photos"),
         faces=literal(FACES_JSON),
         metrics=literal(*metric_options(METRICS)),
-        code=code_of("cloakbench.score.samples", FACES, *METRICS),
-        weights=[FACES_DIGEST, weights_digest(*METRICS, cache=EXPERIMENT.digests)],
     shell:
-        "cloakbench score {params.samples:q} --references {input.references:q} "
-        "--photos {params.photos:q}/set_C --faces {params.faces:q} {params.metrics:q} "
+        "cloakbench score {params.samples:q} --references {params.references:q} "
+        "--photos {params.photos:q} --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
         "--output {output:q} 2> {log:q}"

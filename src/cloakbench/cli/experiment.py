@@ -76,15 +76,21 @@ def tables(config: ConfigArgument) -> None:
     noise, none, DreamBooth), distances and photos (what methods do to the photos); and
     provenance: versions, settings, weights, machines, time and memory.
     """
+    from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
+    from cloakbench.files.layout import STAGES
+    from cloakbench.files.verified import seal
     from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
+    expected = Expected(experiment)
+    expected.check(*STAGES)
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
     write_tables(experiment.name, made, folder)
     write_provenance(experiment, folder)
+    seal(folder, expected.tables().manifest())
     print_summary(experiment.name, made.summary)
 
 
@@ -119,10 +125,15 @@ def report(config: ConfigArgument) -> None:
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
     """
+    from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
+    from cloakbench.files.layout import STAGES
+    from cloakbench.files.verified import seal
     from cloakbench.report import make_report
 
     experiment = Experiment.read(config)
+    expected = Expected(experiment)
+    expected.check(*STAGES)
     out = make_report(
         experiment.name,
         experiment.cells(),
@@ -134,7 +145,8 @@ def report(config: ConfigArgument) -> None:
             "trainer": experiment.trainers,
         },
     )
-    typer.echo(f"report: {Path(out)}")
+    seal(out.parent, expected.report().manifest())
+    typer.echo(f"report: {out}")
 
 
 def _tables(experiment: Experiment) -> Tables:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cloakbench.cli.stages import parse_spec
+from cloakbench.cli.stages import ScratchOption, parse_spec
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.layout import Cell
+from cloakbench.files.layout import PHOTO_LABELS, Cell, label
 
 Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
@@ -22,6 +22,7 @@ def references(
     data: Annotated[list[Path], typer.Argument(help="Data folders, each called IDENTITY/data.")],
     output: Output,
     faces: Faces = "dlib",
+    scratch: ScratchOption = None,
 ) -> None:
     """Embed the clean photos of a dataset's identities, for the metrics that know faces.
 
@@ -33,7 +34,9 @@ def references(
     """
     from cloakbench.faces import backends
     from cloakbench.files.outputs import check_file
-    from cloakbench.score.references import make_references
+    from cloakbench.running.record import Record
+    from cloakbench.running.run import Run, close_job
+    from cloakbench.score.references import facts, make_references
 
     check_file(output, *data)
     backend = backends.build(parse_spec(faces))
@@ -41,7 +44,10 @@ def references(
     folders = {folder.absolute().parent.name: folder for folder in data}
     if len(folders) < len(data):
         raise CloakBenchError("two data folders belong to one identity. Name each identity once.")
-    make_references(folders, backend).write(output)
+    record = Record.of(facts(backend), {}, folders)
+    job = Run(output, identity="", scratch=scratch).job(record)
+    make_references(folders, backend, job).write(output, record.manifest())
+    close_job(job)
 
 
 def score(
@@ -73,21 +79,20 @@ def score(
     from cloakbench.faces import backends
     from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_scores
+    from cloakbench.running.record import Record
     from cloakbench.score.base import build_metrics
     from cloakbench.score.references import References
-    from cloakbench.score.samples import score_samples
+    from cloakbench.score.samples import facts, score_samples
 
     check_file(output, generated, reference, photos)
     cell = Cell(model, dataset, identity, protection, purification, trainer)
-    table = score_samples(
-        generated,
-        References.read(reference),
-        backends.build(parse_spec(faces)),
-        build_metrics([parse_spec(text) for text in metric or []]),
-        cell,
-        photos,
-    )
-    write_scores(table, output)
+    backend = backends.build(parse_spec(faces))
+    metrics = build_metrics([parse_spec(text) for text in metric or []])
+    given = {"samples": generated, "references": reference, "photos": photos}
+    record = Record.of(facts(backend, metrics), {"labels": label(cell)}, given)
+    read = References.read(reference)
+    table = score_samples(generated, read, backend, metrics, cell, photos)
+    write_scores(table, output, record.manifest())
 
 
 def distances(
@@ -112,10 +117,17 @@ def distances(
     """
     from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_scores
+    from cloakbench.running.record import Record
     from cloakbench.score.base import build_metrics
     from cloakbench.score.photos import distances as measure_folder
+    from cloakbench.score.photos import facts
 
     check_file(output, photos, originals)
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
-    write_scores(measure_folder(photos, originals, cell, metrics), output)
+    record = Record.of(
+        facts(metrics),
+        {"labels": label(cell, PHOTO_LABELS)},
+        {"photos": photos, "originals": originals},
+    )
+    write_scores(measure_folder(photos, originals, cell, metrics), output, record.manifest())

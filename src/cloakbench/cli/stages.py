@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,8 +84,12 @@ def data(
             help="Side of the photos [px]: the model's, 128 for resources/mini.", min=8, max=4096
         ),
     ],
+    crop: Annotated[
+        str, typer.Option(help="Which square of a photo is kept: its `centre`, or its `face`.")
+    ] = "centre",
+    faces: Annotated[str, typer.Option(help="Face backend that finds the faces.")] = "dlib",
 ) -> None:
-    """Crop an identity's photos to their centre and resize them; originals stay untouched.
+    """Crop an identity's photos to squares and resize them; originals stay untouched.
 
     An identity's folder holds set_A (surrogate), set_B (instance) and set_C (reference), or just
     photos: then each set gets a third of them, in the order of their names.
@@ -94,8 +97,13 @@ def data(
     Example: cloakbench data resources/identities person_000003 --resolution 128 --out photos
     """
     from cloakbench.experiment.data import Dataset, prepare
+    from cloakbench.faces import backends
 
-    prepare(Dataset(path=dataset), identity, out, resolution)
+    source = _checked(Dataset, {"path": dataset, "crop": crop})
+    backend = backends.build(parse_spec(faces))
+    if source.crop == "face":
+        backend.check()
+    prepare(source, identity, out, resolution, backend)
 
 
 def class_images(
@@ -283,14 +291,10 @@ def _run(
     out: Path, identity: str, seed: int, device: str, threads: int | None, scratch: Path | None
 ) -> Any:
     from cloakbench.models.device import choose_device, set_up_torch
-    from cloakbench.running.machine import RAN_ON, environment
     from cloakbench.running.run import Run
 
     set_up_torch(threads)
-    run = Run(out, identity, seed, choose_device(device), scratch)
-    if not sys.stderr.isatty():  # a log, which provenance reads
-        typer.echo(RAN_ON + json.dumps(environment(run.device)), err=True)
-    return run
+    return Run(out, identity, seed, choose_device(device), scratch)
 
 
 def _prompts(texts: list[str]) -> dict[str, str]:

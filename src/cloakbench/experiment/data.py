@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import centre_crop, photo_files, read_photo
+from cloakbench.files.images import photo_files, read_photo, square_crop
 from cloakbench.files.layout import SETS
-from cloakbench.files.outputs import check_output, new_folder, sha256
+from cloakbench.files.outputs import check_output, new_folder
+from cloakbench.files.weights import sha256_of
 from cloakbench.names import check_name
+from cloakbench.running.record import Facts, Record
 from cloakbench.settings import Settings, UserPath
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 NO_IDENTITY = "__MACOSX"  # what macOS puts into archives
@@ -29,6 +39,9 @@ class Dataset(Settings):
     """
 
     path: UserPath = Field(description="folder that holds a folder per identity")
+    crop: Literal["centre", "face"] = Field(
+        "centre", description="which square of a photo is kept: its centre, or around its face"
+    )
 
     @property
     def folder(self) -> Path:
@@ -125,27 +138,67 @@ def check_distinct(sets: Mapping[str, list[Path]], digests: Mapping[Path, str]) 
                 )
 
 
-def prepare(dataset: Dataset, identity: str, out: Path, resolution: int) -> None:
-    """Crop each photo to its central square and resize it; the originals are not touched.
+def facts(
+    dataset: Dataset, resolution: int, backend: FaceBackend, cache: Path | None = None
+) -> Facts:
+    """What all prepared photos are made of, besides the photos as they were.
+
+    backend: finds the faces, where photos are cropped around them.
+    """
+    settings: dict[str, Any] = {"resolution": resolution, "crop": dataset.crop}
+    if dataset.crop == "centre":
+        return Facts.of("data", __name__, settings)
+    settings["faces"] = backend.spec()
+    return Facts.of("data", __name__, settings, backend, cache=cache)
+
+
+def record(
+    facts: Facts, identity: str, sets: Mapping[str, list[Path]], digests: Mapping[Path, str]
+) -> Record:
+    """What an identity's prepared photos are made of; what their files were called does not count.
+
+    digests: of all photos, SHA-256.
+    """
+    originals = {name: [digests[path] for path in files] for name, files in sets.items()}
+    return Record(facts, {"identity": identity, "originals": originals})
+
+
+def prepare(
+    dataset: Dataset, identity: str, out: Path, resolution: int, backend: FaceBackend
+) -> None:
+    """Crop each photo to a square and resize it; the originals are not touched.
 
     Writes `out/set_A/01.png` and so on, in the order of the original names, which the manifest
     keeps.
+
+    backend: finds the faces, where photos are cropped around them.
 
     Raises:
         CloakBenchError: see `Dataset.sets`, `check_distinct` and `read_photo`.
     """
     check_output(out, dataset.folder)
     sets = dataset.sets(identity)
-    check_distinct(sets, {path: sha256(path) for files in sets.values() for path in files})
-    manifest = {
-        "stage": "data",
-        "identity": identity,
-        "resolution": resolution,
-        "photos": {name: [path.name for path in files] for name, files in sets.items()},
-    }
-    with new_folder(out, manifest) as folder:
+    digests = sha256_of([path for files in sets.values() for path in files])
+    check_distinct(sets, digests)
+    names = {name: [path.name for path in files] for name, files in sets.items()}
+    made_of = record(facts(dataset, resolution, backend), identity, sets, digests)
+    with new_folder(out, made_of.manifest() | {"photos": names}) as folder:
         for name, files in sets.items():
             (folder / name).mkdir()
             for number, path in enumerate(files, start=1):
-                photo = centre_crop(read_photo(path), resolution)
-                photo.save(folder / name / f"{number:02d}.png")
+                photo = read_photo(path)
+                middle = _face(photo, path, backend) if dataset.crop == "face" else None
+                square_crop(photo, resolution, middle).save(folder / name / f"{number:02d}.png")
+
+
+def _face(photo: Image, path: Path, backend: FaceBackend) -> tuple[float, float] | None:
+    """The middle of a photo's largest face [px]."""
+    if (face := largest(backend.faces(photo))) is None:
+        log.warning(
+            "%s: backend '%s' finds no face. Its central square is kept; replace the photo if that "
+            "shows none.",
+            *(path, backend.name),
+        )
+        return None
+    left, top, right, bottom = face.box
+    return (left + right) / 2, (top + bottom) / 2

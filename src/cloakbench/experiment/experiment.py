@@ -16,10 +16,12 @@ from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.files.outputs import check_writable
 from cloakbench.files.weights import sha256_of
 from cloakbench.models.sampling import Samples
+from cloakbench.models.tokens import check_prompts
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
+from cloakbench.running.run import DIGESTS
 from cloakbench.score.base import build_metrics, metrics
 
 M = TypeVar("M", bound=Method)
@@ -47,7 +49,7 @@ class Experiment:
         """
         self.config = config
         self.layout = Layout(config.results)
-        self.digests = config.results / ".sha256.json"
+        self.digests = self.layout.scratch / DIGESTS
         _check_preset(config.preset)
         self.protections = self._build(protections, config.protections)
         self.purifiers = self._build(purifiers, config.purifications)
@@ -134,6 +136,7 @@ class Experiment:
             self._check_results,
             self.config.model_spec.check,
             *(method.check for method in self.methods()),
+            self._check_prompts,
             self._check_sizes,
             self._check_photos,
         ):
@@ -157,6 +160,15 @@ class Experiment:
             check_writable(self.config.results / self.config.model)
         except OSError as error:
             raise CloakBenchError(explain_os_error(error) or str(error)) from None
+
+    def _check_prompts(self) -> None:
+        prompts, sampling = self.config.prompts, self.config.sampling
+        texts = [prompts.instance_prompt, prompts.class_prompt]
+        for trainer in self.trainers.values():
+            samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
+            texts += [*trainer.training_prompts(prompts).values(), *samples.texts.values()]
+            texts.append(samples.negative_prompt)
+        check_prompts(self.config.model_spec, texts)
 
     def _check_sizes(self) -> None:
         side = self.config.model_spec.resolution

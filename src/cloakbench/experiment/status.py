@@ -6,13 +6,14 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cloakbench.files.layout import STAGES, Cell, Layout
-from cloakbench.files.outputs import MANIFEST
+from cloakbench.experiment.expected import Expected
+from cloakbench.experiment.tasks import Task, all_tasks, result
+from cloakbench.files.layout import Layout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,20 +21,8 @@ if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
 
 MEASURED = 20  # finished jobs of a label that are looked at: enough for a mean
-SHOWN = 5  # failures that are printed
+SHOWN = 5  # failures, and results that are out of date, that are printed
 _TAIL = 4096  # bytes at the end of a log that are searched for an error
-
-
-class Task(NamedTuple):
-    """A job of the workflow that runs a stage; `cell` has only the labels that name the job."""
-
-    stage: str
-    cell: Cell
-
-    @property
-    def label(self) -> str:
-        """The last of its labels: the method that decides how long the job takes."""
-        return [*vars(self.cell).values()][STAGES[self.stage] - 1]
 
 
 class Measurement(NamedTuple):
@@ -74,11 +63,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Status:
-    """How far an experiment is."""
+    """How far an experiment is.
+
+    outdated: results that are there but count as missing, and why.
+    """
 
     experiment: str
     stages: list[Progress]
     failures: list[Failure]
+    outdated: list[str]
 
     @property
     def known(self) -> bool:
@@ -109,49 +102,33 @@ class Status:
             "failures": [
                 {**failure._asdict(), "log": str(failure.log)} for failure in self.failures
             ],
+            "outdated": self.outdated,
         }
 
 
 def read_status(experiment: Experiment) -> Status:
-    """Look for the result of every job, and into the logs of jobs without one.
+    """Look at the result of every job, and into the logs of jobs without one.
 
-    A result counts whatever made it; `snakemake -n` knows which are out of date.
+    A result that is not of this config, or of this code, is one that is missing.
     """
-    layout = experiment.layout
-    stages, failures = [], []
+    layout, expected = experiment.layout, Expected(experiment)
+    stages, failures, outdated = [], [], []
     for stage, tasks in all_tasks(experiment).items():
-        done: list[Task] = []
-        left: list[Task] = []
-        for task in tasks:
-            (done if os.path.exists(_result(task, experiment)) else left).append(task)
-        failed = _failures(stage, [layout.log(stage, task.cell) for task in left])
+        there = {task for task in tasks if os.path.exists(result(task, experiment))}
+        why = {task: expected.outdated(task) for task in tasks if task in there}
+        outdated += [f"{result(t, experiment)}: {words}" for t, words in why.items() if words]
+        done = [task for task in tasks if why.get(task) == ""]
+        left = [task for task in tasks if why.get(task) != ""]
+        failed = _failures(stage, [layout.log(stage, t.cell) for t in left if t not in there])
         seconds = _seconds(left, done, layout)
         stages.append(Progress(stage, len(tasks), len(done), len(failed), seconds))
         failures += failed
-    for command, result in {
-        "tables": layout.tables(experiment.name) / "summary.csv",
-        "report": layout.report(experiment.name),
-    }.items():
-        logs = [] if result.exists() else [layout.experiment_log(command, experiment.name)]
+    for command, made in {"tables": expected.has_tables(), "report": expected.has_report()}.items():
+        logs = [] if made else [layout.experiment_log(command, experiment.name)]
         failed = _failures(command, logs)
-        stages.append(Progress(command, 1, 1 - len(logs), len(failed), 0.0))
+        stages.append(Progress(command, 1, int(made), len(failed), 0.0))
         failures += failed
-    return Status(experiment.name, stages, failures)
-
-
-def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
-    """The jobs of every stage, as the workflow's rules have them."""
-    cells = experiment.cells()
-    tasks = {
-        stage: list(dict.fromkeys(Task(stage, _part(cell, labels)) for cell in cells))
-        for stage, labels in STAGES.items()
-        if stage != "sample" or experiment.config.keep_weights  # else `personalise` samples
-        if stage != "class_images" or experiment.uses_class_images
-    }
-    everyone = experiment.config.dataset_spec.identities()  # the references are of all
-    first = tasks["data"][0].cell
-    tasks["data"] = [Task("data", replace(first, identity=identity)) for identity in everyone]
-    return tasks
+    return Status(experiment.name, stages, failures, outdated)
 
 
 def read_benchmark(path: Path) -> Measurement | None:
@@ -187,6 +164,10 @@ def print_status(status: Status, at_once: int = 1, console: Console | None = Non
         console.print(Text(f"{failure.log}: {failure.error}"), soft_wrap=True)
     if (more := len(status.failures) - SHOWN) > 0:
         console.print(f"... and {more:,} more failures")
+    for line in status.outdated[:SHOWN]:
+        console.print(Text(f"out of date: {line}"), soft_wrap=True)
+    if (more := len(status.outdated) - SHOWN) > 0:
+        console.print(f"... and {more:,} more results that are out of date")
     if status.seconds or not status.known:
         left = duration(status.seconds / at_once) or "some time"
         jobs = "one job" if at_once == 1 else f"{at_once} jobs"
@@ -203,37 +184,6 @@ def duration(seconds: float | None) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24:02d} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def _part(cell: Cell, labels: int) -> Cell:
-    """A cell without all but its first labels."""
-    values = [*vars(cell).values()]
-    return Cell(*values[:labels], *[""] * (len(values) - labels))
-
-
-def _result(task: Task, experiment: Experiment) -> Path:
-    """The file that shows that a job is done."""
-    cell, layout = task.cell, experiment.layout
-    match task.stage:
-        case "class_images":
-            folder = layout.class_images(cell.model, experiment.config.prompts.class_noun)
-        case "data":
-            folder = layout.data(cell)
-        case "protect":
-            folder = layout.protected(cell)
-        case "purify":
-            folder = layout.purified(cell)
-        case "personalise" if experiment.config.keep_weights:
-            folder = layout.personalised(cell)
-        case "personalise" | "sample":
-            folder = layout.generated(cell)
-        case "references":
-            return layout.references(cell)
-        case "distances":
-            return layout.distances(cell)
-        case "score":
-            return layout.scores(cell)
-    return folder / MANIFEST
 
 
 def _failures(stage: str, logs: Sequence[Path]) -> list[Failure]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError, features
 
 from cloakbench.errors import CloakBenchError, reason
 from cloakbench.files.bundle import bundled
@@ -36,6 +36,8 @@ _UNREADABLE = (
 """What Pillow raises for broken files, depending on the format and the place of the damage."""
 _PHOTO_AND_MORE = {"MPO", "HEIF"}  # beside the photo: a preview, a depth map, brighter highlights
 _NO_HEIC = 'is HEIC. Run `pip install "cloakbench[heic]"`, or save it as PNG.'
+_INTEROP_INDEX = 1
+_ADOBE_TO_SRGB = np.array([[1.39836, -0.39836, 0], [0, 1, 0], [0, -0.04293, 1.04293]])
 SMALLEST_SIDE = 32  # px; enlarging less than this invents more of a face than it shows
 
 
@@ -183,7 +185,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Ima
     """The colours that a profile says; a profile for another kind of pixels says nothing."""
     plain = image.convert("RGB")
     if not profile:
-        return plain
+        return _from_adobe_rgb(plain) if _is_adobe_rgb(image) else plain
     from PIL import ImageCms
 
     own = {"CMYK": "CMYK", "L": "GRAY", "LA": "GRAY", "1": "GRAY"}.get(image.mode, "RGB")
@@ -209,9 +211,35 @@ def _to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Ima
     return converted if change > 1 else plain  # sRGB has many profiles, which differ by rounding
 
 
-def centre_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """Crop the central square and resize it to resolution x resolution px (Lanczos)."""
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Whether EXIF alone says so, as cameras do: by the index of the DCF's optional colours."""
+    return image.getexif().get_ifd(ExifTags.IFD.Interop).get(_INTEROP_INDEX) == "R03"
+
+
+def _from_adobe_rgb(image: Image.Image) -> Image.Image:
+    """Adobe RGB (1998) to sRGB (IEC 61966-2-1), which have one white."""
+    linear = (np.asarray(image, dtype=np.float64) / 255) ** (563 / 256) @ _ADOBE_TO_SRGB.T
+    linear = linear.clip(0, 1)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return Image.fromarray((255 * curved).round().astype(np.uint8))
+
+
+def square_crop(
+    image: Image.Image, resolution: int, around: tuple[float, float] | None = None
+) -> Image.Image:
+    """Crop the largest square and resize it to resolution x resolution px (Lanczos).
+
+    around: the point [px] that it has in its middle, as far as the image reaches; the centre if
+        None.
+    """
+    side = min(image.size)
+    place = (0.5, 0.5)
+    if around is not None:
+        rooms = [length - side for length in image.size]
+        starts = [min(max(p - side / 2, 0), room) for p, room in zip(around, rooms, strict=True)]
+        x, y = (start / room if room else 0.5 for start, room in zip(starts, rooms, strict=True))
+        place = (x, y)
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=place)
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:

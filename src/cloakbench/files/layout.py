@@ -65,6 +65,11 @@ class Layout:
         """All folders that results with a model go to."""
         return [self.root / name for name in (model, *BESIDE_MODELS)]
 
+    @property
+    def scratch(self) -> Path:
+        """Checkpoints of jobs, and a cache of digests."""
+        return self.root / ".scratch"
+
     def class_images(self, model: str, class_noun: str) -> Path:
         """Class images, sampled once per model for prior preservation."""
         return self.root / model / "class_images" / class_noun

@@ -22,8 +22,8 @@ CHANGES_NO_RESULT = True
 log = logging.getLogger(__name__)
 
 MANIFEST = "job.json"
-"""What made a folder (stage, settings, seed) and the SHA-256 of its files. Nothing in it differs
-between equal runs; by it Snakemake sees that a folder's content has changed."""
+"""All that made a folder (see `running.record`) and the SHA-256 of its files. Nothing in it differs
+between equal runs on one machine."""
 
 MARKER = ".cloakbench"
 """A file that names a folder's files: by it the folder may be replaced also after Snakemake has
@@ -132,7 +132,7 @@ def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None
     part.mkdir(parents=True)
     try:
         yield part
-        whole = {**manifest, "files": _digests(part)}
+        whole = {**manifest, "files": digests_of(part)}
         (part / MARKER).write_text(json.dumps([*whole["files"]]))
         (part / MANIFEST).write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
         for written in (*part.rglob("*"), part):
@@ -170,7 +170,7 @@ def sha256(path: Path) -> str:
         raise CloakBenchError(f"{path}: cannot be read. Change its permissions.") from None
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests_of(folder: Path) -> dict[str, str]:
     """The SHA-256 of what a stage wrote, by paths in its folder."""
     ours = {folder / MARKER, folder / MANIFEST}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in ours)

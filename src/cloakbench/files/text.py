@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloakbench.files.outputs import new_file
 from cloakbench.files.verified import seal
@@ -35,10 +35,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     write_text(path, safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def write_scores(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table that others will be made of, and its SHA-256 beside it; see `sealed`."""
+def write_scores(frame: pd.DataFrame, path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a table that others will be made of, and its manifest beside it; see `sealed`."""
     write_csv(frame, path)
-    seal(path)
+    seal(path, manifest)
 
 
 def read_text_cell(cell: str) -> str:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.outputs import MANIFEST, MARKER, new_file, sha256
+from cloakbench.files.outputs import MANIFEST, MARKER, digests_of, new_file, sha256
 
 CHANGES_NO_RESULT = True
+
+
+class Source(NamedTuple):
+    """What a file or folder was when it was read.
+
+    key: of the record of what made it (see `running.record`); None where no stage did.
+    contents: a digest of its files, by their names in it.
+    """
+
+    key: str | None
+    contents: str
 
 
 def verified(folder: Path) -> Path:
@@ -20,10 +33,8 @@ def verified(folder: Path) -> Path:
     Raises:
         CloakBenchError: a file is missing, changed or not the stage's, or the manifest is damaged.
     """
-    for made in (folder, folder.parent):
-        if (made / MARKER).is_file() or _is_ours(made / MANIFEST):
-            return _checked(folder, made)
-    return folder
+    made = _made(folder)
+    return folder if made is None else _checked(folder, made)
 
 
 def is_whole(folder: Path) -> bool:
@@ -34,34 +45,73 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def seal(path: Path) -> None:
-    """Write a file's SHA-256 beside it, as `sha256sum --check` reads it."""
-    with new_file(_seal(path)) as part:
-        part.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+def read_source(path: Path) -> Source:
+    """What the manifest of a result, or of a folder in one, says of it; of what is the user's, what
+    is there.
+
+    Raises:
+        CloakBenchError: the manifest is damaged, or a file may not be read.
+    """
+    manifest: dict[str, Any] | None
+    if path.is_file():
+        manifest, own = load_manifest(beside(path)), {path.name: sha256(path)}
+    else:
+        made = _made(path)
+        manifest = None if made is None else load_manifest(made / MANIFEST)
+        files = {} if made is None else {made / name: each for name, each in _files(made).items()}
+        own = {str(p.relative_to(path)): d for p, d in files.items() if p.is_relative_to(path)}
+    if own and manifest is not None:
+        return Source(manifest.get("key"), _digest(own))
+    there = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    return Source(None, _digest(own or {str(p.relative_to(path)): sha256(p) for p in there}))
+
+
+def beside(path: Path) -> Path:
+    """Where the manifest of a file is that is a result by itself."""
+    return path.with_name(f"{path.name}.{MANIFEST}")
+
+
+def seal(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with the SHA-256 of a file beside it, or with those of a folder's files into
+    the folder.
+    """
+    files = digests_of(path) if path.is_dir() else {path.name: sha256(path)}
+    whole = {**manifest, "files": files}
+    with new_file(path / MANIFEST if path.is_dir() else beside(path)) as part:
+        part.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def sealed(path: Path) -> Path:
     """A file that is as it was when it was sealed.
 
     Raises:
-        CloakBenchError: it was changed, or its seal is missing or not its own.
+        CloakBenchError: it was changed, or its manifest is missing, damaged or another's.
         FileNotFoundError: it is not there.
     """
-    digest = sha256(path)
-    try:
-        whole = _seal(path).read_text(encoding="utf-8") == f"{digest}  {path.name}\n"
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
+    digest, manifest = sha256(path), load_manifest(beside(path))
+    if manifest is None or manifest["files"] != {path.name: digest}:
         raise CloakBenchError(
-            f"{path}: is not as it was written, by {_seal(path).name} beside it. Delete it and run "
-            "the command that made it, or snakemake, again."
+            f"{path}: is not as it was written, by {beside(path).name} beside it. Delete it and "
+            "run the command that made it, or snakemake, again."
         )
     return path
 
 
-def _seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
+def load_manifest(path: Path) -> dict[str, Any] | None:
+    """What a manifest says; None where it is missing, or damaged."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) and {"stage", "files"} <= said.keys() else None
+
+
+def _made(path: Path) -> Path | None:
+    """The folder of the stage that wrote a folder: itself, or the one around it."""
+    for folder in (path, path.parent):
+        if (folder / MARKER).is_file() or load_manifest(folder / MANIFEST) is not None:
+            return folder
+    return None
 
 
 def _checked(folder: Path, made: Path) -> Path:
@@ -83,22 +133,15 @@ def _checked(folder: Path, made: Path) -> Path:
     return folder
 
 
-def _is_ours(manifest: Path) -> bool:
-    """Whether a file of the manifest's name is one: a user may have another."""
-    try:
-        return {"stage", "files"} <= json.loads(manifest.read_text(encoding="utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def _files(made: Path) -> dict[str, str]:
+    """The digests of a stage's files, by their paths in its folder."""
+    manifest = load_manifest(made / MANIFEST)
     try:
-        manifest: Any = json.loads((made / MANIFEST).read_text(encoding="utf-8"))
+        assert manifest is not None
         return {str(name): str(digest) for name, digest in manifest["files"].items()}
-    except FileNotFoundError:
-        raise _spoilt(made / MANIFEST, "is missing", made) from None
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        raise _spoilt(made / MANIFEST, "is damaged", made) from None
+    except (AssertionError, AttributeError):
+        what = "is damaged" if (made / MANIFEST).exists() else "is missing"
+        raise _spoilt(made / MANIFEST, what, made) from None
 
 
 def _spoilt(path: Path, what: str, made: Path) -> CloakBenchError:
@@ -106,3 +149,7 @@ def _spoilt(path: Path, what: str, made: Path) -> CloakBenchError:
         f"{path}: {what}. Delete the folder {made} and run the command that made it, or "
         "snakemake, again."
     )
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]

@@ -42,8 +42,10 @@ def weights_in(path: Path, named: Path | None = None) -> list[WeightFile]:
     return [WeightFile(file, named or path) for file in files]
 
 
-def sha256_of(files: Iterable[Path], cache: Path) -> dict[Path, str]:
-    """SHA-256 of files; those that are as they were are taken from the cache."""
+def sha256_of(files: Iterable[Path], cache: Path | None = None) -> dict[Path, str]:
+    """SHA-256 of files; those that are as they were are taken from the cache, if there is one."""
+    if cache is None:
+        return {path: sha256(path) for path in files}
     try:
         known = dict(json.loads(cache.read_text()))
     except (OSError, ValueError, TypeError):

@@ -130,7 +130,11 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Text of prompts, a row each; differentiable in the text encoder."""
+        """Text of prompts, a row each; differentiable in the text encoder.
+
+        Raises:
+            CloakBenchError: a prompt has more tokens than the text encoder reads.
+        """
 
     # Diffusion
 

@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from cloakbench.errors import CloakBenchError, is_out_of_memory
 from cloakbench.models.loading import Loader, load_model
 from cloakbench.models.spec import ModelSpec
@@ -28,6 +26,8 @@ def choose_device(name: str) -> str:
     Raises:
         CloakBenchError: it is unknown, or not to be had here.
     """
+    import torch
+
     if name == "auto":
         claim_gpu()
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,6 +41,8 @@ def choose_device(name: str) -> str:
 
 def set_up_torch(threads: int | None) -> None:
     """Deterministic kernels, and as many CPU threads as the workflow grants and the machine has."""
+    import torch
+
     if threads:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
     _set_determinism("warn")
@@ -56,6 +58,8 @@ def with_model(work: Callable[[Loader], T], model: ModelSpec, device: str) -> T:
     Raises:
         CloakBenchError: memory ran out twice.
     """
+    import torch
+
     try:
         return _deterministic(lambda: work(lambda: load_model(model, device)))
     except Exception as error:
@@ -100,6 +104,8 @@ def _deterministic(work: Callable[[], T]) -> T:
 
 
 def _set_determinism(mode: str) -> None:
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may vary
     torch.set_deterministic_debug_mode(mode)  # use_deterministic_algorithms imports a compiler
 

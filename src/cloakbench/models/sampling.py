@@ -99,12 +99,12 @@ class Samples:
 
     def settings(self) -> dict[str, Any]:
         """What `job.json` says of them."""
-        prompts = {"prompts": self._texts(), "negative_prompt": self.negative_prompt}
+        prompts = {"prompts": self.texts, "negative_prompt": self.negative_prompt}
         return self.sampling.model_dump(mode="json") | prompts
 
     def write(self, model: DiffusionModel, job: Job, folder: Path) -> None:
         """Generate `folder/<key>/<index>.png`; batches that are finished survive a kill."""
-        texts, kept = self._texts(), job.scratch or folder
+        texts, kept = self.texts, job.scratch or folder
         batches = [(key, indices) for key in texts for indices in self._batches()]
         looping = replace(
             job, scratch=None
@@ -122,7 +122,9 @@ class Samples:
             if kept != folder:
                 copy_folder(kept / key, folder / key)  # a kill here must lose nothing
 
-    def _texts(self) -> dict[str, str]:
+    @property
+    def texts(self) -> dict[str, str]:
+        """The prompts as they are sampled with, by key."""
         return {key: text + self.suffix for key, text in self.prompts.items()}
 
     def _batches(self) -> list[range]:

@@ -68,6 +68,13 @@ class Trainer(PriorPreservation):
         suffix = f", without {self.noise_phrase}" if self.phrase_in_training else ""
         return prompts.class_prompt + suffix
 
+    def training_prompts(self, prompts: Prompts) -> dict[str, str]:
+        """The prompts that it trains on, by the images that they go with."""
+        texts = {"instance": self.instance_prompt(prompts), "class": self.class_prompt(prompts)}
+        return {
+            kind: text for kind, text in texts.items() if kind == "instance" or self.prior_weight
+        }
+
     def sampling(self) -> dict[str, str]:
         """What `sample` adds to each prompt (`suffix`) and guides away from (`negative_prompt`)."""
         return {

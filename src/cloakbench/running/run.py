@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloakbench.files.outputs import check_output, file_state, hold, new_folder, restore
+from cloakbench.files.outputs import check_output, hold, new_folder, restore
 from cloakbench.files.verified import is_whole
 from cloakbench.running.jobs import KEPT, LOCK, Job, job_seed
+from cloakbench.running.record import Facts, Record
 
 log = logging.getLogger(__name__)
+
+DIGESTS = "sha256.json"
+"""The cache of digests, in the scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -38,39 +42,46 @@ class Run:
     device: str = "cpu"
     scratch: Path | None = None
 
-    def job(self, stage: str, work: Any, *inputs: Path | None) -> Job:
+    @property
+    def digests(self) -> Path | None:
+        """A cache of the SHA-256 of weights, which are large and read by many jobs."""
+        return self.scratch and self.scratch / DIGESTS
+
+    def record(self, facts: Facts, *originals: Path, **inputs: Path | None) -> Record:
+        """What this run's output is made of.
+
+        originals: folders that are read beside the inputs, and that facts tell of.
+
+        Raises:
+            CloakBenchError: the output would replace what is read, or files that no stage wrote; or
+                an input is damaged.
+        """
+        check_output(self.out, *originals, *inputs.values())
+        if self.scratch is not None:
+            for folder in filter(None, inputs.values()):
+                for kept in self._place(folder).glob(f"*{KEPT}"):
+                    shutil.rmtree(kept, ignore_errors=True)
+        return Record.of(facts, {"identity": self.identity, "seed": self.seed}, inputs)
+
+    def job(self, record: Record) -> Job:
         """The job of this run, with a scratch folder that only the same work can resume.
 
         Waits for another process that writes the same output. Checkpoints of the same output
-        under other settings, code or inputs are deleted, and so is what the jobs that made the
-        inputs kept.
-
-        work: all that the output depends on besides seed, device and inputs.
-
-        Raises:
-            CloakBenchError: the output would replace an input, or files that no stage wrote.
+        under other settings, code or inputs are deleted.
         """
-        check_output(self.out, *inputs)
         own = None
         if self.scratch is not None:
             place = self._place(self.out)
             self._wait(place / LOCK)
-            for folder in filter(None, inputs):  # first: a file that loses a name has changed
-                for kept in self._place(folder).glob(f"*{KEPT}"):
-                    shutil.rmtree(kept, ignore_errors=True)
-            own = place / _digest([work, self.seed, self.device, *map(_contents, inputs)])
+            own = place / _digest([record.key, record.inputs, self.device])
             for other in place.glob("*"):
                 if other.name not in {LOCK, own.name, own.name + KEPT}:
                     shutil.rmtree(other, ignore_errors=True)
-        return Job(self.job_seed(stage), self.device, own)
+        return Job(self.job_seed(record.facts.stage), self.device, own)
 
     def job_seed(self, stage: str) -> int:
         """The seed of this run's job of a stage."""
         return job_seed(self.seed, stage, self.identity)
-
-    def manifest(self, stage: str, settings: Any) -> dict[str, Any]:
-        """What `job.json` says of this run."""
-        return {"stage": stage, "settings": settings, "identity": self.identity, "seed": self.seed}
 
     def restored(self, job: Job) -> bool:
         """Put the output back if this very job has ended before, unseen."""
@@ -86,9 +97,9 @@ class Run:
         return True
 
     @contextmanager
-    def output(self, job: Job, manifest: dict[str, Any]) -> Iterator[Path]:
+    def output(self, job: Job, record: Record) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        with new_folder(self.out, manifest, _kept(job)) as folder:
+        with new_folder(self.out, record.manifest(self.device), _kept(job)) as folder:
             yield folder
         close_job(job)
 
@@ -111,11 +122,6 @@ def close_job(job: Job) -> None:
         shutil.rmtree(job.scratch, ignore_errors=True)
 
 
-def seen(path: Path) -> tuple[str, str]:
-    """Name and state of a file: cheap, and different after any change."""
-    return path.name, file_state(path)
-
-
 def _kept(job: Job) -> Path | None:
     return job.scratch and job.scratch.with_name(job.scratch.name + KEPT)
 
@@ -123,11 +129,3 @@ def _kept(job: Job) -> Path | None:
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _contents(folder: Path | None) -> list[tuple[str, str]]:
-    """The state of all of a folder's files, by their paths in it."""
-    if folder is None:
-        return []
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [(str(path.relative_to(folder)), file_state(path)) for path in files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal, NamedTuple, final
 
 from PIL import Image
@@ -107,7 +107,27 @@ class SetMetric(Metric):
         """The value of RGB samples of all prompts; NaN where they, or the photos, are too few."""
 
 
-metrics: Registry[Metric] = Registry("metric", "cloakbench.score.metrics", "cloakbench.metrics")
+class _Metrics(Registry[Metric]):
+    """The registry of metrics, each of one of the kinds."""
+
+    def register(self, name: str) -> Callable[[type[Metric]], type[Metric]]:
+        """See `Registry.register`.
+
+        Raises:
+            TypeError: it is of no kind, so that nothing would ask it for a value.
+        """
+        add = super().register(name)
+
+        def checked(metric: type[Metric]) -> type[Metric]:
+            if not issubclass(metric, ImageMetric | SetMetric):
+                kinds = "ImageMetric, PhotoMetric or SetMetric"
+                raise TypeError(f"metric '{name}' is of no kind; derive it from {kinds}")
+            return add(metric)
+
+        return checked
+
+
+metrics: Registry[Metric] = _Metrics("metric", "cloakbench.score.metrics", "cloakbench.metrics")
 """Every metric, by name."""
 
 

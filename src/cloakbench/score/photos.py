@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.layout import PHOTO_LABELS, Cell, label
+from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, photo_metrics
 from cloakbench.score.references import NO_REFERENCES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def facts(metrics: Sequence[Metric], cache: Path | None = None) -> Facts:
+    """What distances are made of, besides photos, originals and labels.
+
+    metrics: see `distances`.
+    """
+    measured = photo_metrics(metrics)
+    settings = {"metrics": [metric.spec() for metric in measured]}
+    return Facts.of("distances", __name__, settings, *measured, cache=cache)
 
 
 def distances(

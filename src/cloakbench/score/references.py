@@ -18,9 +18,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.faces import FaceBackend, cosine, largest
 from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.layout import SETS
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.text import write_text
-from cloakbench.files.verified import seal, sealed
+from cloakbench.files.verified import load_manifest, seal, sealed
 from cloakbench.registry import explain
+from cloakbench.running.jobs import BY_HAND, Job
+from cloakbench.running.record import Facts
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +81,10 @@ class References(_Record):
             )
         return self.identities[identity]
 
-    def write(self, path: Path) -> None:
-        """Write JSON, whole or not at all, and its SHA-256 beside it."""
+    def write(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        """Write JSON, whole or not at all, and its manifest beside it."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
-        seal(path)
+        seal(path, manifest)
 
     @classmethod
     def read(cls, path: Path) -> References:
@@ -102,53 +106,94 @@ class References(_Record):
             ) from None
 
 
+def facts(backend: FaceBackend, cache: Path | None = None) -> Facts:
+    """What references are made of, besides the people's photos."""
+    return Facts.of("references", __name__, backend.spec(), backend, cache=cache)
+
+
 NO_REFERENCES = References(backend={}, identities={}, calibration=None)
 
 
-def make_references(folders: Mapping[str, Path], backend: FaceBackend) -> References:
-    """Embed the clean photos of every identity of a dataset.
+class _Embedded:
+    """The largest face's embedding of each photo, by identity and set, as checkpoints keep it."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, list[list[float] | None]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.of
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.of = state
+
+    def vectors(self, identity: str, *sets: str) -> list[np.ndarray]:
+        """Of the photos of sets that show a face."""
+        found = [vector for name in sets for vector in self.of[identity][name]]
+        return [np.asarray(vector) for vector in found if vector is not None]
+
+
+def make_references(
+    folders: Mapping[str, Path], backend: FaceBackend, job: Job = BY_HAND
+) -> References:
+    """Embed the clean photos of every identity of a dataset; those in which no face is found are
+    named in warnings.
 
     Args:
         folders: identity to its folder, which holds `set_A/`, `set_B/` and `set_C/`.
         backend: finds and embeds the faces; the largest of a photo counts.
+        job: keeps the embeddings of an identity for when it is killed in the next.
 
     Raises:
         CloakBenchError: no identity, a missing folder, or an identity without a face in set_C.
     """
     if not folders:
         raise CloakBenchError("no identities: at least one data folder is needed.")
-    identities = {name: _reference(folder, backend) for name, folder in sorted(folders.items())}
-    calibration = _calibrate(identities, folders, backend)
+    names, found = sorted(folders), _Embedded()
+    for number in job.steps("references", len(names), {"faces": found}):
+        folder = folders[names[number]]
+        found.of[names[number]] = {each: _embeddings(folder / each, backend) for each in SETS}
+    identities = {name: _reference(name, folders[name], found, backend) for name in names}
+    calibration = _calibrate(identities, found, backend)
     return References(backend=backend.spec(), identities=identities, calibration=calibration)
 
 
-def _embeddings(folder: Path, backend: FaceBackend) -> list[np.ndarray | None]:
+def _embeddings(folder: Path, backend: FaceBackend) -> list[list[float] | None]:
     """The largest face of each photo of a folder; None where a photo shows no face."""
-    faces = [largest(backend.faces(read_photo(path))) for path in photo_files(folder)]
-    return [None if face is None else face.embedding for face in faces]
+    files = photo_files(folder)
+    faces = [largest(backend.faces(read_photo(path))) for path in files]
+    called = (load_manifest(folder.parent / MANIFEST) or {}).get("photos", {}).get(folder.name)
+    for number, (path, face) in enumerate(zip(files, faces, strict=True)):
+        if face is None:
+            name = f"{path} ({called[number]})" if called else path
+            log.warning(
+                "%s: backend '%s' finds no face in this square of the photo. Set the dataset's "
+                "crop to 'face', or replace the photo.",
+                *(name, backend.name),
+            )
+    return [None if face is None else [*map(float, face.embedding)] for face in faces]
 
 
-def _reference(folder: Path, backend: FaceBackend) -> IdentityReference:
-    found = _embeddings(folder / REFERENCE_SET, backend)
-    vectors = [vector for vector in found if vector is not None]
+def _reference(
+    name: str, folder: Path, found: _Embedded, backend: FaceBackend
+) -> IdentityReference:
+    photos, vectors = len(found.of[name][REFERENCE_SET]), found.vectors(name, REFERENCE_SET)
     if not vectors:
         raise CloakBenchError(
             f"{folder / REFERENCE_SET}: backend '{backend.name}' finds no face in any of "
-            f"{len(found)} photos. Give photos that show the face, or choose another backend."
+            f"{photos} photos, of which the central square is searched. Set the dataset's crop to "
+            "'face', give photos that show the face, or choose another backend."
         )
     mean = np.mean(vectors, axis=0)
-    return IdentityReference(
-        embedding=tuple(map(float, mean)), photos=len(found), faces=len(vectors)
-    )
+    return IdentityReference(embedding=tuple(map(float, mean)), photos=photos, faces=len(vectors))
 
 
 def _calibrate(
-    identities: Mapping[str, IdentityReference], folders: Mapping[str, Path], backend: FaceBackend
+    identities: Mapping[str, IdentityReference], embedded: _Embedded, backend: FaceBackend
 ) -> Calibration | None:
     if len(identities) < 2:
         log.warning("one identity: relative ISM and identification need others, and stay empty.")
         return None
-    found = [_cosines(name, folders[name], identities, backend) for name in sorted(identities)]
+    found = [_cosines(name, embedded, identities) for name in sorted(identities)]
     pairs = [pair for pair in found if pair is not None]
     same, other = np.mean(pairs, axis=0) if pairs else (np.nan, np.nan)
     if not same > other:
@@ -162,13 +207,12 @@ def _calibrate(
 
 
 def _cosines(
-    name: str, folder: Path, identities: Mapping[str, IdentityReference], backend: FaceBackend
+    name: str, embedded: _Embedded, identities: Mapping[str, IdentityReference]
 ) -> tuple[float, float] | None:
     """Mean cosine to the own and to the other references; None without a face to compare."""
-    found = [v for group in CALIBRATION_SETS for v in _embeddings(folder / group, backend)]
-    vectors = [vector for vector in found if vector is not None]
+    vectors = embedded.vectors(name, *CALIBRATION_SETS)
     if not vectors:
-        log.warning("%s: no face in %s; not in the calibration.", folder, CALIBRATION_SETS)
+        log.warning("%s: no face in %s; not in the calibration.", name, CALIBRATION_SETS)
         return None
     others = [reference.vector for other, reference in identities.items() if other != name]
     same = np.mean([cosine(vector, identities[name].vector) for vector in vectors])

@@ -11,11 +11,19 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
+from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric
 from cloakbench.score.references import References
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def facts(backend: FaceBackend, metrics: Sequence[Metric], cache: Path | None = None) -> Facts:
+    """What scores are made of, besides samples, references, clean photos and labels."""
+    settings = {"faces": backend.spec(), "metrics": [metric.spec() for metric in metrics]}
+    return Facts.of("score", __name__, settings, backend, *metrics, cache=cache)
+
 
 Row = dict[str, str | int | float | None]
 

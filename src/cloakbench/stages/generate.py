@@ -9,12 +9,28 @@ from cloakbench.models.device import with_model
 from cloakbench.models.loading import Loader
 from cloakbench.models.sampling import Samples, Sampling
 from cloakbench.models.spec import ModelSpec
-from cloakbench.personalise import trainers
+from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.registry import Spec
+from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
-from cloakbench.stages.inputs import dependencies
 from cloakbench.stages.personalise import training_images
+
+
+def facts(
+    trainer: Trainer,
+    sampling: Sampling,
+    model: ModelSpec,
+    prompts: Prompts,
+    cache: Path | None = None,
+) -> Facts:
+    """What samples are made of, besides photos, class images, seed and identity."""
+    samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
+    settings = {"training": trainer.training_spec(), "sampling": samples.settings()}
+    texts = trainer.training_prompts(prompts)
+    return Facts.of(
+        "personalise", __name__, settings, trainer, model=model, cache=cache, prompts=texts
+    )
 
 
 def generate(
@@ -33,17 +49,20 @@ def generate(
     trainer = trainers.build(spec)
     identity = training_images(trainer, prompts, instance, class_images)
     samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
-    manifest = run.manifest("sample", samples.settings())
-    training = run.manifest("personalise", trainer.training_spec())
-    work = [training, manifest, dependencies(__name__, trainer, model), prompts]
-    job = run.job("personalise", work, *model.folders(), instance, class_images)
+    record = run.record(
+        facts(trainer, sampling, model, prompts, run.digests),
+        *model.folders(),
+        instance=instance,
+        class_images=class_images if "class_images" in trainer.uses else None,
+    )
+    job = run.job(record)
     if run.restored(job):
         return
 
     def finish(load: Loader) -> None:
         diffusion = load()
         trainer.fit(diffusion, identity, job)
-        with run.output(job, manifest) as folder:
+        with run.output(job, record) as folder:
             diffusion.merge()
             samples.write(diffusion, replace(job, seed=run.job_seed("sample")), folder)
 

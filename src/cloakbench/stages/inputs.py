@@ -1,32 +1,11 @@
-"""What stages are given: folders of photos that belong together, and all that a job depends on."""
+"""What stages are given: folders of photos that belong together."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.digest import code_digest
 from cloakbench.files.images import Photos, load_photos
-from cloakbench.models.spec import ModelSpec
-from cloakbench.registry import Method, Part, modules_of, weight_files
-from cloakbench.running.run import seen
-
-
-def dependencies(stage: str, method: Method, model: ModelSpec) -> list[Any]:
-    """What a job depends on besides its settings: code and weights, and the model if it is used.
-
-    stage: the module that runs it.
-    """
-    parts: list[Part] = [method]
-    used = [model] if "model" in method.uses else []
-    return dependencies_of(stage, *parts, *used) + used
-
-
-def dependencies_of(stage: str, *parts: Part) -> list[Any]:
-    """Code and weights behind a stage and what it runs."""
-    files = sorted(each.file for each in weight_files(*parts))
-    return [code_digest(stage, *modules_of(*parts)), [seen(path) for path in files]]
 
 
 def other_photos(folder: Path | None, option: str, method: str, photos: Photos, of: Path) -> Photos:

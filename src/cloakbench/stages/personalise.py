@@ -12,8 +12,17 @@ from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.registry import Spec
+from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
-from cloakbench.stages.inputs import dependencies, other_photos
+from cloakbench.stages.inputs import other_photos
+
+
+def facts(trainer: Trainer, model: ModelSpec, prompts: Prompts, cache: Path | None = None) -> Facts:
+    """What trained weights are made of, besides photos, class images, seed and identity."""
+    settings, texts = trainer.training_spec(), trainer.training_prompts(prompts)
+    return Facts.of(
+        "personalise", __name__, settings, trainer, model=model, cache=cache, prompts=texts
+    )
 
 
 def personalise(
@@ -28,16 +37,20 @@ def personalise(
     """Teach a model an identity; `out` holds the trained weights."""
     trainer = trainers.build(spec)
     identity = training_images(trainer, prompts, instance, class_images)
-    manifest = run.manifest("personalise", trainer.training_spec())
-    work = [manifest, dependencies(__name__, trainer, model), prompts]
-    job = run.job("personalise", work, *model.folders(), instance, class_images)
+    record = run.record(
+        facts(trainer, model, prompts, run.digests),
+        *model.folders(),
+        instance=instance,
+        class_images=class_images if "class_images" in trainer.uses else None,
+    )
+    job = run.job(record)
     if run.restored(job):
         return
 
     def finish(load: Loader) -> None:
         diffusion = load()
         trainer.fit(diffusion, identity, job)
-        with run.output(job, manifest) as folder:
+        with run.output(job, record) as folder:
             diffusion.save(folder)
 
     with_model(finish, model, run.device)

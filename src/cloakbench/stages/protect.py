@@ -18,8 +18,22 @@ from cloakbench.models.spec import ModelSpec
 from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
 from cloakbench.registry import Spec
+from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
-from cloakbench.stages.inputs import dependencies, other_photos
+from cloakbench.stages.inputs import other_photos
+
+
+def facts(
+    protection: Protection, model: ModelSpec, prompts: Prompts, cache: Path | None = None
+) -> Facts:
+    """What protected photos are made of, besides photos, class images, seed and identity."""
+    settings = protection.spec()
+    if "model" not in protection.uses:
+        return Facts.of("protect", __name__, settings, protection, cache=cache)
+    texts = {"instance": prompts.instance_prompt, "class": prompts.class_prompt}
+    return Facts.of(
+        "protect", __name__, settings, protection, model=model, cache=cache, prompts=texts
+    )
 
 
 def protect(
@@ -51,13 +65,18 @@ def protect(
         others("surrogate_images", surrogate, "--surrogate"),
         others("class_images", class_images, "--class-images"),
     )
-    manifest = run.manifest("protect", protection.spec())
-    work = [manifest, dependencies(__name__, protection, model), prompts]
-    job = run.job("protect", work, *model.folders(), instance, surrogate, class_images)
+    record = run.record(
+        facts(protection, model, prompts, run.digests),
+        *model.folders(),
+        instance=instance,
+        surrogate=surrogate if "surrogate_images" in protection.uses else None,
+        class_images=class_images if "class_images" in protection.uses else None,
+    )
+    job = run.job(record)
     if run.restored(job):
         return
     protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
-    with run.output(job, manifest) as folder:
+    with run.output(job, record) as folder:
         save_photos(protected, folder)
         _check_budget(protection, photos, load_photos(folder), run.out)
 

@@ -7,10 +7,16 @@ from pathlib import Path
 from cloakbench.files.images import load_photos, save_photos
 from cloakbench.models.device import with_model
 from cloakbench.models.spec import ModelSpec
-from cloakbench.purify.base import build_purifier
+from cloakbench.purify.base import Purifier, build_purifier
 from cloakbench.registry import Spec
+from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
-from cloakbench.stages.inputs import dependencies
+
+
+def facts(purifier: Purifier, model: ModelSpec, cache: Path | None = None) -> Facts:
+    """What purified photos are made of, besides photos, seed and identity."""
+    used = model if "model" in purifier.uses else None
+    return Facts.of("purify", __name__, purifier.spec(), purifier, model=used, cache=cache)
 
 
 def purify(
@@ -25,13 +31,11 @@ def purify(
     model: used by purifications that need it, and by none other.
     """
     purifier = build_purifier(spec)
-    manifest = run.manifest("purify", purifier.spec())
-    job = run.job(
-        "purify", [manifest, dependencies(__name__, purifier, model)], *model.folders(), photos
-    )
+    record = run.record(facts(purifier, model, run.digests), *model.folders(), photos=photos)
+    job = run.job(record)
     if run.restored(job):
         return
     given = load_photos(photos)
     cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)
-    with run.output(job, manifest) as folder:
+    with run.output(job, record) as folder:
         save_photos(cleaned, folder)

@@ -11,6 +11,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, label
 from cloakbench.files.text import read_text_cell
 from cloakbench.files.verified import sealed
+from cloakbench.score.base import metrics
 
 NAMES = (*CELL_LABELS, "prompt", "image", "photo")  # text, even where it looks like a number
 
@@ -63,4 +64,23 @@ def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
                 f"{', '.join(sorted(map(str, found))) or 'no rows'}. "
                 f"Run `cloakbench {command}` again."
             )
+    if wrong := _wrong(frame):
+        raise CloakBenchError(f"{path}: {wrong}. Delete it and run `cloakbench {command}` again.")
     return frame
+
+
+def _wrong(frame: pd.DataFrame) -> str:
+    """What no table of scores can hold, in words: a row twice, text, or what no metric gives."""
+    rows = frame.columns.intersection(["prompt", "image", "photo"])
+    if frame.duplicated([*rows]).any():
+        twice = frame[frame.duplicated([*rows])].iloc[0]
+        return f"{' '.join(map(str, twice[rows]))} is there twice"
+    for metric in metrics:
+        if metric.name not in frame:
+            continue
+        values, (least, most) = frame[metric.name].dropna(), metric.bounds
+        if not pd.api.types.is_numeric_dtype(values):
+            return f"{metric.name} is no number in every row"
+        if len(outside := values[~values.between(least, most)]):
+            return f"{metric.name} of {outside.iloc[0]:g} is not in [{least:g}, {most:g}]"
+    return ""

@@ -16,6 +16,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.models.base import DiffusionModel, Latents, Text, sent
 from cloakbench.models.loading import load_frozen, one_line
 from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tokens import check_lengths
 from cloakbench.models.vae import padded, round_trip
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,11 +98,11 @@ class StableDiffusion(DiffusionModel):
     def embed(self, prompts: Sequence[str]) -> Text:
         known = tuple(prompts)
         if known not in self._tokens:
+            check_lengths(self.tokenizer, prompts)
             encoded = self.tokenizer(
                 list(prompts),
                 padding="max_length",
                 max_length=self.tokenizer.model_max_length,
-                truncation=True,
                 return_tensors="pt",
             )
             self._tokens[known] = encoded.input_ids
@@ -150,6 +151,7 @@ class StableDiffusion(DiffusionModel):
         guidance: float,
         negative_prompt: str = "",
     ) -> Tensor:
+        check_lengths(self.tokenizer, [prompt, negative_prompt])
         pipeline, count = self._pipeline(sampler), len(generators)
         with self.autocast():
             return pipeline(
@@ -175,6 +177,7 @@ class StableDiffusion(DiffusionModel):
     ) -> Tensor:
         from diffusers import StableDiffusionImg2ImgPipeline
 
+        check_lengths(self.tokenizer, [prompt])
         parts = self._pipeline("dpmpp").components
         pipeline = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
