@@ -72,8 +72,8 @@ def tables(config: ConfigArgument) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
-    95 % bootstrap intervals over identities), contrasts (differences to the controls: clean,
-    noise, none, DreamBooth), distances and photos (what methods do to the photos); and
+    95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
+    DreamBooth, with p), distances and photos (what methods do to the photos); and
     provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.experiment import Experiment

@@ -48,6 +48,8 @@ class Metric(Method):
         display: how a value is printed (a format specification).
         smallest_side: of an image that has a score [px].
         of_faces: whether a sample without a face has no score.
+        hidden: the least and the largest mean that a person without any score could have had, for
+            the bounds of a mean over people; None where nothing bounds it.
         aggregate: what tables make of many photos' values; a "mean" is of the finite ones, and
             infinite where there are no others. Of samples it is always the mean.
     """
@@ -59,6 +61,7 @@ class Metric(Method):
     display: ClassVar[str] = ".3f"
     smallest_side: ClassVar[int] = 0
     of_faces: ClassVar[bool] = False
+    hidden: ClassVar[tuple[float, float] | None] = None
     aggregate: ClassVar[Literal["mean", "max"]] = "mean"
 
     @property
