@@ -2,6 +2,7 @@ METRICS = [metric for metric in EXPERIMENT.metrics if metric.judges_samples]
 PHOTO_METRICS = photo_metrics(EXPERIMENT.metrics)
 FACES = EXPERIMENT.faces
 FACES_DIGEST = weights_digest(FACES, cache=EXPERIMENT.digests)
+REFERENCES = [LAYOUT.references(W)] if EXPERIMENT.uses_references else []
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
 )
@@ -58,7 +59,7 @@ rule score:
     input:
         samples=manifest(LAYOUT.generated(W)),
         photos=manifest(LAYOUT.data(W)),
-        references=LAYOUT.references(W),
+        references=REFERENCES,
     output:
         LAYOUT.scores(W),
     log:
@@ -71,12 +72,13 @@ rule score:
     params:
         samples=subpath(input.samples, parent=True),
         photos=subpath(input.photos, parent=True),
+        references=[f"--references={path}" for path in REFERENCES],
         faces=literal(FACES_JSON),
         metrics=literal(*metric_options(METRICS)),
         code=code_of("cloakbench.score.samples", FACES, *METRICS),
         weights=[FACES_DIGEST, weights_digest(*METRICS, cache=EXPERIMENT.digests)],
     shell:
-        "cloakbench score {params.samples:q} --references {input.references:q} "
+        "cloakbench score {params.samples:q} {params.references:q} "
         "--photos {params.photos:q}/set_C --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
         "--output {output:q} 2> {log:q}"

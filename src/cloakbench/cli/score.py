@@ -46,9 +46,11 @@ def references(
 
 def score(
     generated: Annotated[Path, typer.Argument(help="Samples: one folder per prompt.")],
-    reference: Annotated[Path, typer.Option("--references", help="File of the references.")],
     output: Output,
     identity: Label,
+    reference: Annotated[
+        Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
+    ] = None,
     faces: Faces = "dlib",
     metric: Annotated[
         list[str] | None,
@@ -74,14 +76,14 @@ def score(
     from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_scores
     from cloakbench.score.base import build_metrics
-    from cloakbench.score.references import References
+    from cloakbench.score.references import NO_REFERENCES, References
     from cloakbench.score.samples import score_samples
 
     check_file(output, generated, reference, photos)
     cell = Cell(model, dataset, identity, protection, purification, trainer)
     table = score_samples(
         generated,
-        References.read(reference),
+        References.read(reference) if reference else NO_REFERENCES,
         backends.build(parse_spec(faces)),
         build_metrics([parse_spec(text) for text in metric or []]),
         cell,

@@ -20,7 +20,7 @@ from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
-from cloakbench.score.base import build_metrics, metrics
+from cloakbench.score.base import build_metrics, check_strangers, metrics
 
 M = TypeVar("M", bound=Method)
 
@@ -43,7 +43,8 @@ class Experiment:
         """
         Raises:
             CloakBenchError: unknown method, setting or preset; a bad value; two entries of one
-                name; no metric of samples; a negative prompt that does nothing.
+                name; no metric of samples, or one that the face backend does not suit; a negative
+                prompt that does nothing.
         """
         self.config = config
         self.layout = Layout(config.results)
@@ -57,6 +58,7 @@ class Experiment:
         self.metrics = build_metrics([metric.spec() for metric in named])
         if not any(metric.judges_samples for metric in self.metrics):
             raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
+        check_strangers(self.metrics, self.faces.strangers, self.faces.name)
         for trainer in self.trainers.values():
             Samples(config.sampling, config.prompts.sample_prompts, **trainer.sampling())
 
@@ -96,10 +98,21 @@ class Experiment:
         return any("class_images" in method.uses for method in self.methods())
 
     @property
+    def uses_references(self) -> bool:
+        """Whether any metric compares faces with those of clean photos."""
+        return any(metric.needs_reference for metric in self.metrics)
+
+    @property
     def controls(self) -> Controls:
         """The methods that others are compared with."""
         stages = (self.protections, self.purifiers, self.trainers)
-        return Controls(*(tuple(k for k, m in stage.items() if m.is_control) for stage in stages))
+        known = (tuple(k for k, m in stage.items() if m.is_control) for stage in stages)
+        return Controls(*known)._replace(floor=self._floor)
+
+    @property
+    def _floor(self) -> tuple[str, ...]:
+        """Trainers that learn nothing."""
+        return tuple(label for label, trainer in self.trainers.items() if not trainer.learns)
 
     @property
     def budgets(self) -> dict[str, int]:
@@ -107,15 +120,18 @@ class Experiment:
         return {label: protection.budget for label, protection in self.protections.items()}
 
     def cells(self) -> list[Cell]:
-        """The grid, identity by identity.
+        """The grid, identity by identity. Trainers that learn nothing have one cell each: whatever
+        the photos, they make the same samples.
 
         Raises:
             CloakBenchError: all identities are wanted, and the dataset's folder is missing.
         """
         axes = (self.config.chosen_identities, self.protections, self.purifiers, self.trainers)
+        photos = next(iter(self.protections)), next(iter(self.purifiers))
         return [
             Cell(self.config.model, self.config.dataset, *combination)
             for combination in itertools.product(*axes)
+            if combination[-1] not in self._floor or combination[1:3] == photos
         ]
 
     def originals(self) -> list[Path]:

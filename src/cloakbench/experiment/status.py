@@ -147,10 +147,12 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
         for stage, labels in STAGES.items()
         if stage != "sample" or experiment.config.keep_weights  # else `personalise` samples
         if stage != "class_images" or experiment.uses_class_images
+        if stage != "references" or experiment.uses_references
     }
-    everyone = experiment.config.dataset_spec.identities()  # the references are of all
-    first = tasks["data"][0].cell
-    tasks["data"] = [Task("data", replace(first, identity=identity)) for identity in everyone]
+    if experiment.uses_references:  # which are of all people
+        everyone = experiment.config.dataset_spec.identities()
+        first = tasks["data"][0].cell
+        tasks["data"] = [Task("data", replace(first, identity=identity)) for identity in everyone]
     return tasks
 
 
