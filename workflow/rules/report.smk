@@ -2,11 +2,17 @@ SCORES = [LAYOUT.scores(cell) for cell in CELLS]
 DISTANCES = sorted({LAYOUT.distances(cell) for cell in CELLS})
 
 
+CLAIMS = [CONFIG.claims] if CONFIG.claims else []
+VERDICTS = [TABLES / f"verdicts.{kind}" for kind in ("csv", "md", "tex") if CLAIMS]
+
+
 rule tables:
     input:
         SCORES,
         DISTANCES,
+        CLAIMS,
     output:
+        VERDICTS,
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
         TABLES / "summary.tex",

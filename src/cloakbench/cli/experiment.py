@@ -73,8 +73,8 @@ def tables(config: ConfigArgument) -> None:
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
     95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
-    DreamBooth, with p), distances and photos (what methods do to the photos); and
-    provenance: versions, settings, weights, machines, time and memory.
+    DreamBooth, with p), distances and photos (what methods do to the photos), verdicts where the
+    config names claims; and provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
@@ -86,6 +86,38 @@ def tables(config: ConfigArgument) -> None:
     write_tables(experiment.name, made, folder)
     write_provenance(experiment, folder)
     print_summary(experiment.name, made.summary)
+
+
+def claims(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(help="As of `check`; by default every config/claims*.yaml on config.yaml."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say which claims hold, are contradicted or are undecided, by the scores that there are.
+
+    Claims are in the file that a config's key `claims` names, written before the run. Nothing is
+    run: `snakemake --configfile config/claims.yaml` does that.
+
+    Example: cloakbench claims config.yaml config/claims.yaml
+    """
+    from cloakbench.errors import CloakBenchError
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.tables import print_verdicts, verdicts_so_far
+
+    ours = sorted(map(str, Path("config").glob("claims*.yaml")))
+    found = []
+    for sources in [config] if config else [["config.yaml", each] for each in ours]:
+        experiment = Experiment.read(sources)
+        if experiment.claims is None:
+            raise CloakBenchError("config: names no file of `claims`. See config/README.md.")
+        made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout)
+        found += json.loads(made.to_json(orient="records"))
+        if not as_json:
+            print_verdicts(experiment.name, made)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def picture(
@@ -141,5 +173,9 @@ def _tables(experiment: Experiment) -> Tables:
     from cloakbench.tables import make_tables
 
     return make_tables(
-        experiment.cells(), experiment.layout, experiment.controls, experiment.budgets
+        experiment.cells(),
+        experiment.layout,
+        experiment.controls,
+        experiment.budgets,
+        experiment.claims,
     )

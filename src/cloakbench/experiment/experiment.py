@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
+from cloakbench.experiment.claims import Ledger, Measured
 from cloakbench.experiment.config import Config, Entry, check_label, load, read
 from cloakbench.experiment.data import check_distinct
 from cloakbench.faces import backends
@@ -20,7 +21,7 @@ from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
-from cloakbench.score.base import build_metrics, check_strangers, metrics
+from cloakbench.score.base import build_metrics, check_strangers, metrics, photo_metrics
 
 M = TypeVar("M", bound=Method)
 
@@ -37,6 +38,7 @@ class Experiment:
     protections, purifiers, trainers: by label, in the config's order.
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
+    claims: what the experiment decides; None where it names no file of them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -59,6 +61,7 @@ class Experiment:
         if not any(metric.judges_samples for metric in self.metrics):
             raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
         check_strangers(self.metrics, self.faces.strangers, self.faces.name)
+        self.claims = self._claims()
         for trainer in self.trainers.values():
             Samples(config.sampling, config.prompts.sample_prompts, **trainer.sampling())
 
@@ -120,19 +123,40 @@ class Experiment:
         return {label: protection.budget for label, protection in self.protections.items()}
 
     def cells(self) -> list[Cell]:
-        """The grid, identity by identity. Trainers that learn nothing have one cell each: whatever
-        the photos, they make the same samples.
+        """The grid, identity by identity; see `_combinations`.
 
         Raises:
             CloakBenchError: all identities are wanted, and the dataset's folder is missing.
         """
-        axes = (self.config.chosen_identities, self.protections, self.purifiers, self.trainers)
-        photos = next(iter(self.protections)), next(iter(self.purifiers))
         return [
-            Cell(self.config.model, self.config.dataset, *combination)
-            for combination in itertools.product(*axes)
-            if combination[-1] not in self._floor or combination[1:3] == photos
+            Cell(self.config.model, self.config.dataset, identity, *methods)
+            for identity in self.config.chosen_identities
+            for methods in self._combinations()
         ]
+
+    def _combinations(self) -> list[tuple[str, str, str]]:
+        """Protections, purifications and trainers. Trainers that learn nothing are there once: they
+        make the same samples whatever the photos.
+        """
+        photos = next(iter(self.protections)), next(iter(self.purifiers))
+        combinations = itertools.product(self.protections, self.purifiers, self.trainers)
+        return [each for each in combinations if each[2] not in self._floor or each[:2] == photos]
+
+    def _claims(self) -> Ledger | None:
+        if self.config.claims is None:
+            return None
+        ledger = Ledger.read(self.config.claims)
+        combinations = self._combinations()
+        samples = Measured(
+            ["/".join(each) for each in combinations],
+            [metric.name for metric in self.metrics if metric.judges_samples],
+        )
+        photos = Measured(
+            ["/".join(each[:2]) for each in combinations],
+            [metric.name for metric in photo_metrics(self.metrics)],
+        )
+        ledger.check(samples, photos, self.config.prompts.sample)
+        return ledger
 
     def originals(self) -> list[Path]:
         """Folders that are read and never written: the people's photos and the model."""

@@ -30,6 +30,15 @@ CONTRASTS_NOTE = (
     "changes in the other's presence. p is of the exact two-sided sign-flip test over people, then "
     "after Holm's correction for the rows of its column."
 )
+VERDICTS_NOTE = (
+    "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's trend "
+    "test for an order), is at most the ledger's level after Holm's correction for all claims. An "
+    "effect is the mean of the first cell less that of the other, or of the last less the first of "
+    "an order; of several comparisons it is the one least favourable to the claim. Its interval "
+    "holds the truth with a probability of one less the level. People: about how many would decide "
+    "the claim with 90 % probability, were all like these."
+)
+VERDICT = ("claim", "source", "verdict", "endpoint", "effect", "p", "p by Holm", "n", "people")
 LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
@@ -97,6 +106,27 @@ def photo_grid(frame: pd.DataFrame) -> Grid:
         for row in frame.to_dict("records")
     ]
     return Grid([*labels, *(metrics[name].title for name in names)], rows, shared)
+
+
+def verdict_grid(frame: pd.DataFrame, headings: Sequence[str] = VERDICT) -> Grid:
+    """Claims with their verdicts and what these rest on: columns of `VERDICT`."""
+    rows = [_verdict(row) for row in frame.to_dict("records")]
+    return Grid([*headings], [[row[name] for name in headings] for row in rows], {})
+
+
+def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
+    metric = metrics[row["endpoint"]]
+    spec = f"+{metric.display}"
+    low, high = (number(row[end], spec) for end in ("low", "high"))
+    interval = "" if math.isnan(row["low"]) else f"[{low}, {high}]"
+    return {
+        **{name: Value(row[name]) for name in ("claim", "source", "verdict")},
+        "endpoint": Value(metric.title),
+        "effect": Value(number(row["effect"], spec), interval),
+        "p": Value(number(row["p"], ".2g")),
+        "p by Holm": Value(number(row["p_holm"], ".2g")),
+        **{name: Value(number(row[name], ".0f")) for name in ("n", "people")},
+    }
 
 
 def heading(metric: str) -> str:

@@ -22,7 +22,7 @@ class ClipPrompt(ImageMetric):
 
     source: ClassVar[str] = (
         "Hessel et al. 2021, CLIPScore, arXiv 2104.08718, eq. 1; the misalignment of Liu et al. "
-        "2024, arXiv 2406.18944, section 4"
+        "2024, arXiv 2406.18944, figures 2 and 3"
     )
     presets: ClassVar = {"mini": {"clip": "resources/mini/clip"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "CLIP to prompt"

@@ -18,7 +18,7 @@ class Concept(ImageMetric):
 
     source: ClassVar[str] = (
         "zero-shot classification of Radford et al. 2021, CLIP, arXiv 2103.00020, section 3.1; the "
-        "concept shares of Liu et al. 2024, arXiv 2406.18944, section 4"
+        "concept shares of Liu et al. 2024, arXiv 2406.18944, figures 2 and 3"
     )
     presets: ClassVar = {"mini": {"clip": "resources/mini/clip"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "concept"
