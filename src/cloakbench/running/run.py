@@ -88,7 +88,8 @@ class Run:
     @contextmanager
     def output(self, job: Job, manifest: dict[str, Any]) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        with new_folder(self.out, manifest, _kept(job)) as folder:
+        notes = {"notes": job.notes} if job.notes else {}
+        with new_folder(self.out, manifest | notes, _kept(job)) as folder:
             yield folder
         close_job(job)
 
