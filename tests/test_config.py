@@ -60,6 +60,18 @@ def test_ims_is_refused_with_dlib_before_the_run(config):
         Experiment.parse(config | {"faces": "dlib", "metrics": ["ims"]})
 
 
+def test_default_prompts_of_purifiers_follow_the_class_noun(config):
+    own = {"name": "own", "method": "latent_diffpure", "prompt": "a person's house"}
+    config |= {"purifications": ["latent_diffpure", own, ["jpeg", "superres"], "codesr", "jpeg"]}
+    experiment = Experiment.parse(config | {"preset": None, "prompts": {"class_noun": "painting"}})
+
+    made = {label: json.dumps(p.spec()) for label, p in experiment.purifiers.items()}
+    assert "a photo of a painting, clear" in made["latent_diffpure"]
+    assert "a person's house" in made["own"]
+    assert all("A photo of a painting" in made[label] for label in ("jpeg+superres", "codesr"))
+    assert Experiment.parse(config).purifiers["jpeg"] == experiment.purifiers["jpeg"]
+
+
 def test_the_floor_has_one_cell_per_person(config):
     experiment = Experiment.parse(config | {"trainers": ["none", "dreambooth"]})
 

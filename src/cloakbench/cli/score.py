@@ -15,6 +15,9 @@ Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Reference = Annotated[
+    Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
+]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
 
@@ -48,9 +51,7 @@ def score(
     generated: Annotated[Path, typer.Argument(help="Samples: one folder per prompt.")],
     output: Output,
     identity: Label,
-    reference: Annotated[
-        Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
-    ] = None,
+    reference: Reference = None,
     faces: Faces = "dlib",
     metric: Annotated[
         list[str] | None,

@@ -53,7 +53,9 @@ class Experiment:
         self.digests = config.results / ".sha256.json"
         _check_preset(config.preset)
         self.protections = self._build(protections, config.protections)
-        self.purifiers = self._build(purifiers, config.purifications)
+        built = self._build(purifiers, config.purifications)
+        noun = config.prompts.class_noun
+        self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
         self.trainers = self._build(trainers, config.trainers)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()

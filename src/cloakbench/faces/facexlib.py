@@ -45,6 +45,11 @@ class FaceXLib(FaceBackend):
     threshold: float = Field(
         0.9, ge=0, le=1, description="least confidence of a face (Anti-DreamBooth's RetinaFace)"
     )
+    channels: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        description="order in which the recogniser reads colours, which its file does not say; "
+        "`cloakbench faces` tells the two apart: the right one has the higher accuracy",
+    )
     dropout_passes: int = Field(
         0,
         ge=0,
@@ -64,7 +69,22 @@ class FaceXLib(FaceBackend):
         image = Image.fromarray(pixels)
         with torch.inference_mode():
             found = networks.detector.detect_faces(image, conf_threshold=self.threshold)
-            return [_face(pixels, row, networks, self.dropout_passes) for row in found]
+            return [self._face(pixels, row, networks) for row in found]
+
+    def _face(self, pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
+        """row: box (4), confidence, landmarks (5 x 2)."""
+        import torch
+
+        crop = _align(pixels, row[5:15].reshape(5, 2))
+        ordered = np.ascontiguousarray(crop[..., ::-1] if self.channels == "bgr" else crop)
+        levels = torch.from_numpy(ordered).permute(2, 0, 1)[None].float()
+        network = networks.recogniser
+        features = network.body(network.input_layer(levels / 127.5 - 1))  # in [-1, 1]
+        embedding = torch.nn.functional.normalize(network.output_layer(features))[0]
+        passes = self.dropout_passes
+        quality = steadiness(network.output_layer, features, passes) if passes else math.nan
+        left, top, right, bottom = row[:4].tolist()
+        return Face((left, top, right, bottom), float(row[4]), embedding.numpy(), quality)
 
 
 class _Networks(NamedTuple):
@@ -115,20 +135,6 @@ def _load(network: Any, path: Path) -> Any:
             f"Get them from {WEIGHTS}."
         ) from error
     return network.eval()
-
-
-def _face(pixels: np.ndarray, row: np.ndarray, networks: _Networks, passes: int) -> Face:
-    """row: box (4), confidence, landmarks (5 x 2)."""
-    import torch
-
-    crop = _align(pixels, row[5:15].reshape(5, 2))
-    levels = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
-    network = networks.recogniser
-    features = network.body(network.input_layer(levels / 127.5 - 1))  # RGB in [-1, 1]
-    embedding = torch.nn.functional.normalize(network.output_layer(features))[0]
-    quality = steadiness(network.output_layer, features, passes) if passes else math.nan
-    left, top, right, bottom = row[:4].tolist()
-    return Face((left, top, right, bottom), float(row[4]), embedding.numpy(), quality)
 
 
 def steadiness(head: Any, features: Any, passes: int) -> float:

@@ -94,10 +94,18 @@ def p_above(values: np.ndarray, limit: float = 0.0) -> float:
     is as likely as what was seen; p is the share of flips with as large a mean. It is exact up to
     13 values. Source: Fisher 1935, The Design of Experiments, section 21.
     """
+    return _sign_flip(np.asarray(values, dtype=np.float64) - limit, "greater")
+
+
+def p_differs(values: np.ndarray) -> float:
+    """Two-sided p of "the mean is not 0"; see `p_above`."""
+    return _sign_flip(np.asarray(values, dtype=np.float64), "two-sided")
+
+
+def _sign_flip(values: np.ndarray, alternative: str) -> float:
     from scipy.stats import permutation_test
 
-    defined = np.asarray(values, dtype=np.float64) - limit
-    defined = defined[~np.isnan(defined)]
+    defined = values[~np.isnan(values)]
     if defined.size < 2:
         return math.nan
     found = permutation_test(
@@ -106,15 +114,10 @@ def p_above(values: np.ndarray, limit: float = 0.0) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=FLIPS,
-        alternative="greater",
+        alternative=alternative,
         rng=SEED,
     )
     return float(found.pvalue)
-
-
-def p_differs(values: np.ndarray) -> float:
-    """Two-sided p of "the mean is not 0"; see `p_above`."""
-    return both_sides(p_above(values), p_above(-np.asarray(values)))
 
 
 def both_sides(p: float, p_of_the_other: float) -> float:
