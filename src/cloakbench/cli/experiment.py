@@ -106,9 +106,11 @@ def claims(
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import print_verdicts, verdicts_so_far
 
-    ours = sorted(map(str, Path("config").glob("claims*.yaml")))
+    ours = [["config.yaml", str(each)] for each in sorted(Path("config").glob("claims*.yaml"))]
+    if not config and not ours:
+        raise CloakBenchError("there is no config/claims*.yaml here. Name the YAML files to read.")
     found = []
-    for sources in [config] if config else [["config.yaml", each] for each in ours]:
+    for sources in [config] if config else ours:
         experiment = Experiment.read(sources)
         if experiment.claims is None:
             raise CloakBenchError("config: names no file of `claims`. See config/README.md.")
