@@ -10,7 +10,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup slurm demo behaviour ablation protections purifications purified-clean benchmark test lint format lock clean
+.PHONY: help setup slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -33,7 +33,7 @@ slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
 
-behaviour ablation protections purifications purified-clean: setup ## run config/<name>.yaml; refresh docs/<name>
+behaviour ablation protections purifications purified-clean claims: setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp results/tables/$@/*.md results/report/$@/scores.svg docs/$@/

@@ -55,6 +55,32 @@ def test_the_grid_is_every_combination_identity_by_identity(config):
     assert {cell.trainer for cell in cells} == {"dreambooth", "cdl"}
 
 
+def test_ims_is_refused_with_dlib_before_the_run(config):
+    with pytest.raises(CloakBenchError, match=r"'ims' is for face backends .* Choose relative_ims"):
+        Experiment.parse(config | {"faces": "dlib", "metrics": ["ims"]})
+
+
+def test_default_prompts_of_purifiers_follow_the_class_noun(config):
+    own = {"name": "own", "method": "latent_diffpure", "prompt": "a person's house"}
+    config |= {"purifications": ["latent_diffpure", own, ["jpeg", "superres"], "codesr", "jpeg"]}
+    experiment = Experiment.parse(config | {"preset": None, "prompts": {"class_noun": "painting"}})
+
+    made = {label: json.dumps(p.spec()) for label, p in experiment.purifiers.items()}
+    assert "a photo of a painting, clear" in made["latent_diffpure"]
+    assert "a person's house" in made["own"]
+    assert all("A photo of a painting" in made[label] for label in ("jpeg+superres", "codesr"))
+    assert Experiment.parse(config).purifiers["jpeg"] == experiment.purifiers["jpeg"]
+
+
+def test_the_floor_has_one_cell_per_person(config):
+    experiment = Experiment.parse(config | {"trainers": ["none", "dreambooth"]})
+
+    floor = [cell for cell in experiment.cells() if cell.trainer == "none"]
+    assert [cell.identity for cell in floor] == ["anna", "bert"]
+    assert len(experiment.cells()) == 2 * 2 * 1 + 2
+    assert experiment.controls.floor == ("none",)
+
+
 def test_identities_can_be_chosen_and_a_wrong_one_is_found_before_the_run(config):
     assert {c.identity for c in Experiment.parse(config | {"identities": ["bert"]}).cells()} == {
         "bert"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import Face, FaceBackend, backends, cosine, largest
+from cloakbench.faces.facexlib import steadiness
 from cloakbench.files.images import photo_files, read_photo
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -161,6 +162,27 @@ def facexlib_spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]
         "detector": str(RETINAFACE),
         "recogniser": str(path),
     }
+
+
+def test_ser_fiq_falls_with_what_dropout_hides() -> None:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    features = torch.randn(1, 8, 7, 7)
+
+    def head(p: float) -> nn.Sequential:
+        layers = (nn.BatchNorm2d(8), nn.Dropout(p), nn.Flatten(), nn.Linear(392, 16))
+        return nn.Sequential(*layers, nn.BatchNorm1d(16)).eval().requires_grad_(False)
+
+    torch.manual_seed(1)
+    little = head(0.1)
+    much = head(0.6)
+    much.load_state_dict(little.state_dict())
+
+    assert steadiness(little, features, 50) == steadiness(little, features, 50)
+    assert 0 < steadiness(much, features, 50) < steadiness(little, features, 50) < 1
+    assert steadiness(head(0.0), features, 50) == pytest.approx(1, abs=1e-3)
 
 
 @needs_photos

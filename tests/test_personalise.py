@@ -21,7 +21,7 @@ from cloakbench.models.loading import load_model
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tuning import FineTuner, Prior
-from cloakbench.personalise import Trainer, trainers
+from cloakbench.personalise import FineTuning, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.registry import modules_of
 from cloakbench.running import jobs
@@ -31,13 +31,13 @@ from cloakbench.stages.generate import generate
 from cloakbench.stages.personalise import personalise
 from cloakbench.stages.sample import sample
 
-ALL = trainers.names()
+ALL = [trainer.name for trainer in trainers if issubclass(trainer, FineTuning)]
 FULL = ["dreambooth", "cdl"]
 SAMPLING = Sampling(images=1, steps=2, sampler="ddim", guidance=2.0)
 State = dict[str, torch.Tensor]
 
 
-def build(name: str, **settings: Any) -> Trainer:
+def build(name: str, **settings: Any) -> FineTuning:
     """A fast learner, so that two steps leave a trace."""
     return trainers.build(tiny_spec(trainers, name, **{"learning_rate": 1e-2, **settings}))
 
@@ -360,6 +360,20 @@ def test_sampling_at_once_makes_the_images_of_the_saved_weights(
 
     assert images(tmp_path / "at_once") == images(tmp_path / "later")
     assert "photo/000.png" in images(tmp_path / "later")
+
+
+def test_the_floor_is_the_base_model_whatever_the_photos(tiny_model, folders, tmp_path):
+    prompts = Prompts().sample_prompts
+    run = Run(tmp_path / "base", "anna")
+    sample(SAMPLING, model=tiny_model, prompts=prompts, weights=None, run=run)
+
+    stage(tiny_model, folders, tmp_path / "at_once", {"method": "none"}, None, None, SAMPLING)
+    stage(tiny_model, folders, tmp_path / "weights", {"method": "none"}, None)
+    run = Run(tmp_path / "later", "anna")
+    kept = tmp_path / "weights"
+    sample(SAMPLING, model=tiny_model, prompts=prompts, weights=kept, run=run)
+
+    assert images(tmp_path / "base") == images(tmp_path / "at_once") == images(tmp_path / "later")
 
 
 def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(

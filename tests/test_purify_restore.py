@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_photos
+from conftest import Killed, MortalJob, smooth_photos
 from scipy.optimize import minimize
 from test_faces import PHOTOS, RETINAFACE, needs_photos, needs_weights
 from tiny import make_tiny_restorer
 from torch import Tensor
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.images import Photos, load_photos, resized
+from cloakbench.files.images import Photos, load_photos, resized, save_photos
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.weights import find_weights
 from cloakbench.models.restorer import Restorer, load_restorer, save_restorer
+from cloakbench.models.spec import ModelSpec
 from cloakbench.purify import purifiers
 from cloakbench.purify.align import FACE_SIDE, LANDMARKS, inverse, on_faces, similarity, warped
 from cloakbench.purify.base import build_purifier
 from cloakbench.purify.tvm import divergence, gradient, minimise
 from cloakbench.running.jobs import Job
+from cloakbench.running.run import Run
+from cloakbench.stages.purify import purify as purify_folder
 
 
 def purify(pixels: Tensor, method: str, seed: int = 0, **settings: Any) -> Tensor:
@@ -387,14 +391,25 @@ def test_codeformers_file_runs_with_its_fidelity_on_the_faces_only(codeformer, f
     assert torch.equal(low[..., :12, :], photos[..., :12, :])
 
 
-def test_a_photo_without_a_face_stays_and_the_log_says_so(codeformer, finder, caplog):
+def test_photos_without_a_face_stay_and_the_manifest_says_how_many(
+    codeformer, finder, tmp_path, monkeypatch
+):
+    photos = smooth_photos(3, 8, 64)
+    (tmp_path / "photos").mkdir()
+    save_photos(photos, tmp_path / "photos")
     finder([])
-    photos = smooth_photos(1, 8, 64).pixels
-    with caplog.at_level(logging.WARNING):
-        purified = purify(photos, "codeformer", weights=str(codeformer))
+    chain = [{"method": "codeformer", "weights": str(codeformer)}, "none"]
+    monkeypatch.setattr("cloakbench.running.run.Job", partial(MortalJob, lives=2))
+    options = {"model": ModelSpec(path="unused", resolution=64), "photos": tmp_path / "photos"}
+    run = Run(tmp_path / "out", "anna", scratch=tmp_path / "scratch")
+    with pytest.raises(Killed):
+        purify_folder(chain, **options, run=run)
+    monkeypatch.setattr("cloakbench.running.run.Job", Job)
+    purify_folder(chain, **options, run=run)
 
-    assert torch.equal(purified, photos)
-    assert "no face in photo number 1; it stays as it is" in caplog.text
+    assert torch.equal(load_photos(tmp_path / "out").pixels, photos.pixels)
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert manifest["notes"] == {"photos_without_a_face": 3}, "those before the kill, too"
 
 
 def test_missing_or_foreign_weights_are_one_line_before_any_work(

@@ -82,7 +82,7 @@ def test_the_page_holds_every_picture_it_promises(page: str) -> None:
 
 
 def test_the_page_shows_scores_with_intervals_and_prompts_as_text(page: str) -> None:
-    assert "0.255 <small>[0.205, 0.305]</small>" in page
+    assert "0.255 <small>(0.305, 0.205)</small>" in page
     assert "<svg" in page
     assert "perturbation × 10" in page
 

@@ -51,7 +51,7 @@ from cloakbench.score.references import (
 from cloakbench.score.samples import score_samples
 
 CELL = Cell("mini", "synthetic", "anna", "aspl", "none", "dreambooth")
-FACE_METRICS = ["fdfr", "ism", "relative_ism", "identified", "identified_detected"]
+FACE_METRICS = ["relative_ims", "fdfr", "ism", "relative_ism", "identified", "identified_detected"]
 BLACK = (0, 0, 0)
 
 
@@ -99,7 +99,7 @@ def references_of(backend: FaceBackend, **embeddings: list[float]) -> References
             name: IdentityReference(embedding=tuple(vector), photos=1, faces=1)
             for name, vector in embeddings.items()
         },
-        calibration=Calibration(same=0.9, other=0.1),
+        calibration=Calibration(same=0.9, other=0.1, accept=0.7),
     )
 
 
@@ -131,6 +131,16 @@ def test_a_missing_face_is_not_identified_but_leaves_the_rate_of_the_detected(
     assert table["identified_detected"].mean() == 0.5
 
 
+def test_a_missing_face_is_a_stranger_to_relative_ims(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0), (30, 40, 0), BLACK)
+
+    table = scores(tmp_path, Colours(), ["relative_ims", "relative_ism"])
+
+    seen = [(1.0 - 0.1) / 0.8, (0.6 - 0.1) / 0.8]
+    assert table["relative_ims"].tolist() == pytest.approx([*seen, 0.0])
+    assert table["relative_ism"].mean() == pytest.approx(sum(seen) / 2)
+
+
 def test_without_any_face_ism_is_nan_and_fdfr_one(tmp_path: Path) -> None:
     paint(tmp_path / "photo", BLACK, BLACK)
 
@@ -139,6 +149,37 @@ def test_without_any_face_ism_is_nan_and_fdfr_one(tmp_path: Path) -> None:
     assert table["fdfr"].mean() == 1
     assert math.isnan(table["ism"].mean())
     assert table["identified"].mean() == 0
+
+
+def test_ser_fiq_wants_a_backend_that_measures_quality(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", BLACK, (200, 0, 0))
+
+    with pytest.raises(CloakBenchError, match="facexlib with dropout_passes: 100"):
+        scores(tmp_path, Colours(), ["ser_fiq"])
+
+
+def test_clip_tells_how_near_images_are_to_prompts_and_originals(tiny_weights: Path) -> None:
+    rng = np.random.default_rng(0)
+    image, other = (
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)) for _ in range(2)
+    )
+    clip = load_clip("tiny_clip")
+    texts = [f"a photo of {word}" for word in ("a person", "noise", "a wall")]
+    near = (clip.embed_images([image, other]) @ clip.embed_texts(texts).T)[0].tolist()
+
+    def score(name: str, sample: Sample, **settings: object) -> float:
+        spec = {"method": name, "clip": "tiny_clip", **settings}
+        return metrics.build(spec).score(sample, NO_REFERENCES, "")
+
+    cosine_of_photos = float(torch.prod(clip.embed_images([image, other]), dim=0).sum())
+    assert score("clip_prompt", Sample(image, None), prompt=texts[1]) == pytest.approx(near[1])
+    photo = Sample(image, None, original=other)
+    assert score("clip_original", photo) == pytest.approx(cosine_of_photos, abs=1e-6)
+    shares = [
+        score("concept", Sample(image, None), prompts=[text, *(t for t in texts if t != text)])
+        for text in texts
+    ]
+    assert shares == [float(value == max(near)) for value in near]
 
 
 def test_the_largest_face_is_scored_and_all_are_counted(tmp_path: Path) -> None:
@@ -200,6 +241,17 @@ def test_references_of_other_settings_are_refused(tmp_path: Path) -> None:
         score_samples(tmp_path, references, Colours(), build_metrics(["ism"]), CELL)
 
 
+def test_pictures_without_faces_are_scored_without_references(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0))
+    args = tmp_path, NO_REFERENCES, Broken()
+
+    [row] = score_samples(*args, build_metrics(["brisque"]), CELL).to_dict("records")
+
+    assert row["image"] == "00"
+    with pytest.raises(CloakBenchError, match=r"'ism' compares faces .* with --references"):
+        score_samples(*args, build_metrics(["brisque", "ism"]), CELL)
+
+
 def test_an_identity_without_a_reference_is_named(tmp_path: Path) -> None:
     references = references_of(Colours(), anne=[1, 0, 0])
 
@@ -208,7 +260,7 @@ def test_an_identity_without_a_reference_is_named(tmp_path: Path) -> None:
 
 
 def test_calibration_maps_other_people_to_zero_and_the_same_person_to_one() -> None:
-    calibration = Calibration(same=0.8, other=0.3)
+    calibration = Calibration(same=0.8, other=0.3, accept=0.5)
 
     assert calibration.relative(0.3) == 0
     assert calibration.relative(0.8) == pytest.approx(1)
@@ -234,6 +286,31 @@ def test_references_are_plain_means_and_the_calibration_is_over_identities(tmp_p
     assert made.calibration is not None
     assert made.calibration.same == pytest.approx((0.6 + 1.0) / 2)
     assert made.calibration.other == pytest.approx((0.8 + 0.0) / 2)
+    assert made.calibration.accept == pytest.approx(0.8), "the largest of four cosines"
+
+
+def test_identification_does_not_change_with_how_many_people_there_are(tmp_path: Path) -> None:
+    """A bystander who is nearer than the person does not matter, a stranger's usual cosine does."""
+    paint(tmp_path / "photo", (200, 0, 0), (30, 30, 0), (0, 200, 0))
+    [few, many] = (
+        references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0], **more)
+        for more in ({}, {"cleo": [1, 1, 0.1]})
+    )
+
+    for references in (few, many):
+        chosen = build_metrics(["identified"])
+        table = score_samples(tmp_path, references, Colours(), chosen, CELL)
+        assert table["identified"].tolist() == [1, 1, 0]
+
+
+def test_ims_is_refused_where_strangers_are_alike(tmp_path: Path) -> None:
+    paint(tmp_path / "photo", (200, 0, 0))
+    references = references_of(Colours(), anna=[1, 0, 0]).model_copy(
+        update={"calibration": Calibration(same=0.98, other=0.91, accept=0.95)}
+    )
+
+    with pytest.raises(CloakBenchError, match=r"'ims' .*; with 'colours' they have 0\.91"):
+        score_samples(tmp_path, references, Colours(), build_metrics(["ims"]), CELL)
 
 
 def test_photos_without_a_face_are_named_as_their_owner_knows_them(
@@ -295,7 +372,7 @@ def test_a_single_identity_has_no_relative_scores(
 
     assert "one identity" in caplog.text
     assert table["ism"].tolist() == [pytest.approx(1)]
-    assert table[["relative_ism", "identified"]].isna().all(axis=None)
+    assert table[["relative_ims", "relative_ism", "identified"]].isna().all(axis=None)
 
 
 def test_a_backend_that_cannot_tell_people_apart_gives_no_scale(
@@ -319,7 +396,7 @@ def test_a_damaged_references_file_is_named(tmp_path: Path) -> None:
 def test_every_metric_declares_itself_and_keeps_its_bounds(name: str, tiny_weights: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     references = references_of(Colours(), anna=[1, 0, 0], bert=[0, 1, 0])
-    face = Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0]))
+    face = Face((0, 0, 1, 1), 1, np.array([3.0, 4.0, 0.0]), quality=0.5)
     sample = Sample(Image.fromarray(noise), face, original=Image.fromarray(noise // 2))
 
     metric = metrics.build(tiny_spec(metrics, name))

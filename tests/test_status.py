@@ -115,6 +115,13 @@ def test_class_images_are_no_stage_where_nothing_needs_them(config):
     assert "class_images" not in all_tasks(Experiment.parse(needless))
 
 
+def test_references_are_no_stage_where_no_metric_needs_them(config):
+    tasks = all_tasks(Experiment.parse(config | {"metrics": ["brisque"], "identities": ["anna"]}))
+
+    assert "references" not in tasks
+    assert [task.cell.identity for task in tasks["data"]] == ["anna"], "nobody else is read"
+
+
 @pytest.mark.parametrize(
     ("kept", "stage", "done"),
     [

@@ -50,6 +50,18 @@ def test_another_protection_runs_only_its_own_cells(workflow):
     }
 
 
+def test_the_floor_is_sampled_once_per_person(workflow):
+    planned = workflow.planned(trainers=["dreambooth", "cdl", "none"])
+
+    assert (planned["personalise"], planned["sample"], planned["score"]) == (1, 1, 1)
+
+
+def test_pictures_without_faces_need_no_references(workflow):
+    planned = workflow.planned(metrics=["brisque", "clip_prompt"])
+
+    assert planned == {"score": 4, "distances": 2, "tables": 1, "report": 1}
+
+
 def test_another_setting_of_a_protection_runs_only_its_own_cells(workflow):
     planned = workflow.planned(protections=["clean", {"method": "noise", "budget": "5/255"}])
 

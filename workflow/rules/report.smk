@@ -7,10 +7,16 @@ def scores(wildcards):
     return files + again(manifest(TABLES), EXPECTED.has_tables())
 
 
+VERDICTS = [
+    TABLES / f"verdicts.{kind}" for kind in ("csv", "md", "tex") if CONFIG.claims
+]
+
+
 rule tables:
     input:
         scores,
     output:
+        VERDICTS,
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
         TABLES / "summary.tex",

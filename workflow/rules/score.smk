@@ -12,6 +12,12 @@ def data_of_all(wildcards):
     return [path for _, path in everyone.values()]
 
 
+def references_option(wildcards):
+    """Where the references are, if a metric compares with them."""
+    made = inputs(task_of("score", wildcards), EXPERIMENT).get("references")
+    return [f"--references={made[1]}"] if made else []
+
+
 rule references:
     input:
         sources("references"),
@@ -69,12 +75,12 @@ rule score:
     threads: 1
     params:
         samples=place("score", "samples"),
-        references=place("score", "references"),
+        references=references_option,
         photos=place("score", "photos"),
         faces=literal(FACES_JSON),
         metrics=literal(*metric_options(METRICS)),
     shell:
-        "cloakbench score {params.samples:q} --references {params.references:q} "
+        "cloakbench score {params.samples:q} {params.references:q} "
         "--photos {params.photos:q} --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
         "--output {output:q} 2> {log:q}"

@@ -72,9 +72,9 @@ def tables(config: ConfigArgument) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
-    95 % bootstrap intervals over identities), contrasts (differences to the controls: clean,
-    noise, none, DreamBooth), distances and photos (what methods do to the photos); and
-    provenance: versions, settings, weights, machines, time and memory.
+    95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
+    DreamBooth, with p), distances and photos (what methods do to the photos), verdicts where the
+    config names claims; and provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
@@ -92,6 +92,42 @@ def tables(config: ConfigArgument) -> None:
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
     print_summary(experiment.name, made.summary)
+
+
+def claims(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(help="As of `check`; by default every config/claims*.yaml on config.yaml."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say which claims hold, are contradicted or are undecided, by the scores that there are.
+
+    Claims are in the file that a config's key `claims` names, written before the run. Nothing is
+    run: `snakemake --configfile config/claims.yaml` does that.
+
+    Example: cloakbench claims config.yaml config/claims.yaml
+    """
+    from cloakbench.errors import CloakBenchError
+    from cloakbench.experiment.expected import Expected
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.tables import print_verdicts, verdicts_so_far
+
+    ours = [["config.yaml", str(each)] for each in sorted(Path("config").glob("claims*.yaml"))]
+    if not config and not ours:
+        raise CloakBenchError("there is no config/claims*.yaml here. Name the YAML files to read.")
+    found = []
+    for sources in [config] if config else ours:
+        experiment = Experiment.read(sources)
+        if experiment.claims is None:
+            raise CloakBenchError("config: names no file of `claims`. See config/README.md.")
+        Expected(experiment).check("score", "distances")
+        made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout)
+        found += json.loads(made.to_json(orient="records"))
+        if not as_json:
+            print_verdicts(experiment.name, made)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def picture(
@@ -153,5 +189,9 @@ def _tables(experiment: Experiment) -> Tables:
     from cloakbench.tables import make_tables
 
     return make_tables(
-        experiment.cells(), experiment.layout, experiment.controls, experiment.budgets
+        experiment.cells(),
+        experiment.layout,
+        experiment.controls,
+        experiment.budgets,
+        experiment.claims,
     )

@@ -40,6 +40,7 @@ _PANELS = {
         experiment.check,
         experiment.status,
         experiment.tables,
+        experiment.claims,
         experiment.report,
         experiment.picture,
         manifest.manifest,

@@ -15,6 +15,9 @@ Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Reference = Annotated[
+    Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
+]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
 
@@ -52,9 +55,9 @@ def references(
 
 def score(
     generated: Annotated[Path, typer.Argument(help="Samples: one folder per prompt.")],
-    reference: Annotated[Path, typer.Option("--references", help="File of the references.")],
     output: Output,
     identity: Label,
+    reference: Reference = None,
     faces: Faces = "dlib",
     metric: Annotated[
         list[str] | None,
@@ -81,7 +84,7 @@ def score(
     from cloakbench.files.text import write_scores
     from cloakbench.running.record import Record
     from cloakbench.score.base import build_metrics
-    from cloakbench.score.references import References
+    from cloakbench.score.references import NO_REFERENCES, References
     from cloakbench.score.samples import facts, score_samples
 
     check_file(output, generated, reference, photos)
@@ -90,7 +93,7 @@ def score(
     metrics = build_metrics([parse_spec(text) for text in metric or []])
     given = {"samples": generated, "references": reference, "photos": photos}
     record = Record.of(facts(backend, metrics), {"labels": label(cell)}, given)
-    read = References.read(reference)
+    read = References.read(reference) if reference else NO_REFERENCES
     table = score_samples(generated, read, backend, metrics, cell, photos)
     write_scores(table, output, record.manifest())
 

@@ -62,6 +62,9 @@ class Config(Settings):
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are generated")
     faces: Entry = Field("dlib", description="face backend of the identity metrics")
     metrics: list[Entry] = Field(list(DEFAULT), description="metrics", min_length=1)
+    claims: UserPath | None = Field(
+        None, description="a file of claims that the experiment decides, written before it runs"
+    )
     keep_weights: bool = Field(
         False, description="keep personalised weights, and sample in another job"
     )

@@ -96,7 +96,11 @@ class Expected:
         """What the experiment's tables should be made of."""
         experiment, tasks = self.experiment, all_tasks(self.experiment)
         keys = [self.record(task).key for stage in ("score", "distances") for task in tasks[stage]]
-        settings = {"controls": experiment.controls._asdict(), "budgets": experiment.budgets}
+        settings = {
+            "controls": experiment.controls._asdict(),
+            "budgets": experiment.budgets,
+            "claims": experiment.claims and experiment.claims.model_dump(mode="json"),
+        }
         facts = Facts.of("tables", "cloakbench.tables", settings, *experiment.metrics)
         provenance = code_digest("cloakbench.experiment.provenance")
         return Record(facts, {"experiment": experiment.name, "of": provenance, "cells": keys})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
+from cloakbench.experiment.claims import Ledger, Measured
 from cloakbench.experiment.config import Config, Entry, check_label, load, read
 from cloakbench.experiment.data import check_distinct
 from cloakbench.faces import backends
@@ -22,7 +23,7 @@ from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.running.run import DIGESTS
-from cloakbench.score.base import build_metrics, metrics
+from cloakbench.score.base import build_metrics, check_strangers, metrics, photo_metrics
 
 M = TypeVar("M", bound=Method)
 
@@ -39,26 +40,32 @@ class Experiment:
     protections, purifiers, trainers: by label, in the config's order.
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
+    claims: what the experiment decides; None where it names no file of them.
     """
 
     def __init__(self, config: Config) -> None:
         """
         Raises:
             CloakBenchError: unknown method, setting or preset; a bad value; two entries of one
-                name; no metric of samples; a negative prompt that does nothing.
+                name; no metric of samples, or one that the face backend does not suit; a negative
+                prompt that does nothing.
         """
         self.config = config
         self.layout = Layout(config.results)
         self.digests = self.layout.scratch / DIGESTS
         _check_preset(config.preset)
         self.protections = self._build(protections, config.protections)
-        self.purifiers = self._build(purifiers, config.purifications)
+        built = self._build(purifiers, config.purifications)
+        noun = config.prompts.class_noun
+        self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
         self.trainers = self._build(trainers, config.trainers)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()
         self.metrics = build_metrics([metric.spec() for metric in named])
         if not any(metric.judges_samples for metric in self.metrics):
             raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
+        check_strangers(self.metrics, self.faces.strangers, self.faces.name)
+        self.claims = self._claims()
         for trainer in self.trainers.values():
             Samples(config.sampling, config.prompts.sample_prompts, **trainer.sampling())
 
@@ -98,10 +105,21 @@ class Experiment:
         return any("class_images" in method.uses for method in self.methods())
 
     @property
+    def uses_references(self) -> bool:
+        """Whether any metric compares faces with those of clean photos."""
+        return any(metric.needs_reference for metric in self.metrics)
+
+    @property
     def controls(self) -> Controls:
         """The methods that others are compared with."""
         stages = (self.protections, self.purifiers, self.trainers)
-        return Controls(*(tuple(k for k, m in stage.items() if m.is_control) for stage in stages))
+        known = (tuple(k for k, m in stage.items() if m.is_control) for stage in stages)
+        return Controls(*known)._replace(floor=self._floor)
+
+    @property
+    def _floor(self) -> tuple[str, ...]:
+        """Trainers that learn nothing."""
+        return tuple(label for label, trainer in self.trainers.items() if not trainer.learns)
 
     @property
     def budgets(self) -> dict[str, int]:
@@ -109,16 +127,40 @@ class Experiment:
         return {label: protection.budget for label, protection in self.protections.items()}
 
     def cells(self) -> list[Cell]:
-        """The grid, identity by identity.
+        """The grid, identity by identity; see `_combinations`.
 
         Raises:
             CloakBenchError: all identities are wanted, and the dataset's folder is missing.
         """
-        axes = (self.config.chosen_identities, self.protections, self.purifiers, self.trainers)
         return [
-            Cell(self.config.model, self.config.dataset, *combination)
-            for combination in itertools.product(*axes)
+            Cell(self.config.model, self.config.dataset, identity, *methods)
+            for identity in self.config.chosen_identities
+            for methods in self._combinations()
         ]
+
+    def _combinations(self) -> list[tuple[str, str, str]]:
+        """Protections, purifications and trainers. Trainers that learn nothing are there once: they
+        make the same samples whatever the photos.
+        """
+        photos = next(iter(self.protections)), next(iter(self.purifiers))
+        combinations = itertools.product(self.protections, self.purifiers, self.trainers)
+        return [each for each in combinations if each[2] not in self._floor or each[:2] == photos]
+
+    def _claims(self) -> Ledger | None:
+        if self.config.claims is None:
+            return None
+        ledger = Ledger.read(self.config.claims)
+        combinations = self._combinations()
+        samples = Measured(
+            ["/".join(each) for each in combinations],
+            [metric.name for metric in self.metrics if metric.judges_samples],
+        )
+        photos = Measured(
+            ["/".join(each[:2]) for each in combinations],
+            [metric.name for metric in photo_metrics(self.metrics)],
+        )
+        ledger.check(samples, photos, self.config.prompts.sample)
+        return ledger
 
     def originals(self) -> list[Path]:
         """Folders that are read and never written: the people's photos and the model."""

@@ -34,10 +34,12 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
         for stage in STAGES
         if stage != "sample" or experiment.config.keep_weights  # else `personalise` samples
         if stage != "class_images" or experiment.uses_class_images
+        if stage != "references" or experiment.uses_references
     }
-    everyone = experiment.config.dataset_spec.identities()  # the references are of all
-    first = tasks["data"][0].cell
-    tasks["data"] = [Task("data", replace(first, identity=identity)) for identity in everyone]
+    if experiment.uses_references:  # which are of all people
+        everyone = experiment.config.dataset_spec.identities()
+        first = tasks["data"][0].cell
+        tasks["data"] = [Task("data", replace(first, identity=identity)) for identity in everyone]
     return tasks
 
 
@@ -108,9 +110,10 @@ def inputs(task: Task, experiment: Experiment) -> dict[str, tuple[Task, Path]]:
             return {"weights": (of("personalise"), layout.personalised(cell))}
         case "score":
             sampled = of("sample" if experiment.config.keep_weights else "personalise")
-            references = (of("references"), layout.references(cell))
-            samples = (sampled, layout.generated(cell))
-            return {"samples": samples, "references": references, "photos": data["set_C"]}
+            samples = {"samples": (sampled, layout.generated(cell))}
+            references = {"references": (of("references"), layout.references(cell))}
+            of_faces = references if experiment.uses_references else {}
+            return {**samples, **of_faces, "photos": data["set_C"]}
     return {}
 
 

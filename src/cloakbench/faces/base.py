@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 from PIL import Image
@@ -20,11 +21,13 @@ class Face(NamedTuple):
     box: left, top, right, bottom in pixels of the image that was searched.
     confidence: the detector's own score; scales differ between backends.
     embedding: the recogniser's vector, shape (d,), as the network gives it (not normalised).
+    quality: how steady the embedding is under dropout, in [0, 1]; NaN where it was not asked for.
     """
 
     box: tuple[float, float, float, float]
     confidence: float
     embedding: np.ndarray
+    quality: float = math.nan
 
 
 def largest(faces: Sequence[Face]) -> Face | None:
@@ -47,7 +50,11 @@ class FaceBackend(Method):
 
     A subclass writes `detect`; this class enlarges small images, brings the boxes back to the
     image's own pixels and refuses embeddings that no comparison could use.
+
+    strangers: class variable, about the mean cosine of two people's embeddings.
     """
+
+    strangers: ClassVar[float] = 0.0
 
     smallest_side: int = Field(
         256,
@@ -82,7 +89,8 @@ class FaceBackend(Method):
                 "damaged; fetch them again."
             )
         left, top, right, bottom = (float(edge) / scale for edge in face.box)
-        return Face((left, top, right, bottom), float(face.confidence), face.embedding)
+        box = (left, top, right, bottom)
+        return face._replace(box=box, confidence=float(face.confidence))
 
 
 def _enlarge(image: Image.Image, smallest_side: int) -> tuple[Image.Image, float]:

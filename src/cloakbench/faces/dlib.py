@@ -22,6 +22,8 @@ class Dlib(FaceBackend):
         "King 2015, Max-Margin Object Detection, arXiv:1502.00046; dlib_face_recognition_resnet_v1"
     )
 
+    strangers: ClassVar[float] = 0.8
+
     def detect(self, pixels: np.ndarray) -> list[Face]:
         networks = _networks()
         return [_face(pixels, found, networks) for found in networks.detector(pixels)]

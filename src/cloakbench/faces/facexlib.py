@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ CROP = 112  # px, the side of an aligned face
 
 @backends.register("facexlib")
 class FaceXLib(FaceBackend):
-    """RetinaFace detector and ArcFace IR-SE50 embeddings (512-d), the pair of CodeFormer's tools.
+    """RetinaFace detector and ArcFace IR-SE50 embeddings (512-d).
 
     The embeddings of this network are normalised, so a reference mean weighs its photos alike.
     """
@@ -44,6 +45,18 @@ class FaceXLib(FaceBackend):
     threshold: float = Field(
         0.9, ge=0, le=1, description="least confidence of a face (Anti-DreamBooth's RetinaFace)"
     )
+    channels: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        description="order in which the recogniser reads colours, which its file does not say; "
+        "`cloakbench faces` tells the two apart: the right one has the higher accuracy",
+    )
+    dropout_passes: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="embeddings per face, under dropout, that its quality is read from; 0: none "
+        "(SER-FIQ takes 100)",
+    )
 
     def files(self) -> Iterable[WeightFile]:
         paths = (check_weights(path, TORCH, WEIGHTS) for path in (self.detector, self.recogniser))
@@ -56,7 +69,22 @@ class FaceXLib(FaceBackend):
         image = Image.fromarray(pixels)
         with torch.inference_mode():
             found = networks.detector.detect_faces(image, conf_threshold=self.threshold)
-            return [_face(pixels, row, networks) for row in found]
+            return [self._face(pixels, row, networks) for row in found]
+
+    def _face(self, pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
+        """row: box (4), confidence, landmarks (5 x 2)."""
+        import torch
+
+        crop = _align(pixels, row[5:15].reshape(5, 2))
+        ordered = np.ascontiguousarray(crop[..., ::-1] if self.channels == "bgr" else crop)
+        levels = torch.from_numpy(ordered).permute(2, 0, 1)[None].float()
+        network = networks.recogniser
+        features = network.body(network.input_layer(levels / 127.5 - 1))  # in [-1, 1]
+        embedding = torch.nn.functional.normalize(network.output_layer(features))[0]
+        passes = self.dropout_passes
+        quality = steadiness(network.output_layer, features, passes) if passes else math.nan
+        left, top, right, bottom = row[:4].tolist()
+        return Face((left, top, right, bottom), float(row[4]), embedding.numpy(), quality)
 
 
 class _Networks(NamedTuple):
@@ -109,15 +137,24 @@ def _load(network: Any, path: Path) -> Any:
     return network.eval()
 
 
-def _face(pixels: np.ndarray, row: np.ndarray, networks: _Networks) -> Face:
-    """row: box (4), confidence, landmarks (5 x 2)."""
+def steadiness(head: Any, features: Any, passes: int) -> float:
+    """SER-FIQ: how little a face's embedding moves when dropout hides parts of its features.
+
+    head: batch norm, dropout, flattening, linear layer, batch norm, in evaluation mode.
+    features: shape (1, channels, h, w). Equal faces have equal values: the masks are always the
+    same. In [0, 1], 1 for an embedding that does not move; the raw score of Terhorst et al. 2020,
+    arXiv 2003.09373, eq. 2, without the scale that its code fits to another network.
+    """
     import torch
 
-    crop = _align(pixels, row[5:15].reshape(5, 2))
-    levels = torch.from_numpy(crop).permute(2, 0, 1)[None].float()
-    embedding = networks.recogniser(levels / 127.5 - 1)[0]  # RGB in [-1, 1]
-    left, top, right, bottom = row[:4].tolist()
-    return Face((left, top, right, bottom), float(row[4]), embedding.numpy())
+    normalise, dropout, flatten, *layers = head
+    flat = flatten(normalise(features))
+    kept = torch.rand(passes, flat.shape[1], generator=torch.Generator().manual_seed(0)) > dropout.p
+    embeddings = flat * kept / (1 - dropout.p)
+    for layer in layers:
+        embeddings = layer(embeddings)
+    distances = torch.pdist(torch.nn.functional.normalize(embeddings))
+    return float(2 * torch.sigmoid(-2 / passes**2 * distances.sum()))
 
 
 def _align(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -31,12 +31,11 @@ class InsightFace(FaceBackend):
         description="folder with the .onnx files, of any name, of a detector and a recogniser "
         "(buffalo_l and antelopev2 are such packs)"
     )
-    detection_size: int = Field(
-        640,
-        ge=32,
-        multiple_of=32,
-        description="[px] side of the square that an image is fitted into for detection "
-        "(insightface's default)",
+    detection_sizes: tuple[Annotated[int, Field(ge=32, multiple_of=32)], ...] = Field(
+        (128, 640),
+        min_length=1,
+        description="[px] sides of the squares that an image is fitted into for detection; what is "
+        "found in them is merged (insightface's default: large faces are missed at 640 px)",
     )
     threshold: float = Field(
         0.5, ge=0, le=1, description="least confidence of a face (insightface's default)"
@@ -86,8 +85,8 @@ def _analysis(backend: InsightFace) -> Any:
     for task in TASKS:
         if task not in analysis.models:
             raise _lacks(backend.weights, task)
-    side = backend.detection_size
-    analysis.prepare(ctx_id=0, det_thresh=backend.threshold, det_size=(side, side))
+    squares = [(side, side) for side in backend.detection_sizes]
+    analysis.prepare(ctx_id=0, det_thresh=backend.threshold, det_size=squares)
     return analysis
 
 

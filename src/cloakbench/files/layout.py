@@ -45,11 +45,15 @@ class Cell:
 
 
 class Controls(NamedTuple):
-    """Labels of the methods that others are compared with; earlier ones are compared with first."""
+    """Labels of the methods that others are compared with; earlier ones are compared with first.
+
+    floor: trainers that learn nothing of the photos.
+    """
 
     protection: tuple[str, ...] = ()
     purification: tuple[str, ...] = ()
     trainer: tuple[str, ...] = ()
+    floor: tuple[str, ...] = ()
 
 
 WILDCARDS = Cell(*(f"{{{name}}}" for name in Cell.__dataclass_fields__))

@@ -115,6 +115,14 @@ def concept(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], list[f
     return probabilities
 
 
+@cache
+def prompt_cosine(name: str, prompt: str) -> Callable[[Image.Image], float]:
+    """The cosine of an image to a prompt, which is embedded once."""
+    clip = load_clip(name)
+    [text] = clip.embed_texts([prompt])
+    return lambda image: float(clip.embed_images([image])[0] @ text)
+
+
 def from_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of OpenAI's CLIP modules by the names, and in the shapes, of transformers'."""
     renamed: dict[str, Tensor] = {}

@@ -1,5 +1,5 @@
 """Trainers: methods that teach a diffusion model an identity from instance images."""
 
-from cloakbench.personalise.base import Trainer, trainers
+from cloakbench.personalise.base import FineTuning, Trainer, trainers
 
-__all__ = ["Trainer", "trainers"]
+__all__ = ["FineTuning", "Trainer", "trainers"]

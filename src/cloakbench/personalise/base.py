@@ -1,4 +1,4 @@
-"""What every trainer shares: DreamBooth's loop and CDL's three switches."""
+"""What trainers share: how their model is sampled, DreamBooth's loop, CDL's three switches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from cloakbench.prior import PriorPreservation
-from cloakbench.registry import Registry, Spec
+from cloakbench.registry import Method, Registry, Spec
 
 if TYPE_CHECKING:
     from cloakbench.identity import Identity
@@ -20,11 +20,52 @@ SAMPLING_SETTINGS = frozenset({"suffix_in_sampling", "negative_in_sampling", "ne
 """Settings of a trainer that only the `sample` stage reads: changing them retrains nothing."""
 
 
-class Trainer(PriorPreservation):
+class Trainer(Method):
+    """Teaches a diffusion model a person, and says how the model is sampled then.
+
+    Sampling has two of the three switches of contrastive decoupling learning (CDL): the suffix that
+    denies the noise phrase, and a negative prompt. Source: see `FineTuning`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    learns: ClassVar[bool] = True
+
+    noise_phrase: str = Field("bhj noisy pattern", description="what names the noise in prompts")
+    suffix_in_sampling: bool = Field(
+        False, description="CDL: ', without <phrase>' after every sampling prompt"
+    )
+    negative_in_sampling: bool = Field(
+        False, description="CDL: guide sampling away from the negative prompt"
+    )
+    negative_prompt: str = Field(
+        "noisy, lowres, artifact, pattern", description="the negative prompt, where it is on"
+    )
+
+    def sampling(self) -> dict[str, str]:
+        """What `sample` adds to each prompt (`suffix`) and guides away from (`negative_prompt`)."""
+        return {
+            "suffix": f", without {self.noise_phrase}" if self.suffix_in_sampling else "",
+            "negative_prompt": self.negative_prompt if self.negative_in_sampling else "",
+        }
+
+    def training_spec(self) -> Spec:
+        """The settings that training depends on."""
+        return {k: v for k, v in self.spec().items() if k not in SAMPLING_SETTINGS}
+
+    def training_prompts(self, prompts: Prompts) -> dict[str, str]:
+        """The prompts that it trains on, by the images that they go with."""
+        return {}
+
+    @abstractmethod
+    def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
+        """Train `model` in place on the identity's instance (and class) images."""
+
+
+class FineTuning(PriorPreservation, Trainer):
     """DreamBooth with prior preservation; a child says which weights are trained.
 
-    Contrastive decoupling learning (CDL) is three independent switches: the noise phrase in the
-    training prompts, its suffix at sampling, and a negative prompt at sampling.
+    CDL is three independent switches: the noise phrase in the training prompts, its suffix at
+    sampling, and a negative prompt at sampling.
     Sources: Ruiz et al. 2023 (arXiv 2208.12242); Liu et al. 2024 (arXiv 2406.18944), section 5.2,
     with the strings of its published code (recipes 3.2).
     """
@@ -37,20 +78,10 @@ class Trainer(PriorPreservation):
     batch_size: int = Field(1, ge=1, description="instance images per step, and class images")
     prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
-    noise_phrase: str = Field("bhj noisy pattern", description="what names the noise in prompts")
     phrase_in_training: bool = Field(
         False,
         description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
         "after the class prompt",
-    )
-    suffix_in_sampling: bool = Field(
-        False, description="CDL: ', without <phrase>' after every sampling prompt"
-    )
-    negative_in_sampling: bool = Field(
-        False, description="CDL: guide sampling away from the negative prompt"
-    )
-    negative_prompt: str = Field(
-        "noisy, lowres, artifact, pattern", description="the negative prompt, where it is on"
     )
 
     @property
@@ -69,22 +100,10 @@ class Trainer(PriorPreservation):
         return prompts.class_prompt + suffix
 
     def training_prompts(self, prompts: Prompts) -> dict[str, str]:
-        """The prompts that it trains on, by the images that they go with."""
         texts = {"instance": self.instance_prompt(prompts), "class": self.class_prompt(prompts)}
         return {
             kind: text for kind, text in texts.items() if kind == "instance" or self.prior_weight
         }
-
-    def sampling(self) -> dict[str, str]:
-        """What `sample` adds to each prompt (`suffix`) and guides away from (`negative_prompt`)."""
-        return {
-            "suffix": f", without {self.noise_phrase}" if self.suffix_in_sampling else "",
-            "negative_prompt": self.negative_prompt if self.negative_in_sampling else "",
-        }
-
-    def training_spec(self) -> Spec:
-        """The settings that training depends on."""
-        return {k: v for k, v in self.spec().items() if k not in SAMPLING_SETTINGS}
 
     def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
         """Train `model` in place on the identity's instance (and class) images.

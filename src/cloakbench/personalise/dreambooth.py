@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloakbench.personalise.base import Trainer, trainers
+from cloakbench.personalise.base import FineTuning, trainers
 
 if TYPE_CHECKING:
     from cloakbench.models.base import DiffusionModel
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @trainers.register("dreambooth")
-class DreamBooth(Trainer):
+class DreamBooth(FineTuning):
     """Full fine-tuning with prior preservation."""
 
     source = "Ruiz et al. 2023, arXiv 2208.12242; settings of DiffShortcut (recipes 3.1)"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.personalise.base import Trainer, trainers
+from cloakbench.personalise.base import FineTuning, trainers
 
 if TYPE_CHECKING:
     from cloakbench.models.base import DiffusionModel
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @trainers.register("lora")
-class LoRA(Trainer):
+class LoRA(FineTuning):
     """Trains low-rank factors on the attention blocks; saves them in diffusers' LoRA format."""
 
     source = "Hu et al. 2022; settings of diffusers' DreamBooth-LoRA example (recipes 3.1)"

@@ -45,6 +45,9 @@ class Chain(Purifier):
             for link in (part.links if isinstance(part, Chain) else [part])
         ]
 
+    def of_class(self, noun: str) -> Purifier:
+        return self.model_copy(update={"steps": [p.of_class(noun).spec() for p in self.parts]})
+
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
         for number, link in enumerate(self.links):
             cleaned = link.apply(pixels, load, job.part(number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
 
     from cloakbench.running.jobs import Job
 
-log = logging.getLogger(__name__)
-
-Restore = Callable[["Tensor", int], "Tensor"]
-"""Maps a photo (1, 3, h, w) in [0, 1] and its number to the restored photo."""
+Restore = Callable[["Tensor"], "tuple[Tensor, int]"]
+"""Maps a photo (1, 3, h, w) in [0, 1] to the restored photo, and says how many faces it found."""
 
 RELEASES = "https://github.com/sczhou/CodeFormer/releases"
 SOURCES = f"{RELEASES} (CodeFormer's) or from `cloakbench pretrain export` (the miniature's)"
@@ -37,7 +34,7 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     Network and weights are S-Lab's, for non-commercial use only; the network is in an extra,
     `pip install "cloakbench[codeformer]"`. Faces are pasted back through a feathered square where
     the reference uses a parsing network's mask, and photos keep their size where it doubles it.
-    A photo without a face that is found stays as it is, which the log says.
+    A photo without a face that is found stays as it is; the manifest says how many did (`notes`).
 
     `mini` runs the miniature's own restorer instead, a small network that this project trained on
     its synthetic portraits: it is not CodeFormer, takes the whole portrait for the face and finds
@@ -86,10 +83,13 @@ class CodeFormer(FaceAligner, PhotoPurifier):
         path = find_weights(self.weights, SOURCES)
         with torch.random.fork_rng():  # networks draw weights, which are then replaced
             restore = self._portraits(path, job) if path.is_dir() else self._faces(path, job)
-        purified = Pixels(pixels.clone())
-        for index in job.steps("codeformer", len(pixels), {"pixels": purified}):
+        purified, faces = Pixels(pixels.clone()), Pixels(torch.zeros(len(pixels)))
+        state = {"pixels": purified, "faces": faces}
+        for index in job.steps("codeformer", len(pixels), state):
             with torch.inference_mode():
-                purified.value[index] = restore(pixels[index : index + 1], index)[0].cpu()
+                restored, faces.value[index] = restore(pixels[index : index + 1])
+                purified.value[index] = restored[0].cpu()
+        job.notes["photos_without_a_face"] = int((faces.value == 0).sum())
         return purified.value
 
     def _portraits(self, folder: Path, job: Job) -> Restore:
@@ -97,7 +97,7 @@ class CodeFormer(FaceAligner, PhotoPurifier):
         from cloakbench.models.restorer import load_restorer
 
         restorer = load_restorer(folder).to(job.device)
-        return lambda photo, _: restorer(photo.to(job.device), self.fidelity)
+        return lambda photo: (restorer(photo.to(job.device), self.fidelity), 1)
 
     def _faces(self, path: Path, job: Job) -> Restore:
         """CodeFormer on the faces that are found."""
@@ -107,11 +107,9 @@ class CodeFormer(FaceAligner, PhotoPurifier):
             restored: Tensor = network(2 * face.to(job.device) - 1, weight=self.fidelity)[0]
             return (restored / 2 + 0.5).clamp(0, 1).to(face)
 
-        def restore(photo: Tensor, index: int) -> Tensor:
+        def restore(photo: Tensor) -> tuple[Tensor, int]:
             faces = find(photo)
-            if not faces:
-                log.warning("codeformer: no face in photo number %d; it stays as it is", index + 1)
-            return on_faces(photo, faces, restore_face)
+            return on_faces(photo, faces, restore_face), len(faces)
 
         return restore
 

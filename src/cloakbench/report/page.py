@@ -15,7 +15,15 @@ from cloakbench.report.gallery import Gallery, galleries
 from cloakbench.report.pictures import GAIN
 from cloakbench.report.plot import score_plot
 from cloakbench.score.base import metrics
-from cloakbench.tables.display import CONTRASTS_NOTE, difference_grid, note, photo_grid, score_grid
+from cloakbench.tables.display import (
+    CONTRASTS_NOTE,
+    VERDICTS_NOTE,
+    difference_grid,
+    note,
+    photo_grid,
+    score_grid,
+    verdict_grid,
+)
 from cloakbench.tables.summary import metric_columns
 
 if TYPE_CHECKING:
@@ -82,6 +90,8 @@ def _render(
         version=__version__,
         counts=_counts(len(cells), len(tables.images), len(identities)),
         hidden=len(identities) - len(pictures),
+        verdicts=None if tables.verdicts is None else verdict_grid(tables.verdicts),
+        verdicts_note=VERDICTS_NOTE,
         summary=score_grid(tables.summary),
         contrasts=difference_grid(tables.contrasts),
         photos=photo_grid(tables.photos),

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 INK = "#010203"  # stands for the page's text colour, light or dark; swapped after drawing
 # Okabe and Ito's colours, readable on white and on black and with colour-blind eyes
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
-PANELS = (("relative_ism", "ism"), ("fdfr",))  # the first metric of each that has values
+PANELS = (
+    ("relative_ims", "relative_ism", "ism"),
+    ("fdfr",),
+)  # the first metric of each that has values
 NAMES = ("model", "dataset", "protection", "purification", "trainer")
 
 

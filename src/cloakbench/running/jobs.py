@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,12 +69,14 @@ class Job:
         that cells which are compared share their noise.
     scratch: folder for checkpoints, outside the outputs that Snakemake wipes; None keeps none.
     save_every: seconds between checkpoints, stretched where saving would take over 5 % of the time.
+    notes: what a method found, for the output's manifest; the same in equal runs, resumed or not.
     """
 
     seed: int
     device: str = "cpu"
     scratch: Path | None = None
     save_every: float = 60.0
+    notes: dict[str, int] = field(default_factory=dict, compare=False)
 
     def rng(self, *purpose: object) -> Generator:
         """A CPU generator for one purpose; step numbers in it make resuming exact."""

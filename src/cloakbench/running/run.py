@@ -99,7 +99,9 @@ class Run:
     @contextmanager
     def output(self, job: Job, record: Record) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        with new_folder(self.out, record.manifest(self.device), _kept(job)) as folder:
+        notes = {"notes": job.notes} if job.notes else {}
+        manifest = record.manifest(self.device) | notes
+        with new_folder(self.out, manifest, _kept(job)) as folder:
             yield folder
         close_job(job)
 

@@ -14,7 +14,10 @@ from cloakbench.faces import Face
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.score.references import References
 
-DEFAULT = ("fdfr", "ism", "relative_ism", "identified", "identified_detected", "brisque")
+DEFAULT = (
+    *("relative_ims", "fdfr", "ism", "relative_ism", "identified", "identified_detected"),
+    "brisque",
+)
 """The metrics that need no weights but the face backend's."""
 
 DISTANCES = ("linf", "psnr", "ssim")
@@ -48,6 +51,9 @@ class Metric(Method):
         display: how a value is printed (a format specification).
         smallest_side: of an image that has a score [px].
         of_faces: whether a sample without a face has no score.
+        most_of_strangers: the mean cosine of two strangers' faces above which it says nothing.
+        hidden: the least and the largest mean that a person without any score could have had, for
+            the bounds of a mean over people; None where nothing bounds it.
         aggregate: what tables make of many photos' values; a "mean" is of the finite ones, and
             infinite where there are no others. Of samples it is always the mean.
     """
@@ -59,12 +65,19 @@ class Metric(Method):
     display: ClassVar[str] = ".3f"
     smallest_side: ClassVar[int] = 0
     of_faces: ClassVar[bool] = False
+    most_of_strangers: ClassVar[float] = 1.0
+    hidden: ClassVar[tuple[float, float] | None] = None
     aggregate: ClassVar[Literal["mean", "max"]] = "mean"
 
     @property
     def judges_photos(self) -> bool:
         """Whether it says something of protected and purified photos."""
         return self.reads <= {"pixels", "original"}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares faces with those of the person's clean photos."""
+        return "reference" in self.reads
 
     @property
     def judges_samples(self) -> bool:
@@ -143,6 +156,23 @@ def build_metrics(specs: Sequence[Spec | str] = ()) -> list[Metric]:
         if names.count(name) > 1:
             raise CloakBenchError(f"metric '{name}' is named twice. Name it once.")
     return chosen
+
+
+def check_strangers(chosen: Iterable[Metric], cosine: float, backend: str) -> None:
+    """Refuse metrics that a face backend's scale does not suit.
+
+    cosine: the mean over pairs of strangers with this backend.
+
+    Raises:
+        CloakBenchError: strangers are too alike to a backend for one of the metrics.
+    """
+    for metric in chosen:
+        if cosine > metric.most_of_strangers:
+            raise CloakBenchError(
+                f"metric '{metric.name}' is for face backends to which strangers are unlike, with "
+                f"cosines up to {metric.most_of_strangers}; with '{backend}' they have "
+                f"{cosine:.2f}. Choose relative_ims, or the backend insightface."
+            )
 
 
 def photo_metrics(chosen: Iterable[Metric]) -> list[ImageMetric]:

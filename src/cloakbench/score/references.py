@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 REFERENCE_SET = "set_C"
 CALIBRATION_SETS = ("set_A", "set_B")
+FALSE_ACCEPTS = 0.01  # share of strangers who pass for somebody
 
 
 class _Record(BaseModel):
@@ -49,13 +50,15 @@ class IdentityReference(_Record):
 
 
 class Calibration(_Record):
-    """Mean cosines of clean set_A and set_B photos, averaged over identities.
+    """Cosines of clean set_A and set_B photos to the references.
 
-    same: to the photo's own identity's reference; other: to every other identity's.
+    same: to the photo's own identity's, other: to every other identity's; means over identities.
+    accept: what `FALSE_ACCEPTS` of all comparisons with others reach.
     """
 
     same: float
     other: float
+    accept: float
 
     def relative(self, ism: float) -> float:
         """ISM on a scale where 0 is another person and 1 the same person."""
@@ -195,7 +198,9 @@ def _calibrate(
         return None
     found = [_cosines(name, embedded, identities) for name in sorted(identities)]
     pairs = [pair for pair in found if pair is not None]
-    same, other = np.mean(pairs, axis=0) if pairs else (np.nan, np.nan)
+    if not pairs:
+        return None
+    same, other = (np.mean([each.mean() for each in kind]) for kind in zip(*pairs, strict=True))
     if not same > other:
         log.warning(
             "backend '%s' does not tell the identities apart (same %.3f, others %.3f): "
@@ -203,18 +208,20 @@ def _calibrate(
             *(backend.name, same, other),
         )
         return None
-    return Calibration(same=float(same), other=float(other))
+    strangers = np.concatenate([others for _, others in pairs])
+    accept = np.quantile(strangers, 1 - FALSE_ACCEPTS, method="higher")
+    return Calibration(same=float(same), other=float(other), accept=float(accept))
 
 
 def _cosines(
     name: str, embedded: _Embedded, identities: Mapping[str, IdentityReference]
-) -> tuple[float, float] | None:
-    """Mean cosine to the own and to the other references; None without a face to compare."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Cosines to the own and to the other references; None without a face to compare."""
     vectors = embedded.vectors(name, *CALIBRATION_SETS)
     if not vectors:
         log.warning("%s: no face in %s; not in the calibration.", name, CALIBRATION_SETS)
         return None
     others = [reference.vector for other, reference in identities.items() if other != name]
-    same = np.mean([cosine(vector, identities[name].vector) for vector in vectors])
-    other = np.mean([cosine(vector, stranger) for vector in vectors for stranger in others])
-    return float(same), float(other)
+    same = [cosine(vector, identities[name].vector) for vector in vectors]
+    other = [cosine(vector, stranger) for vector in vectors for stranger in others]
+    return np.array(same), np.array(other)

@@ -12,8 +12,8 @@ from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
 from cloakbench.running.record import Facts
-from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric
-from cloakbench.score.references import References
+from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers
+from cloakbench.score.references import NO_REFERENCES, References
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,8 @@ def score_samples(
 
     Args:
         generated: one folder per prompt key, with the samples as images.
-        references: made with the same backend, for the cell's dataset.
+        references: made with the same backend, for the cell's dataset; `NO_REFERENCES` will do
+            where no metric needs them.
         backend: finds the faces; not run when no metric needs faces.
         metrics: one column each, NaN where a sample has no value; those of sets have the same
             value in every row.
@@ -58,9 +59,9 @@ def score_samples(
     """
     import pandas as pd
 
-    _check_references(references, backend, cell)
-    backend.check()
     _check_metrics(metrics)
+    _check_references(references, backend, metrics, cell)
+    backend.check()
     samples = _samples(generated)
     of_set = _of_set([path for _, path in samples], photos, metrics)
     wants_faces = any("faces" in metric.reads for metric in metrics)
@@ -74,8 +75,19 @@ def score_samples(
     return pd.DataFrame([row | of_set for row in rows], columns=columns)
 
 
-def _check_references(references: References, backend: FaceBackend, cell: Cell) -> None:
+def _check_references(
+    references: References, backend: FaceBackend, metrics: Sequence[Metric], cell: Cell
+) -> None:
+    if not (needing := [metric for metric in metrics if metric.needs_reference]):
+        return
+    if references == NO_REFERENCES:
+        raise CloakBenchError(
+            f"metric '{needing[0].name}' compares faces with the person's. Name the file of "
+            "`cloakbench references` with --references."
+        )
     references[cell.identity]
+    if references.calibration is not None:
+        check_strangers(metrics, references.calibration.other, backend.name)
     if references.backend != backend.spec():
         raise CloakBenchError(
             f"the references of dataset '{cell.dataset}' were made with "

@@ -1,8 +1,8 @@
 """Tables of an experiment: scores of images, identities and cells, with confidence intervals."""
 
-from cloakbench.tables.bootstrap import Interval, mean_interval
-from cloakbench.tables.experiment import Tables, make_tables, write_tables
-from cloakbench.tables.markdown import print_summary
+from cloakbench.tables.experiment import Tables, make_tables, verdicts_so_far, write_tables
+from cloakbench.tables.inference import Interval, mean_interval
+from cloakbench.tables.markdown import print_summary, print_verdicts
 
 __all__ = [
     "Interval",
@@ -10,5 +10,7 @@ __all__ = [
     "make_tables",
     "mean_interval",
     "print_summary",
+    "print_verdicts",
+    "verdicts_so_far",
     "write_tables",
 ]

@@ -16,14 +16,29 @@ from cloakbench.tables.summary import metric_columns
 MINUS = "\N{MINUS SIGN}"
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = (
-    "Arrows point to where the protection holds; brackets are 95 % bootstrap intervals over {}, "
-    "none where all agree."
+    "Arrows point to where the protection holds; brackets are 95 % intervals over {}; of fewer "
+    "than five, the values themselves are in parentheses."
 )
-OF_FACES = " Of samples with a face only: {}; n says of how many {}, where some have none."
+OF_FACES = (
+    " Of samples with a face only: {}; where some have none, n says of how many {}, and what "
+    "follows it is the mean if the others were strangers, or the person."
+)
 CONTRASTS_NOTE = (
     "A cell's score minus that of its baseline, which has controls in the place of some of the "
-    "cell's methods, paired; shares differ by percentage points."
+    "cell's methods, paired; shares differ by percentage points. A baseline with "
+    "\N{MULTIPLICATION SIGN} is a difference of differences: how much more one of the two methods "
+    "changes in the other's presence. p is of the exact two-sided sign-flip test over people, then "
+    "after Holm's correction for the rows of its column."
 )
+VERDICTS_NOTE = (
+    "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's trend "
+    "test for an order), is at most the ledger's level after Holm's correction for all claims. An "
+    "effect is the mean of the first cell less that of the other, or of the last less the first of "
+    "an order; of several comparisons it is the one least favourable to the claim. Its interval "
+    "holds the truth with a probability of one less the level. People: about how many would decide "
+    "the claim with 90 % probability, were all like these."
+)
+VERDICT = ("claim", "source", "verdict", "endpoint", "effect", "p", "p by Holm", "n", "people")
 LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
@@ -62,8 +77,8 @@ def score_grid(frame: pd.DataFrame, counts: Sequence[str] = COUNTS) -> Grid:
 
 
 def difference_grid(frame: pd.DataFrame) -> Grid:
-    """Differences between cells, with their signs."""
-    return _grid(frame, (), "+")
+    """Differences between cells, with their signs, and of how many people or images they are."""
+    return _grid(frame, ("identities", "images"), "+")
 
 
 def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
@@ -93,20 +108,60 @@ def photo_grid(frame: pd.DataFrame) -> Grid:
     return Grid([*labels, *(metrics[name].title for name in names)], rows, shared)
 
 
+def verdict_grid(frame: pd.DataFrame, headings: Sequence[str] = VERDICT) -> Grid:
+    """Claims with their verdicts and what these rest on: columns of `VERDICT`."""
+    rows = [_verdict(row) for row in frame.to_dict("records")]
+    return Grid([*headings], [[row[name] for name in headings] for row in rows], {})
+
+
+def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
+    metric = metrics[row["endpoint"]]
+    spec = f"+{metric.display}"
+    low, high = (number(row[end], spec) for end in ("low", "high"))
+    interval = "" if math.isnan(row["low"]) else f"[{low}, {high}]"
+    return {
+        **{name: Value(row[name]) for name in ("claim", "source", "verdict")},
+        "endpoint": Value(metric.title),
+        "effect": Value(number(row["effect"], spec), interval),
+        "p": Value(number(row["p"], ".2g")),
+        "p by Holm": Value(number(row["p_holm"], ".2g")),
+        **{name: Value(number(row[name], ".0f")) for name in ("n", "people")},
+    }
+
+
 def heading(metric: str) -> str:
     """A metric's title with the arrow of its direction."""
     return f"{metrics[metric].title} {ARROWS[metrics[metric].protects]}"
 
 
 def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
-    """One metric of one row, with its interval if the row has one; sign "+": always signed."""
+    """One metric of one row, with what the row has of interval, missing units and p.
+
+    sign: "+" for values that always have one.
+    """
     spec = sign + metrics[metric].display
+    parts = [_spread(row, metric, spec), _missing(row, metric, spec)]
+    if not math.isnan(row.get(f"{metric}_p", math.nan)):
+        p, holm = (number(row[f"{metric}_{of}"], ".2g") for of in ("p", "holm"))
+        parts.append(f"p={p}, {holm} by Holm")
+    return Value(number(row[metric], spec), " ".join(filter(None, parts)))
+
+
+def _spread(row: Mapping[Any, Any], metric: str, spec: str) -> str:
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
-    interval = "" if math.isnan(low) else f"[{number(low, spec)}, {number(high, spec)}]"
+    if not math.isnan(low):
+        return f"[{number(low, spec)}, {number(high, spec)}]"
+    few = [float(text) for text in str(row.get(f"{metric}_values", "")).split()]
+    return f"({', '.join(number(each, spec) for each in few)})" if len(few) > 1 else ""
+
+
+def _missing(row: Mapping[Any, Any], metric: str, spec: str) -> str:
     n, all_of_them = row.get(f"{metric}_n", math.nan), row.get(row.get("over", ""), math.nan)
-    if n < all_of_them:
-        interval = f"{interval} n={n:.0f}".lstrip()
-    return Value(number(row[metric], spec), interval)
+    if not n < all_of_them:
+        return ""
+    least, most = row.get(f"{metric}_least", math.nan), row.get(f"{metric}_most", math.nan)
+    ends = "" if math.isnan(least) else f", {number(least, spec)} to {number(most, spec)}"
+    return f"n={n:.0f}{ends}"
 
 
 def note(summary: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Tables as Markdown, and the summary in the terminal."""
+"""Tables as Markdown, and some of them in the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cloakbench.files.text import markdown_row, markdown_text
-from cloakbench.tables.display import Grid, note, score_grid
+from cloakbench.tables.display import VERDICTS_NOTE, Grid, note, score_grid, verdict_grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,14 +25,24 @@ def markdown(title: str, grid: Grid, remark: str = "") -> str:
 
 def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:
     """Print the summary with one of its counts, narrow enough for a terminal."""
+    grid = score_grid(summary, counts=("faces",))
+    shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
+    title = f"{experiment} ({shared})" if shared else experiment
+    _print(title, grid, note(summary), console)
+
+
+def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:
+    """Print claims and their verdicts, narrow enough for a terminal."""
+    grid = verdict_grid(verdicts, ("claim", "verdict", "effect", "p by Holm", "n", "people"))
+    _print(f"{experiment}, claims", grid, VERDICTS_NOTE, console)
+
+
+def _print(title: str, grid: Grid, remark: str, console: Console | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = score_grid(summary, counts=("faces",))
-    shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
-    title = f"{experiment} ({shared})" if shared else experiment
-    table = Table(title=Text(title), caption=Text(note(summary)))
+    table = Table(title=Text(title), caption=Text(remark))
     for heading in grid.headings:
         table.add_column(Text(heading), overflow="fold")
     for row in grid.rows:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
+from typing import Any
 
 import pandas as pd
 
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Controls
 from cloakbench.score.base import metrics
-from cloakbench.tables.bootstrap import Interval, mean_interval
+from cloakbench.tables.estimates import Term, estimates, paired_tests
+from cloakbench.tables.inference import holm
 
 GROUP = tuple(name for name in CELL_LABELS if name != "identity")
 REPLACED = (("protection",), ("purification",), ("trainer",), ("purification", "trainer"))
 """What a cell and its baselines differ in: protections are compared, and what undoes them."""
+REPLACEABLE = ("protection", "purification", "trainer")
+
+Labels = dict[str, str]
+Baseline = tuple[str, list[tuple[int, Labels]]]
+"""A name, and the cells that are added to or taken from a cell to be compared with it."""
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:
@@ -36,15 +43,15 @@ def by_identity(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
-    """Mean scores over identities with 95 % bootstrap intervals, one row per cell of the study.
+    """Mean scores over identities with 95 % intervals, one row per cell of the study.
 
     budgets: grey levels by protection.
 
-    Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (what was resampled:
-    "identities", or "images" where there is one identity), then for each metric its mean, `_low`,
-    `_high`, `_n`.
+    Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (whose values make the
+    interval: "identities", or "images" where there is one identity), then each metric's
+    `estimates`.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for labels, frame in _groups(images):
         over, units = _units(frame)
         rows.append(
@@ -55,7 +62,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
                 "images": len(frame),
                 "faces": frame["face"].sum(min_count=1),
                 "over": over,
-                **_intervals(units),
+                **estimates([(1, units)]),
             }
         )
     return pd.DataFrame(rows)
@@ -66,22 +73,58 @@ def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, in
 
     Differences are taken per identity (per prompt and image where there is one identity, since
     compared cells share their sampling noise) and then averaged. Columns: `GROUP`, `baseline`
-    (the controls; with its budget where that differs), `over`, then for each metric the mean
-    difference, `_low`, `_high`, `_n`.
+    (see `_baselines`), `over`, how many of these there are, then each metric's `estimates`, its
+    `paired_tests`, and `_holm`: their p after Holm's correction for the rows of its column.
     """
     groups = {tuple(labels.values()): (labels, frame) for labels, frame in _groups(images)}
-    rows = []
+    floors = [labels for labels, _ in groups.values() if labels["trainer"] in controls.floor]
+    rows: list[dict[str, Any]] = []
     for labels, frame in groups.values():
-        for replaced in _baselines(labels, controls):
-            _, baseline = groups.get(tuple((labels | replaced).values()), (None, None))
-            if baseline is not None:
-                over, differences = _paired(frame, baseline)
-                names = {"baseline": _name(labels, replaced, budgets), "over": over}
-                rows.append({**labels, **names, **_intervals(differences)})
-    return pd.DataFrame(rows, columns=None if rows else [*GROUP, "baseline", "over"])
+        baselines = [] if labels in floors else _baselines(labels, controls, budgets)
+        for name, others in [*baselines, *_floors(labels, floors)]:
+            found = [(sign, groups.get(tuple(other.values()))) for sign, other in others]
+            if all(group for _, group in found):
+                frames = [(1, frame), *((sign, group[1]) for sign, group in found if group)]
+                over, terms = _paired(frames)
+                names = {"baseline": name, "over": over, over: len(terms[0][1])}
+                rows.append({**labels, **names, **estimates(terms), **paired_tests(terms, over)})
+    made = pd.DataFrame(rows, columns=None if rows else [*GROUP, "baseline", "over"])
+    for name in metric_columns(made):
+        made[f"{name}_holm"] = holm(made[f"{name}_p"].to_numpy(dtype=float))
+    return made
 
 
-def _baselines(labels: Mapping[str, str], controls: Controls) -> Iterator[dict[str, str]]:
+def _baselines(
+    labels: Labels, controls: Controls, budgets: Mapping[str, int]
+) -> Iterator[Baseline]:
+    """What a cell is compared with.
+
+    "clean", "none + dreambooth": controls in the place of one or two methods; of two controls one
+    is the other's baseline. "clean + none + dreambooth": first controls in the place of all, what
+    undefended photos give. "clean x dreambooth": a difference of differences, how much more the
+    trainer changes with this protection than with clean photos.
+    """
+    for replaced in _replaced(labels, controls):
+        yield _name(labels, replaced, budgets), [(-1, labels | replaced)]
+    candidates = controls._asdict()
+    firsts = {axis: candidates[axis][0] for axis in REPLACEABLE if candidates[axis]}
+    changed = {axis: first for axis, first in firsts.items() if labels[axis] != first}
+    if "protection" in changed and len(changed) > 1:
+        yield " + ".join(changed.values()), [(-1, labels | changed)]
+    for a, b in combinations(changed, 2):
+        left, right = {a: changed[a]}, {b: changed[b]}
+        others = [(-1, labels | left), (-1, labels | right), (1, labels | left | right)]
+        yield f"{changed[a]} \N{MULTIPLICATION SIGN} {changed[b]}", others
+
+
+def _floors(labels: Labels, floors: Sequence[Labels]) -> Iterator[Baseline]:
+    """The base model, which has seen no photos, as the baseline of every cell of its dataset."""
+    for floor in floors:
+        if labels not in floors and all(labels[name] == floor[name] for name in GROUP[:2]):
+            yield f"{floor['trainer']} (floor)", [(-1, floor)]
+
+
+def _replaced(labels: Labels, controls: Controls) -> Iterator[Labels]:
     """Labels that make baselines of a cell; one of two controls is the other's baseline."""
     candidates = controls._asdict()
     for axes in REPLACED:
@@ -94,7 +137,7 @@ def _baselines(labels: Mapping[str, str], controls: Controls) -> Iterator[dict[s
             yield dict(zip(axes, chosen, strict=True))
 
 
-def _name(labels: Mapping[str, str], replaced: dict[str, str], budgets: Mapping[str, int]) -> str:
+def _name(labels: Labels, replaced: Labels, budgets: Mapping[str, int]) -> str:
     name = " + ".join(replaced.values())
     budget = budgets.get(replaced.get("protection", ""), 0)
     return f"{name}, {budget}/255" if budget not in {0, budgets[labels["protection"]]} else name
@@ -137,28 +180,15 @@ def _names(key: Hashable) -> Sequence[str]:
 
 
 def _units(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """What is resampled: identities, or the images of a single identity."""
+    """What intervals are over: identities, or the images of a single identity."""
     columns = metric_columns(frame)
     if frame["identity"].nunique() > 1:
         return "identities", frame.groupby("identity")[columns].mean()
     return "images", frame.set_index(["prompt", "image"])[columns]
 
 
-def _paired(frame: pd.DataFrame, baseline: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    shared = set(frame["identity"]) & set(baseline["identity"])
-    over, units = _units(frame[frame["identity"].isin(shared)])
-    _, others = _units(baseline[baseline["identity"].isin(shared)])
-    return over, units - others
-
-
-def _intervals(units: pd.DataFrame) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for name in units.columns:
-        row |= columns_of(name, mean_interval(units[name].to_numpy(dtype=float)))
-    return row
-
-
-def columns_of(name: str, interval: Interval) -> dict[str, float]:
-    """The four columns of one metric in a summary row."""
-    mean, low, high, n = interval
-    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
+def _paired(frames: Sequence[tuple[int, pd.DataFrame]]) -> tuple[str, list[Term]]:
+    """Units of the identities that all cells have, with the cells' signs."""
+    shared = set.intersection(*(set(frame["identity"]) for _, frame in frames))
+    units = [(sign, *_units(frame[frame["identity"].isin(shared)])) for sign, frame in frames]
+    return units[0][1], [(sign, values) for sign, _, values in units]

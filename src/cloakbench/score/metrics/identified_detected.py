@@ -17,6 +17,7 @@ class IdentifiedDetected(Identified):
     source: ClassVar[str] = Identified.source
     title: ClassVar = "identified, of detected"
     of_faces: ClassVar = True
+    hidden: ClassVar = Identified.bounds
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         if sample.face is None:

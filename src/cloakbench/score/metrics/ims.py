@@ -15,6 +15,8 @@ class IMS(ISM):
 
     The paper's IMS is 0.7 of this with insightface's `antelopev2`, and 0.3 of the same idea with
     DeepFace's VGG-Face, which is left out: values compare with one another, not with the paper's.
+    Backends to which strangers are alike, as they are to dlib, are refused: their faces' cosines
+    differ so little that a missing face would decide alone.
     """
 
     source: ClassVar[str] = (
@@ -22,6 +24,7 @@ class IMS(ISM):
     )
     title: ClassVar = "IMS"
     of_faces: ClassVar = False
+    most_of_strangers: ClassVar = 0.3  # else -1 for a missing face outweighs all that faces differ
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         return -1.0 if sample.face is None else super().score(sample, references, identity)

@@ -21,6 +21,7 @@ class RelativeISM(ISM):
     source: ClassVar[str] = "CloakBench; rescales the ISM of Anti-DreamBooth, arXiv:2303.15433"
     title: ClassVar = "relative ISM"
     bounds: ClassVar = (-math.inf, math.inf)
+    hidden: ClassVar[tuple[float, float] | None] = (0.0, 1.0)  # a stranger, the person
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         ism = super().score(sample, references, identity)

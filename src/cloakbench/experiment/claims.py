@@ -1,0 +1,108 @@
+"""The ledger: claims that are written down before an experiment runs, and how each is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.files.reading import parse_yaml
+from cloakbench.registry import explain
+from cloakbench.settings import Settings
+
+_LABELS = ("protection", "purification", "trainer")
+
+
+class Claim(Settings):
+    """What is claimed, by whom, and what decides it.
+
+    Cells are written `protection/purification/trainer`, with `@prompt` for the samples of one
+    prompt; `protection/purification` are photos.
+    """
+
+    claim: str = Field(description="what is claimed, in a sentence")
+    source: str = Field(description="who claims it: paper and section")
+    endpoint: str = Field(description="the metric that decides")
+    test: Literal["lower", "higher", "level", "rising"] = Field(
+        description="the first cell is lower or higher than each of the others, or level with each "
+        "of them; or values rise from cell to cell"
+    )
+    cells: tuple[str, ...] = Field(min_length=2, description="the cells that are compared")
+    margin: float = Field(0, ge=0, description="level: the least difference that would matter")
+
+    @model_validator(mode="after")
+    def _is_testable(self) -> Self:
+        if (self.test == "level") != (self.margin > 0):
+            raise ValueError("a margin is for the test 'level', which needs one")
+        if self.test == "rising" and len(self.cells) < 3:
+            raise ValueError("an order needs three cells")
+        if len(set(self.cells)) < len(self.cells) or len({c.count("/") for c in self.cells}) > 1:
+            raise ValueError("cells are compared with others of their kind, each once")
+        return self
+
+    @property
+    def of_photos(self) -> bool:
+        """Whether photos are compared, not samples."""
+        return self.cells[0].count("/") < len(_LABELS) - 1
+
+
+class Ledger(Settings):
+    """A family of claims; Holm's correction counts all of them, whether they were tested or not."""
+
+    level: float = Field(
+        0.01, gt=0, lt=1, description="how likely one claim or more of all may be decided wrongly"
+    )
+    claims: list[Claim] = Field(min_length=1, description="the claims")
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """Read a YAML file.
+
+        Raises:
+            CloakBenchError: it is not there, is not valid YAML, or says something else.
+        """
+        try:
+            data = parse_yaml(path.read_text("utf-8"), str(path))
+            return cls.model_validate(data)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CloakBenchError(f"{path}: cannot be read ({error}).") from None
+        except ValidationError as error:
+            raise CloakBenchError(f"{path}: {explain(error, cls)}") from None
+
+    def check(self, samples: Measured, photos: Measured, prompts: Collection[str]) -> None:
+        """Find out whether an experiment has what the claims are about.
+
+        Raises:
+            CloakBenchError: a claim names a cell, a prompt or a metric that is not there.
+        """
+        for claim in self.claims:
+            measured = photos if claim.of_photos else samples
+            _known(claim, claim.endpoint, measured.metrics)
+            for each in claim.cells:
+                cell, _, prompt = each.partition("@")
+                _known(claim, cell, measured.cells)
+                _known(claim, prompt, {"", *prompts})
+
+
+class Measured(NamedTuple):
+    """What an experiment measures of samples, or of photos: cells, as claims write them."""
+
+    cells: Collection[str]
+    metrics: Collection[str]
+
+
+def _known(claim: Claim, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise CloakBenchError(
+            f"claims: '{claim.claim}': the experiment has no '{name}': {nearest(name, names)}"
+        )
+
+
+def labels_of(name: str) -> dict[str, str]:
+    """Columns and values of a table's rows that a cell, as claims write it, stands for."""
+    cell, _, prompt = name.partition("@")
+    labels = dict(zip(_LABELS, cell.split("/"), strict=False))
+    return labels | ({"prompt": prompt} if prompt else {})

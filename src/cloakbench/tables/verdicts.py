@@ -1,0 +1,151 @@
+"""Verdicts on claims: hold, are contradicted, or undecided, by the people of an experiment."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cloakbench.experiment.claims import Claim, Ledger, labels_of
+from cloakbench.score.base import metrics
+from cloakbench.tables.inference import (
+    both_sides,
+    holm,
+    mean_interval,
+    p_above,
+    p_rising,
+    p_within,
+)
+
+POWER = 0.9  # how likely the people that are said to be needed decide a claim
+MOST = 10_000  # people; more are as good as none
+
+
+class Evidence(NamedTuple):
+    """What people say of a claim.
+
+    p, p_against: one-sided, of the claim and of its opposite.
+    differences: each person's, of the comparison that is least favourable to the claim.
+    scores, border: what each person says for or against it, and the mean that would say nothing.
+    """
+
+    p: float
+    p_against: float
+    differences: np.ndarray
+    scores: np.ndarray
+    border: float
+
+
+def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
+    """A row per claim, in their order.
+
+    images, distances: rows of samples and of photos, as `Tables` has them; of what has not run
+        there are none.
+
+    Columns: `claim`, `source`, `test`, `endpoint`; `verdict`: "holds", "contradicted" or
+    "undecided", by Holm's procedure at the ledger's level; `n` people; `effect`, the mean of the
+    first cell less that of the other (or the last less the first, of an order; of several the one
+    least favourable to the claim), with `low` and `high` of its interval at one less the level;
+    `p`, two-sided; `p_holm`, for which claims that have not run count, too; and `people`: about how
+    many would decide the claim if all were like these.
+    """
+    rows = []
+    for claim in ledger.claims:
+        values = _values(claim, distances if claim.of_photos else images)
+        rows.append(_row(claim, values, ledger))
+    frame = pd.DataFrame(rows)
+    family = holm(frame["p"].fillna(1).to_numpy(dtype=float))
+    frame["p_holm"] = np.where(frame["p"].isna(), np.nan, family)
+    decided = frame["p_holm"] <= ledger.level
+    frame["verdict"] = np.where(decided, frame["verdict"], "undecided")
+    frame.loc[decided, "people"] = np.nan
+    return frame
+
+
+def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
+    """People's means of the endpoint (rows) in the claim's cells (columns); whole rows only."""
+    columns = {}
+    for cell in claim.cells if len(frame) else ():
+        labels = labels_of(cell)
+        own = frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)]
+        columns[cell] = own.groupby("identity")[claim.endpoint].mean()
+    return (
+        pd.DataFrame(columns, columns=[*claim.cells], dtype=float)
+        .replace([math.inf, -math.inf], math.nan)
+        .dropna()
+    )
+
+
+def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
+    named = {key: getattr(claim, key) for key in ("claim", "source", "test", "endpoint")}
+    found = _weigh(claim, values.to_numpy().T)
+    low, high = metrics[claim.endpoint].bounds
+    effect = mean_interval(found.differences, (low - high, high - low), 1 - ledger.level)
+    return {
+        **named,
+        "verdict": "holds" if found.p <= found.p_against else "contradicted",
+        "n": effect.n,
+        **dict(zip(("effect", "low", "high"), effect[:3], strict=True)),
+        "p": both_sides(found.p, found.p_against),
+        "p_holm": math.nan,
+        "people": people_needed(found.scores, found.border, ledger.level / len(ledger.claims)),
+    }
+
+
+def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
+    """The evidence of values (cells, people)."""
+    first, *others = cells
+    if claim.test == "rising":
+        return _order(cells)
+    differences = [first - other for other in others]
+    if claim.test == "level":
+        return _level(differences, claim.margin)
+    sign = 1 if claim.test == "higher" else -1
+    p, against = zip(*((p_above(sign * d), p_above(-sign * d)) for d in differences), strict=True)
+    worst = differences[int(np.argmax(p))]
+    return Evidence(max(p), _one_of(against), worst, worst, 0.0)
+
+
+def _level(differences: list[np.ndarray], margin: float) -> Evidence:
+    """All are within the margin, or one is beyond it."""
+    p = [p_within(each, margin) for each in differences]
+    against = [min(p_above(each, margin), p_above(-each, margin)) for each in differences]
+    worst = max(differences, key=lambda each: abs(each.mean()) if each.size else 0.0)
+    side = -1.0 if worst.size and worst.mean() < 0 else 1.0
+    return Evidence(max(p), _one_of(against), worst, worst, side * margin)
+
+
+def _one_of(p: tuple[float, ...] | list[float]) -> float:
+    """P of "one of these holds", by Bonferroni's correction."""
+    return min(1.0, len(p) * min(p)) if not math.isnan(min(p)) else math.nan
+
+
+def _order(cells: np.ndarray) -> Evidence:
+    """Each person says what they add to Page's statistic, and nothing if all orders are alike."""
+    from scipy.stats import rankdata
+
+    k = len(cells)
+    scores = np.arange(1, k + 1) @ rankdata(cells, axis=0)
+    trend = p_rising(cells.T), p_rising(cells[::-1].T)
+    return Evidence(*trend, cells[-1] - cells[0], scores, k * (k + 1) ** 2 / 4)
+
+
+def people_needed(scores: np.ndarray, border: float, level: float) -> float:
+    """About how many people decide, with 90 % probability, on which side of a border the mean is.
+
+    scores: shape (n,), those of the people at hand, taken for what all are like. level: of the
+    two-sided test. Infinite above 10,000; NaN for fewer than two people. By the power of Student's
+    t, nearly (Cohen 1988, section 2.4); never fewer than the sign-flip test takes to reach a level.
+    """
+    from scipy.special import ndtr
+    from scipy.stats import t
+
+    if len(scores) < 2:
+        return math.nan
+    away, sd = abs(scores.mean() - border), scores.std(ddof=1)
+    n = np.unique(np.geomspace(2, MOST, 500).astype(int))
+    power = ndtr(away / max(sd, 1e-12) * np.sqrt(n) - t.isf(level / 2, n - 1))
+    enough = n[(power >= POWER) & (n >= math.log2(2 / level))]
+    return float(enough[0]) if enough.size else math.inf

@@ -1,0 +1,279 @@
+"""Claims: what is registered, how it is decided, and how often a ledger is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+from test_tables import study, tabulate
+from typer.testing import CliRunner
+
+from cloakbench.cli.main import app
+from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.claims import Claim, Ledger
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.files.layout import Layout
+from cloakbench.report import make_report
+from cloakbench.tables import verdicts_so_far, write_tables
+from cloakbench.tables.verdicts import people_needed, verdicts
+
+NOTHING = pd.DataFrame()
+ASPL, CDL, CODESR, BOTH = (
+    *("aspl/none/dreambooth", "aspl/none/cdl", "aspl/codesr/dreambooth", "aspl/codesr/cdl"),
+)
+
+
+def claim(test: str, *cells: str, margin: float = 0, endpoint: str = "fdfr") -> Claim:
+    told = {"claim": test, "source": "a test"}
+    return Claim(**told, endpoint=endpoint, test=test, cells=cells, margin=margin)
+
+
+def ledger(*claims: Claim, level: float = 0.05) -> Ledger:
+    return Ledger(level=level, claims=[*claims])
+
+
+def samples(**columns: Any) -> pd.DataFrame:
+    """Rows of samples; columns are called by cells and hold a value per person."""
+    rows = []
+    for cell, values in columns["cells"].items():
+        name, _, prompt = cell.partition("@")
+        labels = dict(zip(("protection", "purification", "trainer"), name.split("/"), strict=False))
+        for person, value in enumerate(values):
+            rows += [
+                {**labels, "prompt": prompt or "photo", "identity": f"p{person}", "fdfr": value + e}
+                for e in (-0.01, 0.01)
+            ]
+    return pd.DataFrame(rows)
+
+
+def people(mean: float, n: int = 12, seed: int = 0, sd: float = 0.05) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=n)
+    return mean + sd * (noise - noise.mean()) / noise.std(ddof=1)
+
+
+def verdict(tested: Claim, cells: dict[str, np.ndarray], level: float = 0.05) -> dict[str, Any]:
+    [row] = verdicts(ledger(tested, level=level), samples(cells=cells), NOTHING).to_dict("records")
+    return row
+
+
+def test_what_is_higher_holds_and_its_opposite_is_contradicted() -> None:
+    cells = {BOTH: people(0.6, seed=1), ASPL: people(0.2)}
+
+    holds = verdict(claim("higher", BOTH, ASPL), cells)
+    assert holds["verdict"] == "holds"
+    assert holds["effect"] == pytest.approx(0.4)
+    assert 0.3 < holds["low"] < 0.4 < holds["high"] < 0.5
+    assert (holds["n"], holds["p"]) == (12, 2 / 2**12)
+    assert math.isnan(holds["people"])
+    assert verdict(claim("lower", BOTH, ASPL), cells)["verdict"] == "contradicted"
+    assert verdict(claim("lower", ASPL, BOTH), cells)["verdict"] == "holds"
+
+
+def test_what_is_undecided_says_how_many_people_would_decide_it() -> None:
+    row = verdict(
+        claim("higher", BOTH, ASPL), {BOTH: people(0.62, sd=0.1), ASPL: people(0.6, 12, 1)}
+    )
+
+    assert row["verdict"] == "undecided"
+    assert 12 < row["people"] < 1000
+
+
+def test_six_people_decide_nothing_at_one_percent() -> None:
+    cells = {BOTH: people(0.9, 6), ASPL: people(0.1, 6, seed=1)}
+
+    row = verdict(claim("higher", BOTH, ASPL), cells, level=0.01)
+
+    assert (row["verdict"], row["p"], row["people"]) == ("undecided", 2 / 2**6, 8)
+
+
+def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    needed = int(people_needed(people(0.06, 20), 0, 0.05))
+    tested = ledger(claim("higher", BOTH, ASPL))
+    decided = []
+    for _ in range(60):
+        cells = {BOTH: rng.normal(0.06, 0.05, needed), ASPL: np.zeros(needed)}
+        decided += [*verdicts(tested, samples(cells=cells), NOTHING)["verdict"]]
+
+    assert 0.8 <= np.mean([each == "holds" for each in decided]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"), [(0.0, "holds"), (0.2, "contradicted"), (0.07, "undecided")]
+)
+def test_level_with_is_decided_by_a_margin(apart: float, expected: str) -> None:
+    cells = {BOTH: people(0.5 + apart, sd=0.03, seed=1), ASPL: people(0.5, sd=0.03)}
+
+    assert verdict(claim("level", BOTH, ASPL, margin=0.08), cells)["verdict"] == expected
+
+
+def test_a_claim_about_several_cells_is_one_about_the_least_favourable() -> None:
+    cells = {BOTH: people(0.6), ASPL: people(0.2, seed=1), CDL: people(0.58, seed=2)}
+    both = verdict(claim("higher", BOTH, ASPL, CDL), cells)
+    alone = verdict(claim("higher", BOTH, CDL), cells)
+
+    assert both["verdict"] == "undecided"
+    assert (both["effect"], both["p"]) == (alone["effect"], alone["p"])
+    cells[CDL] = people(0.9, seed=2)
+    assert verdict(claim("higher", BOTH, ASPL, CDL), cells)["verdict"] == "contradicted"
+
+
+def test_an_order_is_decided_by_a_trend() -> None:
+    cells = {name: people(0.1 * k, 8, k) for k, name in enumerate((ASPL, CDL, CODESR, BOTH))}
+
+    assert verdict(claim("rising", *cells), cells)["verdict"] == "holds"
+    assert verdict(claim("rising", *[*cells][::-1]), cells)["verdict"] == "contradicted"
+    level = {name: people(0.1, 8, k) for k, name in enumerate(cells)}
+    row = verdict(claim("rising", *cells), level)
+    assert row["verdict"] == "undecided"
+    assert row["people"] > 8
+
+
+def test_prompts_and_photos_can_be_compared() -> None:
+    prompts = {f"{ASPL}@identifier": people(0.9), f"{ASPL}@class": people(0.1, seed=1)}
+    photos = {"aspl/none": people(0.9), "clean/none": people(0.1, seed=1)}
+    told = ledger(claim("higher", *prompts), claim("higher", *photos))
+
+    made = verdicts(told, samples(cells=prompts), samples(cells=photos))
+
+    assert made["verdict"].tolist() == ["holds", "holds"]
+
+
+def test_people_without_a_value_are_left_out() -> None:
+    cells = {BOTH: people(0.6, 9), ASPL: people(0.2, 9, seed=1)}
+    cells[ASPL][0] = math.nan
+
+    assert verdict(claim("higher", BOTH, ASPL), cells)["n"] == 8
+
+
+def test_claims_that_have_not_run_count_in_the_family() -> None:
+    cells = {BOTH: people(0.6, 8), ASPL: people(0.2, 8, seed=1)}
+    alone = ledger(claim("higher", BOTH, ASPL))
+    more = ledger(*alone.claims, *[claim("higher", BOTH, CDL, endpoint=m) for m in ("ism", "sds")])
+    table = samples(cells=cells).assign(ism=0.0, sds=0.0)
+
+    first, *missing = verdicts(more, table, NOTHING).to_dict("records")
+
+    assert first["p"] == verdicts(alone, table, NOTHING)["p"][0]
+    assert first["p_holm"] == 3 * first["p"]
+    assert all((row["verdict"], row["n"]) == ("undecided", 0) for row in missing)
+
+
+def test_a_ledger_without_effects_is_wrong_no_more_often_than_it_says() -> None:
+    """Three claims among eight people at 20 %, 80 times."""
+    rng = np.random.default_rng(0)
+    told = ledger(
+        *(claim("higher", name, ASPL) for name in (CDL, CODESR)),
+        claim("lower", BOTH, ASPL),
+        level=0.2,
+    )
+    wrong = 0
+    for _ in range(80):
+        cells = {name: rng.normal(0.5, 0.1, 8) for name in (ASPL, CDL, CODESR, BOTH)}
+        wrong += any(verdicts(told, samples(cells=cells), NOTHING)["verdict"] != "undecided")
+
+    assert 0 < wrong / 80 <= 0.2 + 2 * math.sqrt(0.2 * 0.8 / 80)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "config").glob("claims*.yaml")), ids=str)
+def test_what_is_registered_can_be_decided_by_its_experiment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    experiment = Experiment.load(Path("config.yaml"), path)
+
+    assert experiment.claims is not None
+    assert len(experiment.claims.claims) >= 2
+
+
+CELLS = ["aspl/none/cdl", "aspl/none/dreambooth"]
+GOOD = {"claim": "a", "source": "b", "endpoint": "fdfr", "test": "higher", "cells": CELLS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"cells": ["aspl/none/cld", CELLS[1]]},
+            "no 'aspl/none/cld': did you mean 'aspl/none/cdl'",
+        ),
+        ({"cells": [f"{CELLS[0]}@foto", CELLS[1]]}, "no 'foto': did you mean 'photo'"),
+        ({"endpoint": "fdrf"}, "no 'fdrf': did you mean 'fdfr'"),
+        ({"cells": ["aspl/none", "clean/none"]}, "has no 'fdfr'"),
+        ({"cells": ["aspl/none", CELLS[0]]}, "cells are compared with others of their kind"),
+        ({"test": "level"}, "a margin is for the test 'level'"),
+        ({"test": "rising"}, "an order needs three cells"),
+        ({"test": "above"}, "claims.0.test = 'above'"),
+        ({"direction": "higher"}, "unknown setting 'claims.0.direction'"),
+    ],
+)
+def test_a_claim_that_cannot_be_decided_is_refused_before_the_run(
+    changes: dict[str, Any], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"claims": [GOOD | changes]}))
+    config = yaml.safe_load(Path("config.yaml").read_text()) | {"claims": str(path)}
+
+    with pytest.raises(CloakBenchError) as error:
+        Experiment.parse(config)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def told() -> Ledger:
+    cells = ("aspl/none/dreambooth", "clean/none/dreambooth", "noise/none/dreambooth")
+    return ledger(claim("higher", *cells), claim("lower", *cells, endpoint="relative_ism"))
+
+
+def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
+    told: Ledger, tmp_path: Path
+) -> None:
+    names = tuple("abcdefgh")
+    cells = study(tmp_path, names)
+    made = tabulate(cells, tmp_path)._replace(
+        verdicts=verdicts_so_far(told, cells, Layout(tmp_path))
+    )
+    write_tables("demo", made, tmp_path / "tables")
+
+    text = (tmp_path / "tables" / "verdicts.md").read_text("utf-8")
+    assert "| higher | a test | holds | FDFR | +33% " in text
+    read = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
+    assert read["verdict"].tolist() == ["holds", "holds"]
+    methods: dict[str, Any] = {"protection": {}, "purification": {}, "trainer": {}}
+    page = make_report("demo", [], Layout(tmp_path), made, methods).read_text("utf-8")
+    assert 0 < page.index("<h2>Claims</h2>") < page.index("<h2>Scores</h2>")
+
+
+def test_claims_are_decided_by_the_cells_that_are_there(told: Ledger, tmp_path: Path) -> None:
+    cells = study(tmp_path, tuple("abcdefgh"))
+    for cell in cells:
+        if cell.protection == "noise":
+            Layout(tmp_path).scores(cell).unlink()
+
+    assert set(verdicts_so_far(told, cells, Layout(tmp_path))["n"]) == {0}
+    assert set(verdicts_so_far(told, cells, Layout(tmp_path / "nothing"))["n"]) == {0}
+
+
+def test_machines_get_every_claim_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    results = tmp_path / "results.yaml"
+    results.write_text(yaml.safe_dump({"results": str(tmp_path), "identities": ["person_000003"]}))
+
+    run = CliRunner().invoke(
+        app, ["claims", "config.yaml", "config/claims.yaml", str(results), "--json"]
+    )
+
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    keys = {"claim", "source", "verdict", "endpoint", "n", "effect", "low", "high", "p", "p_holm"}
+    assert len(found) == len(Ledger.read(Path("claims/paper.yaml")).claims)
+    assert all(keys <= row.keys() and row["verdict"] == "undecided" for row in found)

@@ -1,0 +1,169 @@
+"""Intervals and tests: how often they are right, and that they are what they are called."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloakbench.tables.inference import (
+    both_sides,
+    holm,
+    mean_interval,
+    p_above,
+    p_differs,
+    p_rising,
+    p_within,
+)
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+NORMAL: Draw = lambda rng, n: rng.normal(0, 1, n)  # noqa: E731
+SKEWED: Draw = lambda rng, n: rng.exponential(1, n) - 1  # noqa: E731
+
+values = st.lists(st.floats(-100, 100), min_size=5, max_size=9)
+
+
+@given(values)
+def test_an_interval_holds_the_mean_and_keeps_the_bounds(given_values: list[float]) -> None:
+    mean, low, high, n = mean_interval(np.array(given_values), (-100, 100))
+
+    assert n == len(given_values)
+    assert -100 <= low <= high <= 100
+    assert low - 1e-9 <= mean <= high + 1e-9
+
+
+@given(values)
+def test_equal_values_give_equal_intervals(given_values: list[float]) -> None:
+    array = np.array(given_values)
+
+    np.testing.assert_equal(mean_interval(array), mean_interval(array.copy()))
+
+
+@pytest.mark.parametrize("draw", [NORMAL, SKEWED], ids=["normal", "skewed"])
+@pytest.mark.parametrize("n", [8, 16])
+def test_intervals_hold_the_truth_as_often_as_they_say(draw: Draw, n: int) -> None:
+    rng = np.random.default_rng(n)
+
+    intervals = [mean_interval(draw(rng, n)) for _ in range(500)]
+
+    assert 0.93 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.975
+
+
+@pytest.mark.parametrize("n", [5, 7])
+def test_intervals_of_few_normal_values_hold_it_too(n: int) -> None:
+    rng = np.random.default_rng(n)
+
+    intervals = [mean_interval(rng.normal(size=n)) for _ in range(2000)]
+
+    assert 0.94 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.96
+
+
+def test_a_higher_level_gives_a_wider_interval() -> None:
+    sample = np.random.default_rng(0).normal(size=9)
+    _, low, high, _ = mean_interval(sample)
+    _, lower, higher, _ = mean_interval(sample, level=0.99)
+
+    assert lower < low < high < higher
+
+
+def test_fewer_than_five_values_have_no_interval_and_missing_ones_are_left_out() -> None:
+    assert np.isnan(mean_interval(np.array([0.0, 1, 2, 3]))[1:3]).all()
+    assert mean_interval(np.array([np.nan, 0.0, 1.0]))[::3] == (0.5, 2)
+    assert np.isnan(mean_interval(np.array([np.nan, 0.0, 1, 2, 3]))[1:3]).all()
+    assert mean_interval(np.array([np.nan])).n == 0
+
+
+def test_where_all_agree_the_bounds_limit_what_others_may_do() -> None:
+    """Of six people none: at most 46 % of all people, with 2.5 % in the upper tail."""
+    mean, low, high, n = mean_interval(np.zeros(6), (0, 1))
+
+    assert (mean, low, n) == (0, 0, 6)
+    assert (1 - high) ** 6 == pytest.approx(0.025)
+    assert np.isnan(mean_interval(np.zeros(6))[1:3]).all()
+
+
+def every_flip(x: np.ndarray) -> float:
+    flips = itertools.product((1, -1), repeat=len(x))
+    return float(np.mean([np.dot(signs, x) >= x.sum() - 1e-9 for signs in flips]))
+
+
+@given(st.lists(st.integers(-5, 9), min_size=2, max_size=7), st.integers(-2, 2))
+def test_the_sign_flip_test_counts_every_flip(numbers: list[int], limit: int) -> None:
+    x = np.array(numbers, dtype=float)
+
+    assert p_above(x, limit) == pytest.approx(every_flip(x - limit))
+
+
+def test_six_people_cannot_reach_one_percent() -> None:
+    assert p_differs(np.arange(1.0, 7)) == 2 / 2**6
+    assert p_differs(np.arange(1.0, 9)) == 2 / 2**8
+
+
+@given(st.lists(st.floats(-9, 9), min_size=5, max_size=8))
+def test_the_sign_of_all_values_does_not_matter_to_a_two_sided_test(numbers: list[float]) -> None:
+    x = np.array(numbers)
+
+    assert p_differs(x) == p_differs(-x)
+    assert 0 < p_differs(x) <= 1
+
+
+def test_many_people_are_tested_with_drawn_flips_that_are_always_the_same() -> None:
+    x = np.random.default_rng(1).normal(0.6, 1, 40)
+
+    assert p_differs(x) == p_differs(x) <= 0.01
+
+
+def test_one_value_tests_nothing() -> None:
+    assert math.isnan(p_differs(np.array([0.3, np.nan])))
+
+
+def test_level_with_needs_a_margin_that_the_values_stay_within() -> None:
+    x = np.array([-0.02, 0.01, 0.03, -0.01, 0.02, 0.0, -0.02, 0.01])
+
+    assert p_within(x, 0.05) == pytest.approx(1 / 2**8)
+    assert p_within(x, 0.005) > 0.05
+    assert p_within(x + 0.2, 0.05) == 1
+
+
+def test_a_trend_is_one_of_order() -> None:
+    rng = np.random.default_rng(0)
+    rising = np.arange(4) + rng.normal(0, 0.3, (6, 4))
+
+    assert p_rising(rising) < 0.001
+    assert p_rising(rising[:, ::-1]) > 0.99
+    assert math.isnan(p_rising(rising * np.nan))
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=6))
+def test_holm_adjusts_the_kth_least_by_what_is_left(p: list[float]) -> None:
+    adjusted = holm(np.array(p))
+    ranked, order = sorted(p), np.argsort(p, kind="stable")
+    for k, place in enumerate(order):
+        expected = max(min(1, (len(p) - i) * ranked[i]) for i in range(k + 1))
+        assert adjusted[place] == pytest.approx(expected)
+
+
+def test_holm_does_not_count_tests_that_there_are_not() -> None:
+    np.testing.assert_allclose(holm(np.array([0.01, np.nan, 0.04])), [0.02, np.nan, 0.04])
+    assert np.isnan(holm(np.array([np.nan]))).all()
+
+
+def test_the_likelier_of_two_opposites_pays_for_the_choice() -> None:
+    assert both_sides(0.01, 0.99) == 0.02
+    assert both_sides(0.6, 0.7) == 1
+
+
+def test_a_family_without_effects_is_wrong_no_more_often_than_it_says() -> None:
+    """At 5 %: one false claim or more of six, among eight people."""
+    rng = np.random.default_rng(3)
+    studies = [[p_differs(x) for x in rng.normal(size=(6, 8))] for _ in range(150)]
+
+    wrong = np.mean([holm(np.array(p)).min() <= 0.05 for p in studies])
+
+    assert wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 150)
+    assert np.mean(np.array(studies) <= 0.05) >= 0.03, "and not because nothing is ever found"
