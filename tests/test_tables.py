@@ -204,7 +204,7 @@ def test_the_base_model_is_every_cells_floor(tmp_path: Path) -> None:
     cells = study(tmp_path)
     floor = [replace(cells[0], identity=name, trainer="none") for name in ("anna", "bert")]
     for cell in floor:
-        write_scores(_scores(cell), Layout(tmp_path).scores(cell))
+        write_scores(_scores(cell), Layout(tmp_path).scores(cell), MADE)
     controls = Controls(("clean", "noise"), ("none",), ("dreambooth",), ("none",))
 
     made = make_tables([*cells, *floor], Layout(tmp_path), controls, BUDGETS).contrasts
@@ -439,11 +439,14 @@ def test_numbers_are_typeset(value: float, text: str) -> None:
 
 
 WRONG_ROWS = {
-    "a row twice": (lambda f: pd.concat([f, f[:1]]), r"\S+ 000 is there twice"),
-    "a cosine that is none": (lambda f: f.assign(ism=5.96), r"ism of 5\.96 is not in \[-1, 1\]"),
+    "a row twice": (lambda f: pd.concat([f, f[:1]]), "photo 00 is there twice"),
+    "a share that is none": (
+        lambda f: f.assign(identified=5.96),
+        r"identified of 5\.96 is not in \[0, 1\]",
+    ),
     "a word": (
-        lambda f: f.assign(ism=["x", *f["ism"].astype(str)[1:]]),
-        "ism is no number in every row",
+        lambda f: f.assign(identified=["x", *f["identified"].astype(str)[1:]]),
+        "identified is no number in every row",
     ),
 }
 

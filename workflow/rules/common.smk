@@ -104,10 +104,21 @@ if workflow.is_main_process:
         part.write_text(str(time.time_ns()))
 
 
+def is_there(path):
+    """Whether a file is there. One from a clock that is ahead would be newer than all that is made of
+    it, which Snakemake takes for an error, so its time is set back.
+    """
+    if not path.exists():
+        return False
+    if workflow.is_main_process and path.stat().st_mtime >= OUTDATED.stat().st_mtime:
+        os.utime(path, (1, 1))
+    return True
+
+
 @cache
 def is_current(task):
     """Whether a job's result is there, and is what this experiment makes."""
-    return result(task, EXPERIMENT).exists() and not EXPECTED.outdated(task)
+    return is_there(result(task, EXPERIMENT)) and not EXPECTED.outdated(task)
 
 
 @cache
@@ -123,11 +134,7 @@ def settled(path, stays):
 
 def again(path, is_current):
     """The newer file, if a result is there and has to be made again."""
-    if is_current or not path.exists():
-        return []
-    if path.stat().st_mtime >= OUTDATED.stat().st_mtime:  # from a clock that is ahead
-        os.utime(path, (1, 1))
-    return [OUTDATED]
+    return [OUTDATED] if is_there(path) and not is_current else []
 
 
 def task_of(stage, wildcards):

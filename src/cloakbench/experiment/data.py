@@ -139,14 +139,14 @@ def check_distinct(sets: Mapping[str, list[Path]], digests: Mapping[Path, str]) 
 
 
 def facts(
-    dataset: Dataset, resolution: int, backend: FaceBackend, cache: Path | None = None
+    dataset: Dataset, resolution: int, backend: FaceBackend | None, cache: Path | None = None
 ) -> Facts:
     """What all prepared photos are made of, besides the photos as they were.
 
     backend: finds the faces, where photos are cropped around them.
     """
     settings: dict[str, Any] = {"resolution": resolution, "crop": dataset.crop}
-    if dataset.crop == "centre":
+    if dataset.crop == "centre" or backend is None:
         return Facts.of("data", __name__, settings)
     settings["faces"] = backend.spec()
     return Facts.of("data", __name__, settings, backend, cache=cache)
@@ -164,14 +164,19 @@ def record(
 
 
 def prepare(
-    dataset: Dataset, identity: str, out: Path, resolution: int, backend: FaceBackend
+    dataset: Dataset,
+    identity: str,
+    out: Path,
+    resolution: int,
+    backend: FaceBackend | None = None,
 ) -> None:
     """Crop each photo to a square and resize it; the originals are not touched.
 
     Writes `out/set_A/01.png` and so on, in the order of the original names, which the manifest
     keeps.
 
-    backend: finds the faces, where photos are cropped around them.
+    backend: finds the faces, where photos are cropped around them; without one, all keep their
+        centre.
 
     Raises:
         CloakBenchError: see `Dataset.sets`, `check_distinct` and `read_photo`.
@@ -182,12 +187,13 @@ def prepare(
     check_distinct(sets, digests)
     names = {name: [path.name for path in files] for name, files in sets.items()}
     made_of = record(facts(dataset, resolution, backend), identity, sets, digests)
+    around = backend if dataset.crop == "face" else None
     with new_folder(out, made_of.manifest() | {"photos": names}) as folder:
         for name, files in sets.items():
             (folder / name).mkdir()
             for number, path in enumerate(files, start=1):
                 photo = read_photo(path)
-                middle = _face(photo, path, backend) if dataset.crop == "face" else None
+                middle = None if around is None else _face(photo, path, around)
                 square_crop(photo, resolution, middle).save(folder / name / f"{number:02d}.png")
 
 
