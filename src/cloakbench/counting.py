@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
@@ -162,7 +162,7 @@ class Meter(TorchDispatchMode):
 
     def watch(self, model: Weightless) -> None:
         """Know the model's weights, and their gradients from now on."""
-        for parameter in model.parameters():
+        for parameter in model._parameters():
             self.see(parameter, "weights")
             self.name(parameter, "weights")
             parameter.requires_grad_(True)  # without, torch takes no hook
@@ -272,9 +272,6 @@ class Weightless(StableDiffusion):
             for network in (model.vae, model.unet):
                 network.enable_gradient_checkpointing(partial(_checkpoint, model))
         return model
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for network in self.networks for parameter in network.parameters())
 
 
 def _checkpoint(model: Weightless, *arguments: Any, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,16 @@ class FineTuner:
             self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
 
+    def forget(self) -> None:
+        """Go on with an optimiser that is new; the moments' memory is free."""
+        self.optimiser = self.fresh_optimiser()
+
+    def send_moments(self, device: str) -> None:
+        """Move the optimiser's moments to a device."""
+        for state in self.optimiser.state.values():
+            for name, moment in state.items():
+                state[name] = moment.to(device)
+
     def step(self, instance: Latents, index: int, draw: Draw) -> None:
         """Train once on the `index`-th batch of the instance images (and of the class images)."""
         rng = draw("train", index)
@@ -66,15 +77,19 @@ class FineTuner:
         loss = losses[: self.batch_size].mean()
         if self.prior is not None:
             loss = loss + self.prior.weight * losses[self.batch_size :].mean()
-        self.descend(loss)
+        self.descend([loss])
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of the optimiser down a loss, its gradient clipped to norm 1."""
-        loss.backward()
+    def descend(self, losses: Iterable[Tensor]) -> None:
+        """One step of the optimiser down a sum of losses, its gradient clipped to norm 1.
+
+        losses: may be made one after another, so that the activations of one are there at a time.
+        """
+        for loss in losses:
+            loss.backward()
+            self._failed |= ~torch.isfinite(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self._failed |= ~torch.isfinite(loss.detach())
 
     def check(self) -> None:
         """Raise if any loss so far was not finite; kept apart since it waits for the device.

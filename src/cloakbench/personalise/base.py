@@ -79,6 +79,9 @@ class Trainer(PriorPreservation):
         """The settings that training depends on."""
         return {k: v for k, v in self.spec().items() if k not in SAMPLING_SETTINGS}
 
+    lighter: ClassVar[str] = "lower its `batch_size` if it is above 1, choose the trainer 'lora'"
+    """What to do where memory runs out."""
+
     def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
         """Train `model` in place on the identity's instance (and class) images.
 
