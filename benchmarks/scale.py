@@ -65,8 +65,9 @@ def rows(number: int) -> Iterator[Row]:
     identity = people(number)
     for name, spec in protection_specs().items():
         yield Row(name, "protect", partial(protect, protections.build(spec), identity))
-    for trainer in trainers:
-        yield Row(trainer.name, "personalise", partial(train, trainer(), identity))
+    for trainer in [*(trainer() for trainer in trainers), SMALL]:
+        name = "dreambooth small" if trainer is SMALL else trainer.name
+        yield Row(name, "personalise", partial(train, trainer, identity))
     for name, settings in PURIFIERS.items():
         purifier = build_purifier({"method": name, **settings})
         yield Row(name, "purify", partial(purify, purifier, identity))
@@ -75,6 +76,7 @@ def rows(number: int) -> Iterator[Row]:
     yield Row("simac", "search", search)
 
 
+SMALL = trainers.build({"method": "dreambooth", "preset": "small"})
 PURIFIERS: dict[str, dict[str, Any]] = {
     "impress": {"perceptual": "dssim"},
     "latent_diffpure": {},

@@ -7,6 +7,7 @@ it, and attention as its fused kernels do.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ from torch.utils.flop_counter import flop_registry
 from cloakbench.models import architectures
 from cloakbench.models.families.stable_diffusion import StableDiffusion
 from cloakbench.models.spec import ModelSpec
-from cloakbench.protect import metacloak
+from cloakbench.protect import ensemble, metacloak
 from cloakbench.running import jobs
 from cloakbench.running.jobs import Job, Stateful
 
@@ -286,6 +287,26 @@ def _checkpoint(model: Weightless, *arguments: Any, **options: Any) -> Any:
     return checkpoint(*arguments, **options, use_reentrant=False, context_fn=contexts)
 
 
+class AdamW8bit(torch.optim.Optimizer):
+    """The size of bitsandbytes' optimiser, which has no kernels for tensors without data.
+
+    A moment is a byte, and a block of 256 has a float32 scale; small tensors keep float32.
+    """
+
+    def __init__(self, parameters: Any, **settings: Any) -> None:
+        super().__init__(parameters, settings)
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            if not self.state[parameter]:
+                make = torch.zeros_like if parameter.numel() < 4096 else self._quantised
+                self.state[parameter] = {name: make(parameter) for name in ("first", "second")}
+
+    def _quantised(self, parameter: Tensor) -> Tensor:
+        size = parameter.numel()
+        return torch.zeros(size + size // 64, dtype=torch.uint8, device=parameter.device)
+
+
 class Disk:
     """Files of which only the sizes are known."""
 
@@ -330,14 +351,17 @@ def _pretending(meter: Meter) -> Iterator[None]:
     disk = Disk(meter.counts)
     clock = SimpleNamespace(monotonic=lambda: meter.counts.seconds)
     hook = register_optimizer_step_post_hook(meter.moments)
+    optimisers = SimpleNamespace(AdamW8bit=AdamW8bit)
     torch.__future__.set_swap_module_params_on_conversion(True)  # a moved weight stays the same
     fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
     with ExitStack() as stack:
         stack.callback(hook.remove)
         stack.enter_context(patch("torch.autocast", Autocast))
         stack.enter_context(patch(fused, lambda: [GPU]))
+        stack.enter_context(patch.dict(sys.modules, {"bitsandbytes.optim": optimisers}))
         stack.enter_context(patch("cloakbench.models.loading.load_model", Weightless.load))
         stack.enter_context(patch.object(jobs, "time", clock))
+        stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
         for module in (jobs, metacloak):
             stack.enter_context(patch.multiple(module, store=disk.store, load=disk.load))
         yield
