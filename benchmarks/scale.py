@@ -29,7 +29,7 @@ from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
 from cloakbench.protect.pgd import pgd
 from cloakbench.protect.simac import SimAC, Timesteps
-from cloakbench.protect.surrogate import denoising
+from cloakbench.protect.surrogate import Denoising
 from cloakbench.purify.base import Purifier, build_purifier
 from cloakbench.registry import Spec
 
@@ -122,18 +122,19 @@ def sample(model: Weightless, job: CountedJob) -> None:
 
 def pgd_step(identity: Identity, model: Weightless, job: CountedJob) -> None:
     """One step of PGD on the denoising loss, all photos at once."""
-    loss, original = denoising(model, "", job), identity.instance_images.pixels.to(GPU)
-    job.counts.restart()
+    loss, original = Denoising(model, "", job), identity.instance_images.pixels.to(GPU)
     with model.frozen():
+        job.counts.restart()
         pgd(original, original, loss, radius=0.1, step_size=lambda _: 0.01, steps=range(1))
 
 
 def search(model: Weightless, job: CountedJob) -> None:
     """A round of SimAC's search for one photo."""
-    photo, method = photos(1).pixels.to(GPU), SimAC(search_rounds=1)
-    loss = denoising(model, "", job)
-    job.counts.restart()
-    method.search(loss, photo, Timesteps(1, model.horizon), job)
+    method, photo = SimAC(search_rounds=1), photos(1)
+    with model.frozen():
+        tried = method.tried(Identity(photo, Prompts()), model, job)
+        job.counts.restart()
+        method.search(tried, photo.pixels.to(GPU), Timesteps(1, model.horizon), job)
 
 
 def counted(row: Row, model: str, number: int) -> dict[str, Any]:
@@ -148,6 +149,7 @@ def counted(row: Row, model: str, number: int) -> dict[str, Any]:
         "gpu_gb": first.gpu / 1e9,
         "gpu_gb_frugal": frugal.gpu / 1e9,
         "host_gb": first.host / 1e9,
+        "checkpoint_gb": first.checkpoint / 1e9,
         "disk_gb": first.disk / 1e9,
         "moved_gb": first.moved / 1e9,
         "operators": round(first.operators),

@@ -326,6 +326,18 @@ def test_models_of_a_frugal_ensemble_are_on_the_gpu_one_at_a_time(
         assert member.model.device == "cuda"
 
 
+# ACE
+
+
+def test_a_round_of_ace_trains_as_many_steps_whatever_the_number_of_photos(
+    monkeypatch, identity, diffusion
+):
+    with calls(monkeypatch, FineTuner, "step") as steps:
+        build("ace", rounds=2, training_steps=3).perturb(identity, diffusion, Job(0))
+
+    assert [index for _, _, index, _ in steps] == [0, 1, 2, 3, 4, 5]
+
+
 # SimAC
 
 

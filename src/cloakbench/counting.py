@@ -52,7 +52,8 @@ class Counts:
     """What a job takes; memory and traffic in bytes.
 
     parts: of `gpu`, which is the device's peak; `host` is that of the tensors in the host's memory.
-    disk: written to it. moved: between host and device. operators: dispatched ones that are no
+    checkpoint: the largest that is saved if the job is interrupted. disk: written by one that is
+    not. moved: between host and device. operators: dispatched ones that are no
     views, about one kernel each.
     """
 
@@ -62,6 +63,7 @@ class Counts:
     disk: float = 0.0
     gpu: int = 0
     host: int = 0
+    checkpoint: int = 0
     parts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -343,6 +345,7 @@ class CountedJob(Job):
             before = self.counts.tally()
             yield step
             each = self.counts.since(before)
+            self.counts.checkpoint = max(self.counts.checkpoint, jobs.size_of(state))
 
 
 @contextmanager

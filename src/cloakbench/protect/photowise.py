@@ -84,8 +84,7 @@ class PhotowiseProtection(Ascent):
 class EncoderProtection(PhotowiseProtection):
     """Shared by protections whose loss looks through the VAE alone, in float32 as the references.
 
-    Their losses are small differences of latents, and bfloat16 has three digits: 8 % of the signs
-    of PID's gradient were others with it.
+    Their losses are small differences of latents, of which bfloat16 has three digits.
     """
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:

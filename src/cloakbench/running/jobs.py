@@ -146,10 +146,15 @@ class _Cost:
 
     @cached_property
     def seconds(self) -> float:
-        from torch.utils._pytree import tree_leaves
+        return size_of(self._state) / DISK
 
-        leaves = tree_leaves([holder.state_dict() for holder in self._state.values()])
-        return sum(getattr(leaf, "nbytes", 0) for leaf in leaves) / DISK
+
+def size_of(state: Mapping[str, Stateful]) -> int:
+    """The bytes of all tensors in a state."""
+    from torch.utils._pytree import tree_leaves
+
+    leaves = tree_leaves([holder.state_dict() for holder in state.values()])
+    return sum(getattr(leaf, "nbytes", 0) for leaf in leaves)
 
 
 BY_HAND = Job(seed=0)
