@@ -22,6 +22,7 @@ FLOORS = """
     prior descent faces
     purify
     protect personalise
+    counting
     score
     stages
     experiment

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
@@ -34,6 +35,7 @@ from cloakbench.files.outputs import (
     sha256,
 )
 from cloakbench.files.weights import sha256_of
+from cloakbench.running import jobs
 from cloakbench.running.jobs import Job, job_seed
 from cloakbench.running.record import Facts
 from cloakbench.running.run import Run, close_job
@@ -115,6 +117,90 @@ def test_without_a_scratch_folder_nothing_is_kept(tmp_path, monkeypatch):
 
     assert count(Job(0)) == list(range(6))
     assert list(tmp_path.iterdir()) == []
+
+
+class Heavy:
+    """A state of many bytes of which none is in memory."""
+
+    def __init__(self, size: float) -> None:
+        self.size = int(size)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"value": torch.empty(self.size, dtype=torch.uint8, device="meta")}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        raise AssertionError
+
+
+def saved(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path, size: float, seconds: float, disk: float = 1e9
+) -> list[float]:
+    """When a loop of 1,000 steps of so many seconds in all saves a state of `size` bytes."""
+    now, saves = [0.0], []
+
+    def store(path: Path, value: object) -> None:
+        saves.append(now[0])
+        now[0] += size / disk
+
+    monkeypatch.setattr(jobs, "store", store)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for _ in Job(0, scratch=scratch).steps("train", 1000, {"state": Heavy(size)}):
+        now[0] += seconds / 1000
+    return saves
+
+
+def test_a_loop_that_is_done_before_a_checkpoint_pays_writes_nothing(monkeypatch, tmp_path):
+    assert saved(monkeypatch, tmp_path, size=11.8e9, seconds=50) == []
+    assert len(saved(monkeypatch, tmp_path, size=1e6, seconds=50)) == 1  # at the end
+
+
+@pytest.mark.parametrize("disk", [0.5e9, 1e9, 4e9])
+def test_saving_takes_a_twentieth_of_the_time_also_at_the_first_time(disk, monkeypatch, tmp_path):
+    first, *others = saved(monkeypatch, tmp_path, size=11.8e9, seconds=3000, disk=disk)
+
+    assert first == pytest.approx(20 * 11.8, abs=3)  # by its bytes at 1 GB/s
+    assert others[0] - first == pytest.approx(max(60, 21 * 11.8e9 / disk), abs=7)  # as measured
+
+
+RESUME = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from cloakbench.running.jobs import Job
+
+class Holder:
+    value = torch.zeros(())
+    def state_dict(self): return {"value": self.value}
+    def load_state_dict(self, state): self.value = state["value"]
+
+def memory():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["RssAnon"].split()[0]) * 1024
+
+holder, job = Holder(), Job(0, scratch=Path(sys.argv[1]))
+if sys.argv[2] == "save":
+    holder.value = torch.ones(50_000_000)
+    for step in job.steps("loop", 3, {"holder": holder}):
+        os.kill(os.getpid(), signal.SIGTERM)
+import zipfile, torch._weights_only_unpickler  # what the first resume imports
+before = memory()
+steps = list(job.steps("loop", 3, {"holder": holder}))
+print(memory() - before, len(steps), holder.value.sum().item())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_resumed_job_maps_its_checkpoint_instead_of_reading_it_into_memory(tmp_path):
+    def run(what: str) -> str:
+        command = [sys.executable, "-c", RESUME, str(tmp_path), what]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    run("save")
+    taken, steps, total = run("resume").split()
+
+    assert int(steps) < 3
+    assert float(total) == 50_000_000
+    assert int(taken) < 50e6  # of 200 MB
 
 
 def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch):

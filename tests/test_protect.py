@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Folders, Killed, MortalJob, tiny_spec
+from conftest import Folders, Killed, MortalJob, smooth_photos, tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import Photos, load_photos
@@ -22,7 +25,7 @@ from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tuning import FineTuner
 from cloakbench.protect import Protection, protections
-from cloakbench.protect.aspl import Lookahead
+from cloakbench.protect.aspl import looking_ahead
 from cloakbench.protect.base import round_to_levels
 from cloakbench.protect.pgd import pgd
 from cloakbench.protect.surrogate import SurrogateProtection
@@ -217,21 +220,123 @@ def test_the_faithful_variant_trains_on_the_first_images_in_order(
     assert picked == [0, 1, 2, 0, 1, 2]
 
 
-def test_the_lookahead_leaves_weights_as_they_were_and_keeps_its_own_moments(identity, diffusion):
+@pytest.mark.parametrize("frugal", [False, True])
+def test_after_the_lookahead_weights_and_moments_are_as_they_were(frugal, identity, tiny_model):
+    diffusion = load_model(tiny_model, frugal=frugal)
     diffusion.thaw("all")
     tuner = FineTuner(diffusion, "a photo of sks person", None, learning_rate=1e-2)
-    lookahead = Lookahead(tuner)
     images = diffusion.posterior_once(identity.instance_images.pixels)
-    before = [p.detach().clone() for p in tuner.parameters]
+    tuner.step(images, 0, Job(0).rng)
+    before = deepcopy(tuner.state_dict())
 
-    with lookahead:
-        tuner.step(images, 0, Job(0).rng)
-        inside = [p.detach().clone() for p in tuner.parameters]
+    with looking_ahead(tuner):
+        started_anew = not tuner.optimiser.state
+        tuner.step(images, 1, Job(0).rng)
+        inside = deepcopy(tuner.state_dict())
 
-    assert not all(map(torch.equal, inside, before))
-    assert all(map(torch.equal, tuner.parameters, before))
-    assert not tuner.optimiser.state_dict()["state"]
-    assert lookahead.state_dict()["state"]
+    assert started_anew
+    assert not same_state(inside, before)
+    assert same_state(tuner.state_dict(), before)
+
+
+def same_state(one: Any, other: Any) -> bool:
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True)
+    )
+
+
+def test_the_lookaheads_moments_take_no_memory_while_pixels_ascend(
+    monkeypatch, identity, diffusion
+):
+    protection, seen = build("aspl", rounds=2), []
+    ascend = type(protection).ascend
+    surrogates = []
+    make = type(protection).surrogate
+
+    def surrogate(*arguments: Any) -> Any:
+        surrogates.append(make(*arguments))
+        return surrogates[-1]
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        seen.append(len(surrogates[0].tuner.optimiser.state))
+        return ascend(*arguments)
+
+    monkeypatch.setattr(type(protection), "surrogate", surrogate)
+    monkeypatch.setattr(type(protection), "ascend", spy)
+    protection.perturb(identity, diffusion, Job(0))
+
+    assert seen == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["aspl", "simac", "easpl", "metacloak"])
+def test_the_faithful_variant_keeps_no_moments_that_nobody_will_read(
+    name, monkeypatch, identity, diffusion
+):
+    kept = []
+
+    class Watching(Job):
+        def steps(self, name: str, total: int, state: Any) -> Iterator[int]:
+            for step in super().steps(name, total, state):
+                yield step
+                if name != "surrogate":
+                    kept.append(sum(len(h.optimiser.state) for h in tuners(state)))
+
+    build(name, faithful=True).perturb(identity, diffusion, Watching(0))
+
+    assert kept
+    assert set(kept) == {0}
+    assert {p.dtype for p in diffusion.unet.parameters()} == {torch.bfloat16}
+
+
+def tuners(state: dict[str, Any]) -> list[FineTuner]:
+    return [holder for holder in state.values() if isinstance(holder, FineTuner)]
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_weights_in_bfloat16_run_without_the_casts_of_autocast(weights, tiny_model):
+    model = load_model(tiny_model.model_copy(update={"precision": "bf16"}))
+    model.cast_weights(weights)
+
+    with model.autocast():
+        casts = torch.is_autocast_enabled("cpu")
+
+    assert casts == (weights == "fp32")
+
+
+def test_pixels_ascend_at_bf16_on_weights_that_are_bfloat16_and_float32_again_afterwards(
+    tiny_model,
+):
+    model = load_model(tiny_model.model_copy(update={"precision": "bf16"}))
+    before = [p.detach().clone() for p in model.unet.parameters()]
+
+    with pytest.raises(Killed), model.frozen():
+        inside = {p.dtype for network in model.networks for p in network.parameters()}
+        with model.autocast():
+            casts = torch.is_autocast_enabled("cpu")
+        raise Killed
+
+    assert inside == {torch.bfloat16}
+    assert not casts
+    assert all(map(torch.equal, model.unet.parameters(), before))
+
+
+@pytest.mark.parametrize("name", ["pid", "photoguard", "glaze"])
+def test_losses_of_the_encoder_alone_are_float32_at_any_precision(name, identity, tiny_model):
+    spec = tiny_model.model_copy(update={"precision": "bf16"})
+    settings = {"perceptual": "dssim", "style_steps": 10} if name == "glaze" else {}
+    model, seen = load_model(spec), []
+    encode = model.vae.encode
+
+    def spy(pixels: torch.Tensor) -> Any:
+        if pixels.requires_grad:
+            seen.append((pixels.dtype, torch.is_autocast_enabled("cpu")))
+        return encode(pixels)
+
+    model.vae.encode = spy
+    build(name, **settings).perturb(identity, model, Job(0))
+
+    assert set(seen) == {(torch.float32, False)}
 
 
 def test_frozen_takes_and_returns_exactly_what_was_thawed(diffusion):
@@ -283,6 +388,27 @@ def test_pgd_equals_a_loop_written_by_hand_on_a_quadratic_loss():
         steps=range(7),
     )
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
+
+
+def test_photos_go_through_pgd_in_batches_with_the_result_that_they_have_at_once():
+    photos = smooth_photos(5, 0).pixels
+    goals, seen = smooth_photos(5, 1).pixels, []
+
+    def loss(pixels: torch.Tensor, step: int, rows: slice = slice(None)) -> torch.Tensor:
+        seen.append(len(pixels))
+        return (pixels - goals[rows]).square().flatten(1).sum(1)
+
+    def run(batch: int | None) -> torch.Tensor:
+        return pgd(
+            *(photos, photos, loss),
+            radius=0.1,
+            step_size=lambda _: 0.03,
+            steps=range(2),
+            batch=batch,
+        )
+
+    assert torch.equal(run(2), run(None))
+    assert seen == [2, 2, 1] * 2 + [5] * 2
 
 
 def test_pgd_tells_the_loss_which_step_it_is_and_keeps_images_apart():

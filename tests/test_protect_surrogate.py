@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +20,13 @@ from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tuning import FineTuner
 from cloakbench.prompts import Prompts
-from cloakbench.protect import protections, surrogate
-from cloakbench.protect.ensemble import on_device
+from cloakbench.protect import protections
+from cloakbench.protect.aspl import looking_ahead
+from cloakbench.protect.ensemble import Device, Member
 from cloakbench.protect.metacloak import Checkpoints, blurred, cropped
+from cloakbench.protect.pgd import gradient
 from cloakbench.protect.simac import Timesteps, recorded
-from cloakbench.protect.surrogate import denoising
+from cloakbench.protect.surrogate import BATCH, Denoising
 from cloakbench.running.jobs import Job
 from cloakbench.running.run import Run
 from cloakbench.stages.protect import protect
@@ -63,29 +67,24 @@ def calls(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> Iterator[li
 # Many photos
 
 
-def test_photos_beyond_a_batch_keep_their_gradients_without_the_memory(monkeypatch, diffusion):
+def test_photos_beyond_a_batch_keep_their_gradients_without_the_memory(diffusion):
     photos = smooth_photos(6, 0).pixels
+    loss, sizes = Denoising(diffusion, "a photo", Job(0)), []
 
-    def gradient(pixels: torch.Tensor) -> tuple[torch.Tensor, int]:
-        pixels = pixels.clone().requires_grad_(True)
-        kept: list[int] = []
+    def spy(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(latents))
+        return denoising_loss(latents, *rest)
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            kept.append(tensor.numel())
-            return tensor
-
-        loss = denoising(diffusion, "a photo", Job(0))
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            losses = loss(pixels, 5)
-        return torch.autograd.grad(losses.sum(), pixels)[0], sum(kept)
-
-    found, stored = gradient(photos)
-    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", lambda of, *given, **_: of(*given))
-    expected, stored_at_once = gradient(photos)
+    denoising_loss, diffusion.denoising_loss = diffusion.denoising_loss, spy
+    found = gradient(loss, photos, 5, BATCH)
+    parts = [slice(0, 4), slice(4, 8)]
+    pixels = photos.clone().requires_grad_(True)
+    losses = torch.cat([loss(pixels[rows], 5, rows) for rows in parts])
+    (expected,) = torch.autograd.grad(losses.sum(), pixels)
 
     assert torch.equal(found, expected)
     assert (found.abs().amax((1, 2, 3)) > 0).all()
-    assert stored < stored_at_once / 10
+    assert sizes[:2] == [4, 2]  # each once: nothing is computed again
 
 
 def test_more_photos_than_a_batch_can_be_protected(tiny_model):
@@ -144,7 +143,7 @@ def test_the_lookahead_of_a_lora_surrogate_does_not_leak_into_it(identity, diffu
     surrogate = build("aspl_lora", learning_rate=1e-2).surrogate(identity, diffusion, Job(0))
     before = [p.detach().clone() for p in surrogate.tuner.parameters]
 
-    with surrogate.lookahead:
+    with looking_ahead(surrogate.tuner):
         surrogate.tuner.step(surrogate.clean, 0, Job(0).rng)
         inside = [p.detach().clone() for p in surrogate.tuner.parameters]
 
@@ -232,8 +231,22 @@ def test_a_killed_ensemble_of_several_models_resumes_bit_for_bit(
 def test_all_models_of_an_ensemble_are_frugal_where_memory_has_run_out(tiny_model, tiny_v_model):
     model = load_model(tiny_model, frugal=True)
 
-    members = build("easpl", models=(tiny_v_model.path,)).members(model)
-    assert [member.frugal for member in members] == [True, True]
+    members = build("easpl", models=(tiny_v_model.path,)).members(model, Job(0))
+    assert [member.model.frugal for member in members] == [True, True]
+
+
+def test_a_model_that_is_named_twice_or_copied_counts_once(tiny_model, tiny_v_model, tmp_path):
+    link, copy = tmp_path / "link", tmp_path / "copy"
+    link.symlink_to(tiny_model.path)
+    shutil.copytree(tiny_model.path, copy)
+    (copy / "unet" / "config.json").write_text(
+        json.dumps(json.loads((copy / "unet" / "config.json").read_text()) | {"_from": "elsewhere"})
+    )
+    names = (str(link), f"{tiny_model.path}/", str(copy), tiny_v_model.path, tiny_v_model.path)
+
+    members = build("easpl", models=names).members(load_model(tiny_model), Job(0))
+
+    assert [member.model.spec.path for member in members] == [tiny_model.path, tiny_v_model.path]
 
 
 @pytest.mark.parametrize("name", ["easpl", "efsmg"])
@@ -242,43 +255,87 @@ def test_a_missing_model_of_an_ensemble_is_one_clear_error_at_planning(name, tmp
         build(name, models=(str(tmp_path / "nothing"),)).check()
 
 
-def test_the_model_and_its_moments_leave_the_device_also_after_an_error():
-    class Model:
-        places: list[str] = []
+class Moved:
+    """A model that notes where it is sent."""
 
-        def to(self, device: str) -> None:
-            self.places.append(device)
+    def __init__(self, name: str, journal: list[str], device: str, frugal: bool) -> None:
+        self.name, self.journal, self.device, self.frugal = name, journal, device, frugal
 
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimiser = torch.optim.AdamW([weight], fused=True)
-    weight.sum().backward()
-    optimiser.step()
-    moments = optimiser.state_dict()["state"][0]["exp_avg"].clone()
+    def to(self, device: str) -> None:
+        self.journal.append(f"{self.name} to {device}")
+        self.device = device
 
-    with pytest.raises(Killed), on_device(Model(), "cuda:0", lambda: [optimiser]):
-        raise Killed
 
-    assert Model.places == ["cuda:0", "cpu"]
-    assert torch.equal(optimiser.state_dict()["state"][0]["exp_avg"], moments)
+def visited(names: str, frugal: bool) -> list[str]:
+    """What is moved and visited in three rounds of an ensemble on a GPU."""
+    journal: list[str] = []
+    models = [Moved(name, journal, "cpu" if i else "gpu", frugal) for i, name in enumerate(names)]
+    device = Device([Member(model, Job(0)) for model in models])  # type: ignore[arg-type]
+    for number in range(3):
+        for index, member in device.visits(number):
+            assert member.model is models[index]
+            assert member.model.device == "gpu"
+            journal.append(names[index])
+    return journal
+
+
+def test_a_lone_model_of_an_ensemble_is_never_moved():
+    assert visited("a", frugal=False) == visited("a", frugal=True) == ["a"] * 3
+
+
+def test_models_of_an_ensemble_stay_on_the_device():
+    assert visited("abc", frugal=False) == [
+        *("a", "b to gpu", "b", "c to gpu", "c"),
+        *("c", "b", "a"),
+        *("a", "b", "c"),
+    ]
+
+
+def test_where_memory_has_run_out_one_model_is_there_and_each_turn_saves_two_moves():
+    assert visited("ab", frugal=True) == [
+        *("a", "a to cpu", "b to gpu", "b"),
+        *("b", "b to cpu", "a to gpu", "a"),
+        *("a", "a to cpu", "b to gpu", "b"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["easpl", "efsmg"])
+def test_an_ensemble_whose_models_move_has_the_result_of_one_whose_models_stay(
+    name, identity, tiny_model, tiny_v_model
+):
+    settings = {"rounds": 3, "models": (tiny_v_model.path,)}
+
+    def result(frugal: bool) -> torch.Tensor:
+        model = load_model(tiny_model, frugal=frugal)
+        return build(name, **settings).perturb(identity, model, Job(0))
+
+    assert torch.equal(result(False), result(True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_models_of_an_ensemble_are_on_the_gpu_one_at_a_time(identity, tiny_model, tiny_v_model):
+def test_models_of_a_frugal_ensemble_are_on_the_gpu_one_at_a_time(
+    identity, tiny_model, tiny_v_model
+):
     protection = build("easpl", models=(tiny_v_model.path,))
-    model = load_model(tiny_model, "cuda")
-    members = []
-    protection_members = type(protection).members
+    model = load_model(tiny_model, "cuda", frugal=True)
+    members = protection.members(model, Job(0))
 
-    def remember(self: Any, model: StableDiffusion) -> list[StableDiffusion]:
-        members.extend(protection_members(self, model))
-        return members
+    for _, member in Device(members).visits():
+        places = [next(m.model.unet.parameters()).device.type for m in members]
+        assert places.count("cuda") == 1
+        assert member.model.device == "cuda"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(protection), "members", remember)
-        pixels = protection.perturb(identity, model, Job(0))
 
-    assert pixels.device.type == "cuda"
-    assert {p.device.type for m in members for p in m.unet.parameters()} == {"cpu"}
+# ACE
+
+
+def test_a_round_of_ace_trains_as_many_steps_whatever_the_number_of_photos(
+    monkeypatch, identity, diffusion
+):
+    with calls(monkeypatch, FineTuner, "step") as steps:
+        build("ace", rounds=2, training_steps=3).perturb(identity, diffusion, Job(0))
+
+    assert [index for _, _, index, _ in steps] == [0, 1, 2, 3, 4, 5]
 
 
 # SimAC
@@ -287,20 +344,20 @@ def test_models_of_an_ensemble_are_on_the_gpu_one_at_a_time(identity, tiny_model
 def test_the_search_keeps_timesteps_with_large_gradients_and_none_near_a_deleted_one(identity):
     original = identity.instance_images.pixels
     protection = protections.build("simac")
-    tried: dict[int, list[torch.Tensor]] = {}
+    tried: dict[int, torch.Tensor] = {}
 
-    def toy(pixels: torch.Tensor, step: int, timesteps: torch.Tensor) -> torch.Tensor:
-        tried.setdefault(step, []).append(timesteps)
+    def toy(pixels: torch.Tensor, number: int, timesteps: torch.Tensor) -> torch.Tensor:
+        tried[number] = timesteps
         sizes = torch.stack([timesteps[0] + 1.0, 1000.0 - timesteps[1]])  # late; early
-        return sizes * pixels.flatten(1).sum(1)
+        return sizes[..., None, None, None] * torch.ones_like(pixels)[:, None]
 
     kept = Timesteps(2, 1000)
     protection.search(toy, original, kept, Job(0))
 
     late, early = (set(mask.nonzero()[:, 0].tolist()) for mask in kept.mask)
-    rounds = [torch.stack(tried[step]) for step in sorted(tried)]
-    assert late == _left([int(candidates[:, 0].min()) for candidates in rounds])
-    assert early == _left([int(candidates[:, 1].max()) for candidates in rounds])
+    rounds = [tried[number] for number in sorted(tried)]
+    assert late == _left([int(candidates[0].min()) for candidates in rounds])
+    assert early == _left([int(candidates[1].max()) for candidates in rounds])
     assert sum(late) / len(late) > 700
     assert sum(early) / len(early) < 300
 
@@ -323,9 +380,9 @@ def test_a_photo_whose_search_is_over_does_not_change_while_others_go_on():
     start = torch.full((2, 3, 8, 8), 0.5)
     seen = []
 
-    def toy(pixels: torch.Tensor, step: int, timesteps: torch.Tensor) -> torch.Tensor:
+    def toy(pixels: torch.Tensor, number: int, timesteps: torch.Tensor) -> torch.Tensor:
         seen.append(pixels.detach().clone())
-        return (timesteps + 1) * pixels.flatten(1).sum(1)
+        return (timesteps + 1)[..., None, None, None] * torch.ones_like(pixels)[:, None]
 
     protection.search(toy, start, kept, Job(0))
 
@@ -333,6 +390,22 @@ def test_a_photo_whose_search_is_over_does_not_change_while_others_go_on():
     assert kept.counts()[1] < 1000
     assert torch.equal(seen[-1][0], start[0])
     assert not torch.equal(seen[-1][1], start[1])
+
+
+def test_candidates_share_an_encoding_and_have_the_gradients_of_losses_of_their_own(
+    monkeypatch, identity, diffusion
+):
+    pixels = identity.instance_images.pixels
+    tried = torch.tensor([[3, 500, 900], [10, 20, 30]])
+
+    with calls(monkeypatch, diffusion.vae, "encode") as encodings:
+        found = build("simac").tried(identity, diffusion, Job(0))(pixels, 4, tried)
+
+    loss = Denoising(diffusion, identity.prompts.instance_prompt, Job(0))
+    for number, timesteps in enumerate(tried.T):
+        at = lambda pixels, step, timesteps=timesteps: loss(pixels, step, None, timesteps)  # noqa: E731
+        assert torch.equal(found[:, number], gradient(at, pixels, 4))
+    assert len(encodings) == 1
 
 
 def test_aspl_then_draws_only_kept_timesteps(monkeypatch, identity, diffusion):
@@ -376,18 +449,21 @@ def test_the_feature_term_is_nought_at_the_clean_photo_and_has_a_gradient_elsewh
     assert not any(r._forward_hooks for r in diffusion.unet.up_blocks[-1].resnets)
 
 
-def test_the_feature_term_is_each_photos_own_in_batches(monkeypatch, identity, diffusion):
-    monkeypatch.setattr(surrogate, "BATCH", 1)
+def test_the_feature_term_is_each_photos_own_in_batches(identity, diffusion):
     original = identity.instance_images.pixels
     arguments = (Timesteps(2, 1000), original, diffusion, "a photo", Job(0))
     moved = original.clone()
     moved[1] = (moved[1] + 0.05).clamp(0, 1)
+    plain = build("simac").objective(*arguments)
+    full = build("simac", feature_weight=2.0).objective(*arguments)
 
-    full = build("simac", feature_weight=2.0).objective(*arguments)(moved, 0)
-    extra = full - build("simac").objective(*arguments)(moved, 0)
+    first, second = (
+        full(moved[rows], 0, rows) - plain(moved[rows], 0, rows)
+        for rows in (slice(0, 1), slice(1, 2))
+    )
 
-    assert extra[0] == 0
-    assert extra[1] > 0
+    assert first == 0
+    assert second > 0
 
 
 def test_a_search_that_could_delete_everything_is_refused():
@@ -531,7 +607,7 @@ def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_mo
         if "attn2.to_k" in n or "attn2.to_v" in n
     }
     moved = original.clone().requires_grad_(True)
-    loss = denoising(other, identity.prompts.class_prompt, Job(0))(moved, 0).mean()
+    loss = Denoising(other, identity.prompts.class_prompt, Job(0))(moved, 0).mean()
     grad, *grads = torch.autograd.grad(loss, [moved, *weights.values()])
     expected = torch.clamp(original + 0.1 * 11 / 255 * grad.sign(), 0, 1)
     norm = torch.sqrt(sum(g.square().sum() for g in grads)).clamp(min=1)
@@ -547,7 +623,7 @@ def test_caat_raises_the_loss_of_the_model_by_more_than_noise_changes_it(identit
     model = load_model(tiny_model)
 
     def loss(pixels: torch.Tensor) -> float:
-        score = denoising(model, identity.prompts.class_prompt, Job(7))
+        score = Denoising(model, identity.prompts.class_prompt, Job(7))
         with torch.no_grad():
             return torch.stack([score(pixels, step) for step in range(30)]).mean().item()
 

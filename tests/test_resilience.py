@@ -30,6 +30,7 @@ from cloakbench.models.device import with_model
 from cloakbench.models.loading import load_model
 from cloakbench.models.sampling import Samples, Sampling
 from cloakbench.models.spec import ModelSpec
+from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
 from cloakbench.protect.metacloak import Checkpoints
@@ -631,6 +632,47 @@ def test_kernels_must_repeat_where_they_can_and_vary_with_a_word_where_they_cann
     assert torch.get_deterministic_debug_mode() == 1
     [line] = caplog.messages
     assert line.startswith("put_ does not have a deterministic implementation; going on")
+
+
+@pytest.mark.parametrize(
+    ("method", "advised"),
+    [
+        (protections.build("aspl"), "set its `faithful`, choose the protection 'aspl_lora', or"),
+        (protections.build("fsmg"), "choose the protection 'aspl_lora', or use"),
+        (protections.build("advdm"), "To need less, set the model's precision to bf16, or use"),
+        (trainers.build("dreambooth"), "choose the trainer 'lora', or use"),
+    ],
+)
+def test_the_advice_where_memory_ends_fits_the_method(method, advised, tiny_model, identity):
+    def work(load) -> None:
+        def load_too_much():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        if isinstance(method, Trainer):
+            method.fit(Hungry(), identity, Job(0))
+        method.protect(identity, load_too_much)
+
+    with pytest.raises(CloakBenchError) as raised:
+        with_model(work, tiny_model, "cpu")
+
+    assert advised in str(raised.value)
+    assert "batch_size" not in str(raised.value) or "batch_size" in type(method).model_fields
+
+
+class Hungry:
+    """A model that no memory is enough for."""
+
+    def posterior_once(self, pixels: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_float32_is_float32_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    device.set_up_torch(None)
+
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_without_memory_for_the_fallback_one_line_says_what_to_change(tiny_model):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 CHANGES_NO_RESULT = True
 
@@ -74,6 +75,17 @@ def is_out_of_memory(error: Exception) -> bool:
         isinstance(error, RuntimeError)
         and any(words in f"{type(error).__name__}: {error}" for words in _NO_MEMORY)
     )
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Note on an error of memory that leaves what its method's user can do."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) and advice:
+            error.add_note(advice)
+        raise
 
 
 def explain_failure(error: Exception) -> str | None:

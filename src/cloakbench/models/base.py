@@ -244,18 +244,29 @@ class DiffusionModel(ABC):
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """The thawed parameters, in a fixed order."""
-        return [p for network in self.networks for p in network.parameters() if p.requires_grad]
+        return [p for p in self._parameters() if p.requires_grad]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """No parameter needs a gradient inside; the thawed ones are thawed again afterwards."""
-        parameters = self.trainable()
-        for parameter in parameters:
+        """No parameter needs a gradient inside, and at precision bf16 all are bfloat16.
+
+        Afterwards the thawed ones are thawed again, and all are what they were. Without autocast's
+        casts a step of PGD takes three fifths of the operators and of the memory; norms are
+        computed in bfloat16.
+        """
+        thawed = self.trainable()
+        full = [(p, p.data) for p in self._parameters() if p.dtype == torch.float32]
+        for parameter in thawed:
             parameter.requires_grad_(False)
+        if self.spec.precision == "bf16":
+            for parameter, weights in full:
+                parameter.data = weights.to(torch.bfloat16)
         try:
             yield
         finally:
-            for parameter in parameters:
+            for parameter, weights in full:
+                parameter.data = weights
+            for parameter in thawed:
                 parameter.requires_grad_(True)
 
     @abstractmethod
@@ -288,9 +299,17 @@ class DiffusionModel(ABC):
             network.to(_PRECISIONS[precision])
 
     def autocast(self) -> torch.autocast:
-        """The context in which the networks run at the model's precision."""
-        kind = torch.device(self.device).type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.spec.precision != "fp32")
+        """The context in which networks run: autocast at precision bf16, if weights are float32."""
+        full = next(self._parameters()).dtype == torch.float32
+        enabled = full and self.spec.precision == "bf16"
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=enabled)
+
+    def use_full_precision(self) -> None:
+        """Run in float32 from now on, whatever the spec says."""
+        self.spec = self.spec.model_copy(update={"precision": "fp32"})
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        return (parameter for network in self.networks for parameter in network.parameters())
 
     def _normal(self, shape: Sequence[int], rng: Generator) -> Tensor:
         return sent(torch.randn(tuple(shape), generator=rng), self.device)

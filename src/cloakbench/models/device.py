@@ -40,11 +40,15 @@ def choose_device(name: str) -> str:
 
 
 def set_up_torch(threads: int | None) -> None:
-    """Deterministic kernels, and as many CPU threads as the workflow grants and the machine has."""
+    """Deterministic kernels, and as many CPU threads as the workflow grants and the machine has.
+
+    float32 is float32 on a GPU, too: without TF32's 10 bits, which torch lets convolutions use.
+    """
     import torch
 
     if threads:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     _set_determinism("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
@@ -78,10 +82,12 @@ def with_model(work: Callable[[Loader], T], model: ModelSpec, device: str) -> T:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        advice = "".join(f"{note}, " for note in getattr(error, "__notes__", ()))
+        precision = "" if model.precision == "bf16" else "set the model's precision to bf16, "
         raise CloakBenchError(
             f"{device}: out of memory, also with gradient checkpointing and one sample at a "
-            "time. Set the model's precision to bf16, lower the method's batch_size, choose the "
-            "trainer 'lora', or use a device with more memory; then run the same command again."
+            f"time. To need less, {precision}{advice}or use a device with more memory; then run "
+            "the same command again."
         ) from None
 
 

@@ -36,8 +36,8 @@ class ModelSpec(Settings):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="autocast precision; trained weights stay fp32, and gradients are too small "
-        "for fp16",
+        description="fp32, without TF32; or bf16: autocast in training, where weights stay fp32, "
+        "and bfloat16 weights where pixels ascend (but fp32 for a loss of the encoder alone)",
     )
 
     @classmethod

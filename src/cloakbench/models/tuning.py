@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class FineTuner:
     model: its thawed parameters (see `DiffusionModel.thaw`) are trained, whatever they are: all of
         the denoiser and text encoder, or LoRA factors.
     batch_size: instance images per step, and as many class images.
+    eight_bit: keep moments in 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
     """
 
     model: DiffusionModel
@@ -38,6 +40,7 @@ class FineTuner:
     batch_size: int = 1
     weight_decay: float = 1e-2
     shuffled: bool = True
+    eight_bit: bool = False
     _text: Text | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -45,14 +48,28 @@ class FineTuner:
         self._failed = torch.zeros((), dtype=torch.bool, device=self.model.device)
         self.optimiser = self.fresh_optimiser()
 
-    def fresh_optimiser(self) -> torch.optim.AdamW:
+    def fresh_optimiser(self) -> torch.optim.Optimizer:
         """An AdamW over the thawed parameters that remembers nothing.
 
         Fused, since a loop over the operators took a quarter of the miniature's training step.
         """
+        if self.eight_bit:
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit(self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.AdamW(
             self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+
+    def forget(self) -> None:
+        """Go on with an optimiser that is new; the moments' memory is free."""
+        self.optimiser = self.fresh_optimiser()
+
+    def send_moments(self, device: str) -> None:
+        """Move the optimiser's moments to a device."""
+        for state in self.optimiser.state.values():
+            for name, moment in state.items():
+                state[name] = moment.to(device)
 
     def step(self, instance: Latents, index: int, draw: Draw) -> None:
         """Train once on the `index`-th batch of the instance images (and of the class images)."""
@@ -66,15 +83,19 @@ class FineTuner:
         loss = losses[: self.batch_size].mean()
         if self.prior is not None:
             loss = loss + self.prior.weight * losses[self.batch_size :].mean()
-        self.descend(loss)
+        self.descend([loss])
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of the optimiser down a loss, its gradient clipped to norm 1."""
-        loss.backward()
+    def descend(self, losses: Iterable[Tensor]) -> None:
+        """One step of the optimiser down a sum of losses, its gradient clipped to norm 1.
+
+        losses: may be made one after another, so that the activations of one are there at a time.
+        """
+        for loss in losses:
+            loss.backward()
+            self._failed |= ~torch.isfinite(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self._failed |= ~torch.isfinite(loss.detach())
 
     def check(self) -> None:
         """Raise if any loss so far was not finite; kept apart since it waits for the device.

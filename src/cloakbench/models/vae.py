@@ -42,6 +42,6 @@ def round_trip(vae: Any, pixels: Tensor) -> Tensor:
     height, width = pixels.shape[-2:]
     with torch.no_grad():
         scaled = 2 * padded(pixels, vae) - 1
-        latents = vae.encode(scaled.to(vae.device)).latent_dist.mode()
-        decoded = vae.decode(latents).sample
+        latents = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mode()
+        decoded = vae.decode(latents).sample.float()
     return (decoded[..., :height, :width] / 2 + 0.5).clamp(0, 1)

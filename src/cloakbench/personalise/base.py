@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from cloakbench.errors import CloakBenchError, advising
 from cloakbench.prior import PriorPreservation
 from cloakbench.registry import Method, Registry, Spec
 
 if TYPE_CHECKING:
+    from cloakbench.files.weights import WeightFile
     from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
     from cloakbench.prompts import Prompts
     from cloakbench.running.jobs import Job
 
@@ -71,6 +76,8 @@ class FineTuning(PriorPreservation, Trainer):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
+    lighter: ClassVar[str] = "lower its `batch_size` if it is above 1, choose the trainer 'lora'"
+    """What to do where memory runs out."""
 
     steps: int = Field(1000, ge=1, description="training steps")
     learning_rate: float = Field(5e-7, gt=0, description="AdamW's learning rate")
@@ -78,6 +85,9 @@ class FineTuning(PriorPreservation, Trainer):
     batch_size: int = Field(1, ge=1, description="instance images per step, and class images")
     prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
+    eight_bit: bool = Field(
+        False, description="AdamW's moments in 8 bits, by bitsandbytes: a quarter of their memory"
+    )
     phrase_in_training: bool = Field(
         False,
         description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
@@ -105,30 +115,44 @@ class FineTuning(PriorPreservation, Trainer):
             kind: text for kind, text in texts.items() if kind == "instance" or self.prior_weight
         }
 
+    def files(self) -> Iterable[WeightFile]:
+        if self.eight_bit and importlib.util.find_spec("bitsandbytes") is None:
+            raise CloakBenchError(
+                f"{self.name}: the package bitsandbytes, which has the 8-bit optimiser, is not "
+                'installed. Run `pip install "cloakbench[eight-bit]"`, or set eight_bit to false.'
+            )
+        return ()
+
     def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
         """Train `model` in place on the identity's instance (and class) images.
 
         Raises:
             CloakBenchError: the loss became NaN, at most 50 steps after it did.
         """
+        with advising(self.lighter):
+            tuner = self.tuner(model, identity, job)
+            instance = model.posterior_once(identity.instance_images.pixels)
+            for step in job.steps("personalise", self.steps, {"tuner": tuner}):
+                tuner.step(instance, step, job.rng)
+                if step % 50 == 49:
+                    tuner.check()
+            tuner.check()
+
+    def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
+        """The model with what is trained of it, its optimiser, and class images."""
         from cloakbench.models.tuning import FineTuner
 
         prior = self.prior(model, identity.class_images, self.class_prompt(identity.prompts))
-        instance = model.posterior_once(identity.instance_images.pixels)
         self.prepare(model, job)
-        tuner = FineTuner(
+        return FineTuner(
             model,
             self.instance_prompt(identity.prompts),
             prior,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
+            eight_bit=self.eight_bit,
         )
-        for step in job.steps("personalise", self.steps, {"tuner": tuner}):
-            tuner.step(instance, step, job.rng)
-            if step % 50 == 49:
-                tuner.check()
-        tuner.check()
 
     @abstractmethod
     def prepare(self, model: DiffusionModel, job: Job) -> None:

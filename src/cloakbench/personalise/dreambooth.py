@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @trainers.register("dreambooth")
 class DreamBooth(FineTuning):
-    """Full fine-tuning with prior preservation."""
+    """Full fine-tuning with prior preservation.
+
+    `small` is for GPUs of 12 GB: `paper` with the 8-bit optimiser that its scripts have, too.
+    """
 
     source = "Ruiz et al. 2023, arXiv 2208.12242; settings of DiffShortcut (recipes 3.1)"
     presets = {
         "paper": {"batch_size": 1},
+        "small": {"batch_size": 1, "eight_bit": True},
         "mini": {"steps": 400, "learning_rate": 2e-4, "batch_size": 2},
         "tiny": {"steps": 2},
     }

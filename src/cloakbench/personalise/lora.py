@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class LoRA(FineTuning):
         "mini": {"steps": 300, "learning_rate": 2e-3, "batch_size": 2, "rank": 8},
         "tiny": {"steps": 2},
     }
+
+    lighter: ClassVar[str] = "lower its `batch_size` if it is above 1"
 
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate")
     train_text_encoder: bool = Field(False, description="LoRA on the text encoder as well")

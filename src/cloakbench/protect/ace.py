@@ -31,13 +31,15 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
     `texture_weight` the photo's latents are pulled to the target as well: ACE+. Of the U-Net
     only LoRA factors are trained, and the text encoder is not. With a velocity model the
     prediction that is pulled is the velocity. The prompts are the experiment's; the reference's is
-    "a picture" for photos and class images alike.
+    "a picture" for photos and class images alike. The reference's LoRA is also on the layers
+    between attentions, its optimiser new in each round, and its target a sample of the target's
+    latents, not their mean.
     """
 
     source = "Zheng et al. 2025, ACE, arXiv 2310.04687; Mist-v2's attacks/mist.py (recipes 1.16)"
     presets = {
         "paper": {"budget": "4/255"},
-        "mini": {"rounds": 3, "steps": 15, "training_steps": 5},
+        "mini": {"rounds": 3, "steps": 15, "training_steps": 20},
         "tiny": {"rounds": 2, "steps": 1, "training_steps": 1},
     }
     needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
@@ -48,7 +50,7 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
     )
     rounds: int = Field(5, ge=1, description="alternations")
     steps: int = Field(30, ge=1, description="PGD steps for each photo in a round")
-    training_steps: int = Field(10, ge=0, description="LoRA steps for each photo in a round")
+    training_steps: int = Field(10, ge=0, description="LoRA steps in a round, on a photo each")
     texture_weight: float = Field(
         0.0, ge=0, description="weight of the latents' distance to the target (ACE+: 100)"
     )
@@ -73,8 +75,7 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
                 ]
             )
             protected = model.posterior_once(perturbed.value)
-            training_steps = self.training_steps * len(original)
-            for step in range(number * training_steps, (number + 1) * training_steps):
+            for step in range(number * self.training_steps, (number + 1) * self.training_steps):
                 tuner.step(protected, step, job.rng)
             tuner.check()
         return perturbed.value

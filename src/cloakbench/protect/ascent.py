@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from cloakbench.protect.base import ModelProtection
-from cloakbench.protect.pgd import pgd
+from cloakbench.protect.pgd import draws_of, pgd
 from cloakbench.purify.base import Purifier, build_purifier, complete_specs
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cloakbench.protect.pgd import Loss
     from cloakbench.registry import Part
     from cloakbench.running.jobs import Job
-
-L = TypeVar("L", bound=Callable[..., Any])  # a `pgd.Loss`, which may take more than pixels and step
 
 
 class Ascent(ModelProtection):
@@ -52,6 +50,9 @@ class Ascent(ModelProtection):
         """The length of a PGD step, in units of [0, 1]."""
         return self.relative_step * self.radius
 
+    batch: ClassVar[int | None] = None
+    """Photos whose gradients are taken at once; all, if None."""
+
     def ascend(
         self,
         pixels: Tensor,
@@ -68,17 +69,19 @@ class Ascent(ModelProtection):
                 radius=self.radius,
                 step_size=self.step_size,
                 steps=steps,
+                batch=self.batch,
             )
 
-    def adaptive(self, loss: L, model: DiffusionModel, job: Job) -> L:
+    def adaptive(self, loss: Loss, model: DiffusionModel, job: Job) -> Loss:
         """The loss of what the purifications make of the pixels; the loss itself without any."""
         if not self.through:
             return loss
         chosen, drawing = self.purifiers, replace(job, scratch=None)
 
-        def seen_through(pixels: Tensor, step: int, *more: Any) -> Tensor:
+        def seen_through(pixels: Tensor, step: int, *rows: slice) -> Tensor:
             for number, purifier in enumerate(chosen):
-                pixels = purifier.through(pixels, model, drawing.part("through", number, step))
-            return loss(pixels, step, *more)
+                draws = drawing.part("through", number, *draws_of(step, *rows))
+                pixels = purifier.through(pixels, model, draws)
+            return loss(pixels, step, *rows)
 
-        return cast(L, seen_through)
+        return seen_through

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class ASPLLoRA(ASPL):
         "mini": {"rank": 8, "learning_rate": 2e-3},
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
+
+    lighter: ClassVar[str] = ""
 
     learning_rate: float = Field(5e-6, gt=0, description="AdamW's rate for the factors")
     train_text_encoder: bool = Field(False, description="LoRA on the text encoder as well")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, advising
 from cloakbench.files.images import Photos
 from cloakbench.models.loading import Loader, no_model
 from cloakbench.registry import Method, Registry
@@ -25,6 +25,9 @@ class Protection(Method):
     """Alters instance images within an L-infinity budget; see `PhotoProtection` and
     `ModelProtection`.
     """
+
+    lighter: ClassVar[str] = ""
+    """What to do where memory runs out, as "choose ..."."""
 
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
 
@@ -47,7 +50,8 @@ class Protection(Method):
         import torch
 
         original = identity.instance_images.pixels
-        pixels = self.apply(identity, load, job).detach().cpu()
+        with advising(self.lighter):
+            pixels = self.apply(identity, load, job).detach().cpu()
         if not torch.isfinite(pixels).all():
             raise CloakBenchError(
                 f"protection '{self.name}': the perturbation became NaN. Lower its learning "

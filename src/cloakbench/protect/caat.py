@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.base import protections
-from cloakbench.protect.pgd import ascended
+from cloakbench.protect.pgd import ascended, batches
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -42,17 +42,20 @@ class CAAT(Ascent):
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         from cloakbench.models.tuning import FineTuner
-        from cloakbench.protect.surrogate import denoising
+        from cloakbench.protect.surrogate import BATCH, Denoising
 
         original = identity.instance_images.pixels.to(model.device)
         prompt = identity.prompts.class_prompt
         model.thaw("attention", text_encoder=False)
         tuner = FineTuner(model, prompt, None, learning_rate=self.learning_rate)
-        loss = self.adaptive(denoising(model, prompt, job), model, job)
+        loss = self.adaptive(Denoising(model, prompt, job), model, job)
         perturbed = Pixels(original)
         for step in job.steps("caat", self.steps, {"keys_values": tuner, "pixels": perturbed}):
             pixels = perturbed.value.detach().requires_grad_(True)
-            tuner.descend(loss(pixels, step).mean())
+            tuner.descend(
+                loss(part, step, *rows).sum() / len(pixels)
+                for part, *rows in batches(pixels, BATCH)
+            )
             assert pixels.grad is not None
             perturbed.value = ascended(
                 pixels.detach(), pixels.grad, original, self.radius, self.step_size(step)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
-from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
+from cloakbench.protect.ensemble import STABLE_DIFFUSION, Device, EnsembleProtection
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -35,22 +35,20 @@ class EASPL(EnsembleProtection, ASPL):
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        device = model.device
-        original = identity.instance_images.pixels.to(device)
-        members = self.members(model)
-        surrogates = []
-        for member, own in zip(members, self.jobs(job, members), strict=True):
-            with on_device(member, device):
-                surrogates.append(self.surrogate(identity, member, own))
-
+        original = identity.instance_images.pixels.to(model.device)
+        members = self.members(model, job)
+        device, surrogates = Device(members), []
         perturbed = Pixels(original)
         state: dict[str, Stateful] = {"pixels": perturbed}
-        for index, surrogate in enumerate(surrogates):
-            state |= surrogate.state(f"-{index}")
+        for index, member in device.visits():
+            surrogate = self.surrogate(identity, member.model, member.job)
+            state[f"surrogate-{index}"] = member.tuner = surrogate.tuner
+            surrogates.append(surrogate)
+
         for number in job.steps("easpl", self.rounds, state):
-            results = []
-            for member, surrogate in zip(members, surrogates, strict=True):
-                with on_device(member, device, surrogate.optimisers):
-                    results.append(self.alternation(surrogate, perturbed.value, original, number))
+            results = [original] * len(members)
+            for index, _ in device.visits(number):
+                surrogate = surrogates[index]
+                results[index] = self.alternation(surrogate, perturbed.value, original, number)
             perturbed.value = torch.stack(results).mean(0)
         return perturbed.value

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.ensemble import STABLE_DIFFUSION, EnsembleProtection, on_device
+from cloakbench.protect.ensemble import STABLE_DIFFUSION, Device, EnsembleProtection
 from cloakbench.protect.fsmg import FSMG
-from cloakbench.protect.surrogate import denoising
+from cloakbench.protect.surrogate import Denoising
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -47,21 +47,20 @@ class EFSMG(EnsembleProtection, FSMG):
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         import torch
 
-        device = model.device
-        original = identity.instance_images.pixels.to(device)
-        members = self.members(model)
-        jobs, losses = self.jobs(job, members), []
-        for member, own in zip(members, jobs, strict=True):
-            with on_device(member, device):
-                self.train(identity, member, own)
-                losses.append(denoising(member, identity.prompts.instance_prompt, own))
+        original = identity.instance_images.pixels.to(model.device)
+        members = self.members(model, job)
+        device, losses = Device(members), []
+        for _, member in device.visits():
+            self.train(identity, member.model, member.job)
+            losses.append(Denoising(member.model, identity.prompts.instance_prompt, member.job))
 
         perturbed = Pixels(original)
         for number in job.steps("efsmg", self.rounds, {"pixels": perturbed}):
             steps = range(number * self.steps, (number + 1) * self.steps)
-            results = []
-            for member, loss, own in zip(members, losses, jobs, strict=True):
-                with on_device(member, device):
-                    results.append(self.ascend(perturbed.value, original, member, loss, own, steps))
+            results = [original] * len(members)
+            for index, member in device.visits(number):
+                results[index] = self.ascend(
+                    *(perturbed.value, original, member.model, losses[index], member.job, steps)
+                )
             perturbed.value = torch.stack(results).mean(0)
         return perturbed.value

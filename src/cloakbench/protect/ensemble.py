@@ -1,20 +1,22 @@
-"""Ensembles: surrogates of several models, one after another on the device."""
+"""Ensembles: surrogates of several models, visited one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import filecmp
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cloakbench.models.spec import ModelSpec
+from cloakbench.models.spec import DENOISERS, ModelSpec
 from cloakbench.protect.surrogate import SurrogateProtection
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from cloakbench.models.base import DiffusionModel
+    from cloakbench.models.tuning import FineTuner
     from cloakbench.registry import Part
     from cloakbench.running.jobs import Job
 
@@ -37,43 +39,80 @@ class EnsembleProtection(SurrogateProtection):
     models: tuple[str, ...] = Field(
         (),
         description="folders or hub ids of models beside the experiment's, in diffusers' format; "
-        "the experiment's own, if named, counts once",
+        "one that is named twice, or is the experiment's own, counts once",
     )
 
     @property
     def parts(self) -> Sequence[Part]:
         return [*super().parts, *(ModelSpec(path=path) for path in self.models)]
 
-    def members(self, model: DiffusionModel) -> list[DiffusionModel]:
-        """The experiment's model, then the others, all in the CPU's memory."""
+    def members(self, model: DiffusionModel, job: Job) -> list[Member]:
+        """The experiment's model, where it is, then the others, in the CPU's memory.
+
+        Each has draws of its own, the first those of a lone model.
+        """
         from cloakbench.models.loading import load_model
 
-        others = [path for path in dict.fromkeys(self.models) if path != model.spec.path]
-        specs = [
-            model.spec.model_copy(update={"path": path, "revision": None, "variant": None})
-            for path in others
-        ]
-        model.to("cpu")
-        return [model, *(load_model(spec, frugal=model.frugal) for spec in specs)]
-
-    def jobs(self, job: Job, members: list[DiffusionModel]) -> list[Job]:
-        """A job for each model: its own draws, the first's being those of a lone model."""
-        return [job.part("model", index) if index else job for index in range(len(members))]
+        specs = [model.spec]
+        for path in self.models:
+            spec = model.spec.model_copy(update={"path": path, "revision": None, "variant": None})
+            if not any(is_same(spec, known) for known in specs):
+                specs.append(spec)
+        others = [load_model(spec, frugal=model.frugal) for spec in specs[1:]]
+        jobs = [job, *(job.part("model", index) for index in range(1, len(specs)))]
+        return [Member(*each) for each in zip([model, *others], jobs, strict=True)]
 
 
-@contextmanager
-def on_device(
-    model: DiffusionModel, device: str, optimisers: Callable[[], Iterable[Optimizer]] = tuple
-) -> Iterator[None]:
-    """The model and the moments of its optimisers on a device inside, on the CPU afterwards."""
-    _move(model, device, optimisers())
-    try:
-        yield
-    finally:
-        _move(model, "cpu", optimisers())
+def is_same(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether two specs are of one model: of one folder, or of equal weights and ladders."""
+    first, second = one.folder(), other.folder()
+    if first.samefile(second):
+        return True
+    files = [file for name in DENOISERS for file in (first / name).glob("*.safetensors")]
+    pairs = [(file, second / file.relative_to(first)) for file in files]
+    return _ladder(first) == _ladder(second) and any(
+        twin.is_file() and filecmp.cmp(file, twin, shallow=False) for file, twin in pairs
+    )
 
 
-def _move(model: DiffusionModel, device: str, optimisers: Iterable[Optimizer]) -> None:
-    model.to(device)
-    for optimiser in optimisers:  # which puts moments beside their parameters when it loads them
-        optimiser.load_state_dict(optimiser.state_dict())
+def _ladder(folder: Path) -> dict[str, Any]:
+    told = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    return {key: value for key, value in told.items() if not key.startswith("_")}
+
+
+@dataclass
+class Member:
+    """A model of an ensemble, its draws, and its tuner as long as it is trained."""
+
+    model: DiffusionModel
+    job: Job
+    tuner: FineTuner | None = None
+
+    def send(self, device: str) -> None:
+        """Move the model, and its optimiser's moments."""
+        self.model.to(device)
+        if self.tuner is not None:
+            self.tuner.send_moments(device)
+
+
+class Device:
+    """The device of an ensemble: all its members stay there, or the visited one if it is frugal.
+
+    Frugal is a job whose memory has run out. A member stays until another is visited, and every
+    other round goes backwards, which saves a third of the copies.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members, self._name = members, members[0].model.device
+        self._crowded = members[0].model.frugal
+
+    def visits(self, number: int = 0) -> Iterator[tuple[int, Member]]:
+        """The members with their numbers, one after another on the device, in a round."""
+        visits = [*enumerate(self._members)]
+        for index, member in reversed(visits) if number % 2 else visits:
+            for other in self._members if self._crowded else ():
+                if other is not member and other.model.device == self._name:
+                    other.send("cpu")
+            if member.model.device != self._name:
+                member.send(self._name)
+            yield index, member

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.surrogate import SurrogateProtection, denoising
+from cloakbench.protect.surrogate import Denoising, SurrogateProtection
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ class FSMG(SurrogateProtection):
     steps: int = Field(100, ge=1, description="PGD steps")
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-
         original = identity.instance_images.pixels.to(model.device)
         self.train(identity, model, job)
-        loss = denoising(model, identity.prompts.instance_prompt, job)
+        loss = Denoising(model, identity.prompts.instance_prompt, job)
         perturbed = Pixels(original)
-        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
-            perturbed.value = self.ascend(
-                perturbed.value, original, model, loss, job, range(step, step + 1)
-            )
+        with model.frozen():
+            for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
+                perturbed.value = self.ascend(
+                    perturbed.value, original, model, loss, job, range(step, step + 1)
+                )
         return perturbed.value
 
     def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:

@@ -63,7 +63,9 @@ class Glaze(PerceptualDescent, ModelProtection):
         import torch
 
         original = identity.instance_images.pixels.to(model.device)
-        target = model.posterior_once(self.stylised(original, model, job), self.batch_size).mean
+        stylised = self.stylised(original, model, job)
+        model.use_full_precision()  # from here on the VAE works alone
+        target = model.posterior_once(stylised, self.batch_size).mean
         # The reference starts within its perceptual bound, read as a change on [-1, 1].
         draws = [
             torch.rand(photo.shape, generator=job.rng("start", index))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.surrogate import SurrogateProtection, denoising
+from cloakbench.protect.pgd import draws_of
+from cloakbench.protect.surrogate import Denoising, SurrogateProtection
 from cloakbench.running.jobs import Pixels, load, store
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ class MetaCloak(SurrogateProtection):
 
     A surrogate is trained on the photos themselves, and its weights are kept now and then. Each
     visit to such a checkpoint alternates PGD on transformed photos with training on the current
-    ones. `lite` is our short form, a twentieth of the rounds after the
-    same training; report it as "MetaCloak (lite)".
+    ones. `faithful` repeats two quirks of the published script that ASPL's has, too (recipes 1.12):
+    bfloat16 weights, and a new optimiser for the steps of every round. `lite` is our short form, a
+    twentieth of the rounds after the same training; report it as "MetaCloak (lite)".
     """
 
     source = "Liu et al. 2024, MetaCloak, arXiv 2311.13127; methods_config.sh (recipes 1.12)"
     presets = {
-        "paper": {},
+        "paper": {"faithful": True},
         "lite": {"trials": 1, "checkpoints": 3, "rounds": 40},
         "mini": {
             "learning_rate": 2e-4,
@@ -62,6 +64,7 @@ class MetaCloak(SurrogateProtection):
     pgd_steps: int = Field(6, ge=1, description="PGD steps in a round")
     retraining_steps: int = Field(2, ge=0, description="fine-tuning steps after them")
     blur: float = Field(2.0, ge=0.1, description="most blur of a transformation [px, sigma]")
+    faithful: bool = Field(False, description="repeat the published script's quirks")
     smallest_crop: float = Field(
         1.0,
         gt=0,
@@ -71,7 +74,8 @@ class MetaCloak(SurrogateProtection):
     )
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-
+        if self.faithful:
+            model.cast_weights("bf16")
         original = identity.instance_images.pixels.to(model.device)
         tuner = self.tuner(model, identity, job)
         checkpoints = self.train(tuner, original, job)
@@ -82,13 +86,15 @@ class MetaCloak(SurrogateProtection):
             visit, later = divmod(number, self.rounds)
             if not later:
                 checkpoints.load(visit % len(checkpoints), tuner)
-            loss = self.transformed(denoising(model, tuner.prompt, job), job)
+            loss = self.transformed(Denoising(model, tuner.prompt, job), job)
             steps = range(number * self.pgd_steps, (number + 1) * self.pgd_steps)
             perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
             protected = model.posterior_once(perturbed.value)
             retraining = range(number * self.retraining_steps, (number + 1) * self.retraining_steps)
             for step in retraining:
                 tuner.step(protected, step, partial(job.rng, "perturbed"))
+            if self.faithful:
+                tuner.forget()
             tuner.check()
         return perturbed.value
 
@@ -109,7 +115,12 @@ class MetaCloak(SurrogateProtection):
 
     def transformed(self, loss: Loss, job: Job) -> Loss:
         """The loss of randomly transformed pixels: one sample of the expectation per step."""
-        return lambda pixels, step: loss(self.transform(pixels, job.rng("eot", step)), step)
+
+        def seen(pixels: Tensor, step: int, *rows: slice) -> Tensor:
+            rng = job.rng("eot", *draws_of(step, *rows))
+            return loss(self.transform(pixels, rng), step, *rows)
+
+        return seen
 
     def transform(self, pixels: Tensor, rng: Generator) -> Tensor:
         """Each image cropped, blurred and perhaps mirrored by draws of its own; differentiable."""
@@ -158,7 +169,7 @@ class Checkpoints:
         with torch.no_grad():
             for parameter, kept in zip(tuner.parameters, weights, strict=True):
                 parameter.copy_(kept)
-        tuner.optimiser = tuner.fresh_optimiser()
+        tuner.forget()
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": len(self)}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Loss = Callable[["Tensor", int], "Tensor"]
-"""Maps pixels (n, 3, h, w) and the step's number to one loss per image (n,), to be maximised."""
+Loss = Callable[..., "Tensor"]
+"""Maps pixels (n, 3, h, w) and the step's number to one loss per image (n,), to be maximised.
+
+Where photos go in batches, it is also given which of all photos these are, a slice.
+"""
 
 
 def pgd(
@@ -20,21 +23,46 @@ def pgd(
     radius: float,
     step_size: Callable[[int], float],
     steps: range,
+    batch: int | None = None,
 ) -> Tensor:
     """Steps of x <- Proj(x + step_size * sign(grad L(x))) around `original`.
 
     pixels, original: (n, 3, h, w) in [0, 1]. radius, and a step's size by its number: in units of
     [0, 1]. Images do not influence one another: the losses are summed and each gradient is reduced
-    to its sign.
+    to its sign. batch: images differentiated at once; all, if None.
     Source: Madry et al. 2018, eq. 1.
     """
+    pixels = pixels.detach()
+    for step in steps:
+        found = gradient(loss, pixels, step, batch)
+        pixels = ascended(pixels, found, original, radius, step_size(step))
+    return pixels
+
+
+def gradient(loss: Loss, pixels: Tensor, step: int, batch: int | None = None) -> Tensor:
+    """The gradient of each image's loss in its pixels (n, 3, h, w), one batch after another."""
     import torch
 
-    for step in steps:
-        pixels = pixels.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(pixels, step).sum(), pixels)
-        pixels = ascended(pixels.detach(), gradient, original, radius, step_size(step))
-    return pixels.detach()
+    found = []
+    for part, *rows in batches(pixels, batch):
+        part = part.detach().requires_grad_(True)
+        found += torch.autograd.grad(loss(part, step, *rows).sum(), part)
+    return torch.cat(found)
+
+
+def batches(pixels: Tensor, size: int | None) -> Iterator[Any]:
+    """What a `Loss` is given of images: all of them, or batches with the slices that they are."""
+    if size is None or len(pixels) <= size:
+        yield (pixels,)
+        return
+    for start in range(0, len(pixels), size):
+        rows = slice(start, start + size)
+        yield pixels[rows], rows
+
+
+def draws_of(step: int, rows: slice | None = None) -> tuple[int, ...]:
+    """What names the draws of a step, of one of its batches if there are several."""
+    return (step,) if rows is None else (step, rows.start)
 
 
 def ascended(

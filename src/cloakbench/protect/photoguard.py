@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.photowise import EncoderProtection, mean_square
 from cloakbench.protect.target import TargetedProtection
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("photoguard")
-class PhotoGuard(TargetedProtection, PhotowiseProtection):
+class PhotoGuard(TargetedProtection, EncoderProtection):
     """Minimises the distance of the latents' mean to zero or to a target.
 
     Steps shrink linearly to a hundredth. The distance is squared here, which changes no sign of

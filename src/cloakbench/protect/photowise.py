@@ -44,17 +44,18 @@ class PhotowiseProtection(Ascent):
         original = identity.instance_images.pixels.to(model.device)
         losses = self.objectives(original, model, identity.prompts, job)
         perturbed = Pixels(self.start(original, job))
-        for number in job.steps("pgd", len(original) * self.steps, {"pixels": perturbed}):
-            index, step = divmod(number, self.steps)
-            photo = slice(index, index + 1)
-            perturbed.value[photo] = self.ascend(
-                perturbed.value[photo],
-                original[photo],
-                model,
-                losses[index],
-                job.part("photo", index),
-                range(step, step + 1),
-            )
+        with model.frozen():
+            for number in job.steps("pgd", len(original) * self.steps, {"pixels": perturbed}):
+                index, step = divmod(number, self.steps)
+                photo = slice(index, index + 1)
+                perturbed.value[photo] = self.ascend(
+                    perturbed.value[photo],
+                    original[photo],
+                    model,
+                    losses[index],
+                    job.part("photo", index),
+                    range(step, step + 1),
+                )
         return perturbed.value
 
     def objectives(
@@ -78,6 +79,17 @@ class PhotowiseProtection(Ascent):
         ]
         noise = 2 * torch.stack(draws).to(original.device) - 1
         return (original + self.radius * noise).clamp(0, 1)
+
+
+class EncoderProtection(PhotowiseProtection):
+    """Shared by protections whose loss looks through the VAE alone, in float32 as the references.
+
+    Their losses are small differences of latents, of which bfloat16 has three digits.
+    """
+
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
+        model.use_full_precision()
+        return super().perturb(identity, model, job)
 
 
 def mean_square(difference: Tensor) -> Tensor:

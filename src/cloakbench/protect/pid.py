@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.photowise import EncoderProtection, mean_square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("pid")
-class PID(PhotowiseProtection):
+class PID(EncoderProtection):
     """Prompt-independent defense: shifts the mean and log variance of the photo's latents.
 
     The loss is the script's "add-log": the mean squared change of the mean plus that of the log

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
-from cloakbench.protect.pgd import ascended
-from cloakbench.protect.surrogate import DenoisingLoss, denoising
+from cloakbench.protect.pgd import ascended, batches
+from cloakbench.protect.surrogate import BATCH, Denoising
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from cloakbench.models.base import DiffusionModel
     from cloakbench.protect.pgd import Loss
     from cloakbench.running.jobs import Job, Stateful
+
+
+Gradients = Callable[["Tensor", int, "Tensor"], "Tensor"]
+"""Maps pixels (n, 3, h, w), the number of a round and timesteps (n, m) to the gradients of each
+image's loss at each of its timesteps, (n, m, 3, h, w)."""
 
 
 @protections.register("simac")
@@ -58,14 +63,40 @@ class SimAC(ASPL):
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
-        searching = job.part("search")
-        loss = denoising(model, identity.prompts.instance_prompt, searching)
-        loss = self.adaptive(loss, model, searching)
         kept = Timesteps(len(original), model.horizon)
-        self.search(loss, original, kept, job)
+        with model.frozen():
+            self.search(self.tried(identity, model, job.part("search")), original, kept, job)
         return self.alternate(identity, model, job, partial(self.objective, kept, original))
 
-    def search(self, loss: DenoisingLoss, original: Tensor, kept: Timesteps, job: Job) -> None:
+    def tried(self, identity: Identity, model: DiffusionModel, job: Job) -> Gradients:
+        """The gradients of the loss at candidates, which share a step's noise and its latents."""
+        import torch
+
+        denoising = Denoising(model, identity.prompts.instance_prompt, job)
+        latents_of: Any = self.adaptive(cast(Any, denoising.latents), model, job)
+
+        def of_batch(pixels: Tensor, number: int, tried: Tensor, *rows: slice) -> Tensor:
+            pixels = pixels.detach().requires_grad_(True)
+            encoded, rng = latents_of(pixels, number, *rows)
+            latents, drawn = encoded.detach().requires_grad_(True), rng.get_state()
+            found: list[Tensor] = []
+            for column in tried.T:
+                rng.set_state(drawn)
+                loss = denoising.of_latents(latents, rng, column).sum()
+                (outer,) = torch.autograd.grad(loss, latents)
+                found += torch.autograd.grad(encoded, pixels, outer, retain_graph=True)
+            return torch.stack(found, dim=1)
+
+        def gradients(pixels: Tensor, number: int, tried: Tensor) -> Tensor:
+            parts = [
+                of_batch(part, number, tried[rows[0]] if rows else tried, *rows)
+                for part, *rows in batches(pixels, BATCH)
+            ]
+            return torch.cat(parts)
+
+        return gradients
+
+    def search(self, tried: Gradients, original: Tensor, kept: Timesteps, job: Job) -> None:
         """Delete from `kept` the timesteps at which the loss has small gradients."""
         import torch
 
@@ -75,14 +106,12 @@ class SimAC(ASPL):
             searching = kept.counts() > self.enough
             if not searching.any():
                 continue  # not break: a loop that ends is saved
-            tried = kept.candidates(self.candidates, job.rng("candidates", number))
-            gradients = torch.stack(
-                [gradient(loss, perturbed.value, number, column) for column in tried.T], dim=1
-            )
+            candidates = kept.candidates(self.candidates, job.rng("candidates", number))
+            gradients = tried(perturbed.value, number, candidates)
             sizes = gradients.abs().flatten(2).sum(2)
             each = torch.arange(len(original))
             worst, best = sizes.argmin(1).cpu(), sizes.argmax(1).cpu()
-            kept.delete(tried[each, worst], self.neighbourhood, searching)
+            kept.delete(candidates[each, worst], self.neighbourhood, searching)
             pixels = perturbed.value
             steepest = gradients[each, best]
             moved = ascended(pixels, steepest, original, self.radius, self.step_size(number))
@@ -93,28 +122,28 @@ class SimAC(ASPL):
         self, kept: Timesteps, original: Tensor, model: DiffusionModel, prompt: str, job: Job
     ) -> Loss:
         """The denoising loss at kept timesteps, with the features' distance where it has weight."""
-        plain = denoising(model, prompt, job)
+        plain = Denoising(model, prompt, job)
 
-        def loss(pixels: Tensor, step: int) -> Tensor:
-            return plain(pixels, step, kept.draw(job.rng("timesteps", step)))
+        def loss(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            timesteps = kept.draw(job.rng("timesteps", step))
+            return plain(pixels, step, rows, timesteps if rows is None else timesteps[rows])
 
         return loss if self.feature_weight == 0 else self._with_features(loss, original, model)
 
     def _with_features(self, plain: Loss, original: Tensor, model: DiffusionModel) -> Loss:
         import torch
 
-        def loss(pixels: Tensor, step: int) -> Tensor:
+        def loss(pixels: Tensor, step: int, *rows: slice) -> Tensor:
             layers = model.last_layers
             with recorded(layers) as features:
-                losses = plain(pixels, step)
+                losses = plain(pixels, step, *rows)
             with recorded(layers) as clean, torch.no_grad():  # the same draws: the photo differs
-                plain(original, step)
+                plain(original[rows] if rows else original, step, *rows)
             distances = [
                 (ours - theirs).float().square().flatten(1).mean(1)
                 for ours, theirs in zip(features, clean, strict=True)
             ]
-            for number in range(len(layers)):  # a network's outputs come batch by batch
-                distance = torch.cat(distances[number :: len(layers)])
+            for distance in distances:
                 losses = losses + self.feature_weight * distance
             return losses
 
@@ -155,15 +184,6 @@ class Timesteps:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.mask = state["mask"]
-
-
-def gradient(loss: DenoisingLoss, pixels: Tensor, step: int, timesteps: Tensor) -> Tensor:
-    """The gradient in the pixels of each image's loss at its timestep, shape (n, 3, h, w)."""
-    import torch
-
-    pixels = pixels.detach().requires_grad_(True)
-    (found,) = torch.autograd.grad(loss(pixels, step, timesteps).sum(), pixels)
-    return found
 
 
 @contextmanager

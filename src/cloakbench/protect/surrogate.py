@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from cloakbench.prior import PriorPreservation
 from cloakbench.protect.ascent import Ascent
+from cloakbench.protect.pgd import draws_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel
@@ -29,6 +30,8 @@ class SurrogateProtection(PriorPreservation, Ascent):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "surrogate_images", "class_images"})
+    batch: ClassVar[int | None] = BATCH
+    lighter: ClassVar[str] = "choose the protection 'aspl_lora'"
 
     relative_step: float = Field(
         0.1, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 0.05 there)"
@@ -51,39 +54,38 @@ class SurrogateProtection(PriorPreservation, Ascent):
         model.thaw("all", text_encoder=self.train_text_encoder)
 
 
-class DenoisingLoss(Protocol):
-    """A `pgd.Loss` whose timesteps, shape (n,), can be chosen."""
-
-    def __call__(self, pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor: ...
-
-
-def denoising(model: DiffusionModel, prompt: str, job: Job) -> DenoisingLoss:
+class Denoising:
     """The denoising loss of pixels under a prompt, for a model that trains on only after it.
 
-    Each step draws one timestep, one noise and one posterior sample per image. Of more than `BATCH`
-    images, the activations of one batch are in memory at a time: they are computed again for the
-    gradient (Chen et al. 2016, arXiv 1604.06174).
+    Each step draws one posterior sample, one noise and one timestep per image.
     """
-    import torch
-    from torch.utils.checkpoint import checkpoint
 
-    with torch.no_grad():
-        text = model.embed([prompt])
+    def __init__(self, model: DiffusionModel, prompt: str, job: Job) -> None:
+        import torch
 
-    def of_batch(pixels: Tensor, timesteps: Tensor | None, *draws: int) -> Tensor:
-        rng = job.rng("pgd", *draws)
-        latents = model.draw(model.posterior(pixels), rng)
-        return model.denoising_loss(latents, text.repeated(len(pixels)), rng, timesteps)
+        self._model, self._job = model, job
+        with torch.no_grad():
+            self._text = model.embed([prompt])
 
-    def loss(pixels: Tensor, step: int, timesteps: Tensor | None = None) -> Tensor:
-        if len(pixels) <= BATCH:
-            return of_batch(pixels, timesteps, step)
-        losses = []
-        for start in range(0, len(pixels), BATCH):
-            batch = slice(start, start + BATCH)
-            chosen = None if timesteps is None else timesteps[batch]
-            arguments = (of_batch, pixels[batch], chosen, step, start)
-            losses.append(checkpoint(*arguments, use_reentrant=False, preserve_rng_state=False))
-        return torch.cat(losses)
+    def __call__(
+        self,
+        pixels: Tensor,
+        step: int,
+        rows: slice | None = None,
+        timesteps: Tensor | None = None,
+    ) -> Tensor:
+        """A `pgd.Loss`. timesteps: (n,), uniform if None."""
+        latents, rng = self.latents(pixels, step, rows)
+        return self.of_latents(latents, rng, timesteps)
 
-    return loss
+    def latents(
+        self, pixels: Tensor, step: int, rows: slice | None = None
+    ) -> tuple[Tensor, Generator]:
+        """Scaled latents of a step, and the generator that the rest of the step draws from."""
+        rng = self._job.rng("pgd", *draws_of(step, rows))
+        return self._model.draw(self._model.posterior(pixels), rng), rng
+
+    def of_latents(self, latents: Tensor, rng: Generator, timesteps: Tensor | None) -> Tensor:
+        """The loss of latents (n, c, h, w), shape (n,)."""
+        text = self._text.repeated(len(latents))
+        return self._model.denoising_loss(latents, text, rng, timesteps)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,8 @@ KEPT = ".kept"
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A scheduler's time limit or `scancel`, Ctrl-C, a closed terminal."""
 
+
+DISK = 1e9  # bytes/s: what saving is taken to take before it has been measured
 
 Draw = Callable[..., "Generator"]
 """Makes the generator of a purpose: `Job.rng`, perhaps with words put before the purpose."""
@@ -68,7 +71,8 @@ class Job:
     seed: from the experiment's seed, the stage and the identity, never from a method's name, so
         that cells which are compared share their noise.
     scratch: folder for checkpoints, outside the outputs that Snakemake wipes; None keeps none.
-    save_every: seconds between checkpoints, stretched where saving would take over 5 % of the time.
+    save_every: seconds between checkpoints, stretched where saving would take over 5 % of the time:
+        as long as the last one took, the first as its bytes take at 1 GB/s.
     notes: what a method found, for the output's manifest; the same in equal runs, resumed or not.
     """
 
@@ -94,23 +98,24 @@ class Job:
 
         A resumed loop equals an uninterrupted one if every draw comes from `rng(..., step)` and
         all else that a step changes is in `state`. A finished loop is saved too, for the loops
-        after it. On SIGTERM, SIGINT and SIGHUP the state is saved first.
+        after it, a little sooner. On SIGTERM, SIGINT and SIGHUP the state is saved first.
         """
         from tqdm import tqdm
 
         start = self._restore(name, state)
-        saved, cost = time.monotonic(), 0.0
+        saved, cost = time.monotonic(), _Cost(state)
         bar = tqdm(total=total, initial=start, desc=name, disable=None, leave=False)
         with bar, _termination() as signals:
             for step in range(start, total):
                 yield step
                 bar.update()
                 every = self.save_every if step + 1 < total else self.save_every / 10
-                if signals or time.monotonic() - saved >= max(every, 20 * cost):
+                since = time.monotonic() - saved
+                if signals or (since >= every and since >= 20 * cost.seconds):
                     begun = time.monotonic()
                     self._save(name, step + 1, state)
                     saved = time.monotonic()
-                    cost = saved - begun
+                    cost.seconds = saved - begun
                 if signals:
                     raise SystemExit(128 + signals[0])
 
@@ -124,7 +129,7 @@ class Job:
         if self.scratch is None or not (path := self.scratch / f"{name}.pt").exists():
             return 0
         try:
-            stored = load(path)
+            stored = load(path, mmap=True)
             if not isinstance(stored, dict) or stored.keys() != {"step", *state}:
                 raise DamagedError(path, "it holds something else")
             for key, holder in state.items():  # one that may be damaged has to be the first
@@ -133,6 +138,25 @@ class Job:
             log.warning("%s '%s' starts anew.", error, name)
             return 0
         return int(stored["step"])
+
+
+class _Cost:
+    """What saving a state takes: guessed from its bytes when first asked for, until measured."""
+
+    def __init__(self, state: Mapping[str, Stateful]) -> None:
+        self._state = state
+
+    @cached_property
+    def seconds(self) -> float:
+        return size_of(self._state) / DISK
+
+
+def size_of(state: Mapping[str, Stateful]) -> int:
+    """The bytes of all tensors in a state."""
+    from torch.utils._pytree import tree_leaves
+
+    leaves = tree_leaves([holder.state_dict() for holder in state.values()])
+    return sum(getattr(leaf, "nbytes", 0) for leaf in leaves)
 
 
 BY_HAND = Job(seed=0)

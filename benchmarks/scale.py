@@ -1,0 +1,199 @@
+"""What jobs take at Stable Diffusion's size, counted without a GPU, weights or photos.
+
+    python benchmarks/scale.py                         # all methods, Stable Diffusion 1.5, 4 photos
+    python benchmarks/scale.py aspl dreambooth --model sd15 --model sd21 --photos 8
+    python benchmarks/scale.py --json
+
+Methods run on tensors without data (`cloakbench.counting`) with their default settings, in bf16 at
+512 px, a cell samples 32 images. Memory is that of tensors: on a GPU add 1 GB for CUDA, on the host
+3 GB for the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from cloakbench.counting import GPU, CountedJob, Weightless, count
+from cloakbench.files.images import Photos
+from cloakbench.identity import Identity
+from cloakbench.models.architectures import ARCHITECTURES
+from cloakbench.models.sampling import Sampling
+from cloakbench.personalise import Trainer, trainers
+from cloakbench.prompts import Prompts
+from cloakbench.protect import Protection, protections
+from cloakbench.protect.pgd import pgd
+from cloakbench.protect.simac import SimAC, Timesteps
+from cloakbench.protect.surrogate import Denoising
+from cloakbench.purify.base import Purifier, build_purifier
+from cloakbench.registry import Spec
+
+CARDS = (12, 16, 24, 40, 80)  # GiB
+CUDA = 1e9  # bytes of its context and workspaces
+SIDE = 512
+IMAGES = 32
+TRIO = ("sd14", "sd21")  # beside the experiment's own
+
+Work = Callable[[Weightless, CountedJob], Any]
+
+
+class Row(NamedTuple):
+    """A job, or a step of one: what it is called, its stage, and what it does."""
+
+    method: str
+    stage: str
+    work: Work
+
+
+def photos(number: int) -> Photos:
+    """Photos that nobody looks at."""
+    return Photos(torch.zeros(1, 3, SIDE, SIDE).expand(number, -1, -1, -1), tuple("x" * number))
+
+
+def people(number: int) -> Identity:
+    """An identity with as many photos in each set, and the scripts' 200 class images."""
+    return Identity(photos(number), Prompts(), photos(number), photos(200))
+
+
+def rows(number: int) -> Iterator[Row]:
+    """All that is counted, for a number of photos."""
+    identity = people(number)
+    for name, spec in protection_specs().items():
+        yield Row(name, "protect", partial(protect, protections.build(spec), identity))
+    for trainer in [*(trainer() for trainer in trainers), SMALL]:
+        name = "dreambooth small" if trainer is SMALL else trainer.name
+        yield Row(name, "personalise", partial(train, trainer, identity))
+    for name, settings in PURIFIERS.items():
+        purifier = build_purifier({"method": name, **settings})
+        yield Row(name, "purify", partial(purify, purifier, identity))
+    yield Row("sampling", "sample", sample)
+    yield Row("pgd", "step", partial(pgd_step, identity))
+    yield Row("simac", "search", search)
+
+
+SMALL = trainers.build({"method": "dreambooth", "preset": "small"})
+PURIFIERS: dict[str, dict[str, Any]] = {
+    "impress": {"perceptual": "dssim"},
+    "latent_diffpure": {},
+    "vae_roundtrip": {"weights": None},
+}
+
+
+def protection_specs() -> dict[str, Spec]:
+    """Every protection that works with a model, by its name, and variants that differ in size."""
+    specs: dict[str, Spec] = {
+        method.name: {"method": method.name} for method in protections if "model" in method.needs
+    }
+    specs["glaze"] = {"method": "glaze", "perceptual": "dssim"}
+    for name in ("aspl", "simac"):
+        specs[f"{name} faithful"] = {"method": name, "faithful": True}
+    for name in ("easpl", "efsmg"):
+        specs[f"{name} three models"] = {"method": name, "models": TRIO}
+    specs["metacloak lite"] = {"method": "metacloak", "preset": "lite"}
+    return specs
+
+
+def protect(method: Protection, identity: Identity, model: Weightless, job: CountedJob) -> None:
+    """The work of a protection."""
+    method.apply(identity, lambda: model, job)
+
+
+def train(trainer: Trainer, identity: Identity, model: Weightless, job: CountedJob) -> None:
+    """The work of a trainer."""
+    trainer.fit(model, identity, job)
+
+
+def purify(purifier: Purifier, identity: Identity, model: Weightless, job: CountedJob) -> None:
+    """The work of a purification."""
+    purifier.apply(identity.instance_images.pixels, lambda: model, job)
+
+
+def sample(model: Weightless, job: CountedJob) -> None:
+    """The images of a cell."""
+    sampling = Sampling()
+    for _ in job.steps("sample", IMAGES // sampling.batch_size, {}):
+        sampling.generate(model, "", range(sampling.batch_size))
+
+
+def pgd_step(identity: Identity, model: Weightless, job: CountedJob) -> None:
+    """One step of PGD on the denoising loss, all photos at once."""
+    loss, original = Denoising(model, "", job), identity.instance_images.pixels.to(GPU)
+    with model.frozen():
+        job.counts.restart()
+        pgd(original, original, loss, radius=0.1, step_size=lambda _: 0.01, steps=range(1))
+
+
+def search(model: Weightless, job: CountedJob) -> None:
+    """A round of SimAC's search for one photo."""
+    method, photo = SimAC(search_rounds=1), photos(1)
+    with model.frozen():
+        tried = method.tried(Identity(photo, Prompts()), model, job)
+        job.counts.restart()
+        method.search(tried, photo.pixels.to(GPU), Timesteps(1, model.horizon), job)
+
+
+def counted(row: Row, model: str, number: int) -> dict[str, Any]:
+    """A row's numbers, as --json prints them."""
+    first, frugal = (count(model, row.work, frugal=frugal) for frugal in (False, True))
+    return {
+        "method": row.method,
+        "stage": row.stage,
+        "model": model,
+        "photos": number,
+        "flops": first.flops,
+        "gpu_gb": first.gpu / 1e9,
+        "gpu_gb_frugal": frugal.gpu / 1e9,
+        "host_gb": first.host / 1e9,
+        "checkpoint_gb": first.checkpoint / 1e9,
+        "disk_gb": first.disk / 1e9,
+        "moved_gb": first.moved / 1e9,
+        "operators": round(first.operators),
+        "parts_gb": {part: size / 1e9 for part, size in first.parts.items()},
+    }
+
+
+def fits(gigabytes: float) -> str:
+    """The smallest card that it fits."""
+    card = next((card for card in CARDS if gigabytes * 1e9 + CUDA <= card * 2**30), None)
+    return f"{card} GB" if card else "none"
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """A line for each row."""
+    titles = ("GB", "card", "frugal", "card", "host", "disk", "moved", "operators")
+    print(f"{'':38}{'TFLOP':>10}" + "".join(f"{title:>10}" for title in titles))
+    for row in found:
+        gpu, frugal = row["gpu_gb"], row["gpu_gb_frugal"]
+        print(
+            f"{row['method']:22}{row['stage']:12}{row['model']:4}{row['flops'] / 1e12:10.1f}"
+            f"{gpu:10.1f}{fits(gpu):>10}{frugal:10.1f}{fits(frugal):>10}{row['host_gb']:10.1f}"
+            f"{row['disk_gb']:10.1f}{row['moved_gb']:10.1f}{row['operators']:10,}"
+        )
+        parts = sorted(row["parts_gb"].items(), key=lambda part: -part[1])
+        print("    " + ", ".join(f"{part} {size:.2f}" for part, size in parts if size > 0.005))
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("methods", nargs="*", help="as they are called in the table; default: all")
+    parser.add_argument("--model", action="append", choices=ARCHITECTURES, help="default: sd15")
+    parser.add_argument("--photos", type=int, default=4)
+    parser.add_argument("--json", action="store_true", help="a list of objects")
+    arguments = parser.parse_args()
+    found = [
+        counted(row, model, arguments.photos)
+        for model in arguments.model or ["sd15"]
+        for row in rows(arguments.photos)
+        if not arguments.methods or row.method in arguments.methods
+    ]
+    print(json.dumps(found, indent=2)) if arguments.json else show(found)
+
+
+if __name__ == "__main__":
+    main()

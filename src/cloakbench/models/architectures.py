@@ -1,0 +1,69 @@
+"""Stable Diffusion's networks without its weights, to count and to try what they would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cloakbench.files.bundle import bundled
+
+_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+_UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
+_LADDER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+_SD1: dict[str, dict[str, Any]] = {
+    "unet": {**_UNET, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "text_encoder": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
+}
+ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
+    "sd14": _SD1,
+    "sd15": _SD1,
+    "sd21": {
+        "unet": {
+            **_UNET,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        "text_encoder": {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 23},
+    },
+}
+"""By name: Stable Diffusion 1.4, 1.5 and 2.1-base, in the words of diffusers and transformers."""
+
+
+def parts(name: str) -> dict[str, Any]:
+    """The parts of `StableDiffusion` for an architecture, frozen.
+
+    Weights are what torch draws, on its current device. The tokenizer is the miniature's, told to
+    fill up to 77 tokens as CLIP's does.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    told = ARCHITECTURES[name]
+    width = told["text_encoder"]["hidden_size"]
+    text = CLIPTextConfig(
+        **told["text_encoder"], intermediate_size=4 * width, vocab_size=49408, hidden_act="gelu"
+    )
+    networks: dict[str, Any] = {
+        "vae": AutoencoderKL(**_VAE),
+        "text_encoder": CLIPTextModel(text),
+        "unet": UNet2DConditionModel(**told["unet"]),
+    }
+    for network in networks.values():
+        network.requires_grad_(False).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(
+        bundled(Path("resources/mini/tokenizer")), model_max_length=77
+    )
+    return networks | {"tokenizer": tokenizer, "scheduler": DDPMScheduler(**_LADDER)}

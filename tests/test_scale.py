@@ -1,0 +1,123 @@
+"""What jobs take at Stable Diffusion's size; benchmarks/scale.py counts it without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+from cloakbench.counting import GPU, Counts, count
+from cloakbench.files.images import Photos
+from cloakbench.identity import Identity
+
+KEYS = {
+    *("method", "stage", "model", "photos", "flops", "gpu_gb", "gpu_gb_frugal", "host_gb"),
+    *("disk_gb", "moved_gb", "operators"),
+}
+GIB = 2**30
+CUDA = 1e9  # bytes of its context and workspaces
+
+
+@cache
+def scale() -> Any:
+    place = importlib.util.spec_from_file_location("scale", REPOSITORY / "benchmarks" / "scale.py")
+    assert place is not None
+    assert place.loader is not None
+    module = importlib.util.module_from_spec(place)
+    place.loader.exec_module(module)
+    return module
+
+
+@cache
+def counted(method: str, stage: str, *, frugal: bool = False, photos: int = 4) -> Counts:
+    """With few class images: their encoding is a small share of the work, but much to count."""
+    rows = scale().rows(photos)
+    [row] = [row for row in rows if (row.method, row.stage) == (method, stage)]
+    return count("sd15", row.work, frugal=frugal)
+
+
+@pytest.fixture(autouse=True)
+def few_class_images(monkeypatch):
+    def people(number: int) -> Identity:
+        photos: Photos = scale().photos(number)
+        return Identity(photos, scale().Prompts(), photos, scale().photos(8))
+
+    monkeypatch.setattr(scale(), "people", people)
+
+
+def test_a_step_of_pgd_is_counted_as_the_formulas_say():
+    """A convolution and an attention by hand: FLOPs, activations, operators."""
+
+    def work(model: Any, job: Any) -> None:
+        job.counts.restart()
+        pixels = torch.zeros(1, 3, 512, 512, device=GPU, requires_grad=True)
+        with model.frozen():
+            model.vae.encoder.conv_in(pixels.bfloat16()).sum().backward()
+
+    counts = count("sd15", work)
+
+    assert counts.flops == 2 * 2 * 512**2 * 9 * 3 * 128  # forward, and the gradient of the pixels
+    assert counts.operators < 12
+
+
+def test_a_step_of_pgd_on_four_photos():
+    step = counted("pgd", "step")
+
+    assert step.flops == pytest.approx(16.31e12, rel=0.01)
+    assert step.operators <= 1700
+
+
+def test_more_photos_than_a_batch_cost_no_more_each():
+    assert counted("pgd", "step", photos=8).flops == pytest.approx(
+        2 * counted("pgd", "step").flops, rel=1e-3
+    )
+
+
+def test_a_round_of_simacs_search_encodes_a_photo_once():
+    assert counted("simac", "search").flops <= 16.1e12
+
+
+@pytest.mark.slow
+def test_dreambooth_writes_nothing_unless_it_is_interrupted():
+    dreambooth = counted("dreambooth", "personalise")
+
+    assert dreambooth.disk == 0
+    assert dreambooth.gpu <= 16.7e9
+    assert counted("dreambooth small", "personalise").gpu <= 11e9
+
+
+@pytest.mark.slow
+def test_aspl_fits_a_card_of_40_gb_and_at_the_second_try_one_of_24():
+    assert counted("aspl", "protect").gpu <= 32e9
+    assert counted("aspl", "protect", frugal=True).gpu <= 23e9
+    assert counted("aspl faithful", "protect").gpu <= 14e9
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_three_stays_on_a_card_of_80_gb_and_fits_one_of_24_at_the_second_try():
+    resident = counted("easpl three models", "protect")
+    crowded = counted("easpl three models", "protect", frugal=True)
+
+    assert resident.gpu + CUDA <= 80 * GIB
+    assert resident.moved <= 20e9  # its models, once
+    assert crowded.gpu + CUDA <= 24 * GIB
+    assert crowded.host <= 40e9
+    assert crowded.moved <= 3.6e12
+    assert crowded.checkpoint <= 40e9
+
+
+def test_the_benchmark_prints_what_it_counts_as_json():
+    command = [sys.executable, REPOSITORY / "benchmarks" / "scale.py", "--json", "vae_roundtrip"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    [row] = json.loads(printed)
+    assert row.keys() >= KEYS
+    assert (row["method"], row["stage"], row["model"]) == ("vae_roundtrip", "purify", "sd15")
+    assert 4.2 < row["gpu_gb"] < 6
