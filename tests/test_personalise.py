@@ -337,7 +337,7 @@ def stage(tiny_model, folders, out, spec, class_images, scratch=None, sampling=N
 
 
 def images(folder: Path) -> dict[str, bytes]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(folder.rglob("*.png"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
