@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -431,3 +433,26 @@ def test_cdl_depends_on_the_code_that_it_inherits():
 
     assert _reached(set(dreambooth)) < _reached(set(cdl))
     assert code_digest(*cdl) != code_digest(*dreambooth)
+
+
+def test_8_bit_moments_without_their_package_are_one_clear_error_at_planning(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    for name in ("dreambooth", "lora"):
+        trainers.build({"method": name}).check()
+        with pytest.raises(CloakBenchError, match=rf"{name}: the package bitsandbytes, .* install"):
+            trainers.build({"method": name, "eight_bit": True}).check()
+
+
+def test_8_bit_moments_are_those_of_the_package(monkeypatch, diffusion):
+    made = []
+
+    def optimiser(parameters, **settings):
+        made.append((parameters, settings))
+
+    package = SimpleNamespace(AdamW8bit=optimiser)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package)
+    diffusion.thaw("all")
+    tuner = FineTuner(diffusion, "a photo", None, 1e-3, weight_decay=0.1, eight_bit=True)
+
+    assert made == [(tuner.parameters, {"lr": 1e-3, "weight_decay": 0.1})]

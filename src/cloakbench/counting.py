@@ -133,7 +133,8 @@ class Meter(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        if func in _FREE or func.is_view:
+        between = func is aten._to_copy.default and out.device != args[0].device
+        if func in _FREE or func.is_view or between:
             return
         self.counts.operators += 1
         if formula := flop_registry.get(func.overloadpacket):

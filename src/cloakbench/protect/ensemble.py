@@ -88,11 +88,11 @@ class Member:
     job: Job
     tuner: FineTuner | None = None
 
-    def send(self, device: str) -> None:
-        """Move the model, and its optimiser's moments."""
-        self.model.to(device)
+    def leave(self) -> None:
+        """Make room on the device; moments come back when they are used, see `looking_ahead`."""
+        self.model.to("cpu")
         if self.tuner is not None:
-            self.tuner.send_moments(device)
+            self.tuner.send_moments("cpu")
 
 
 class Device:
@@ -112,7 +112,7 @@ class Device:
         for index, member in reversed(visits) if number % 2 else visits:
             for other in self._members if self._crowded else ():
                 if other is not member and other.model.device == self._name:
-                    other.send("cpu")
+                    other.leave()
             if member.model.device != self._name:
-                member.send(self._name)
+                member.model.to(self._name)
             yield index, member

@@ -46,8 +46,9 @@ def gradient(loss: Loss, pixels: Tensor, step: int, batch: int | None = None) ->
     found = []
     for part, *rows in batches(pixels, batch):
         part = part.detach().requires_grad_(True)
-        found += torch.autograd.grad(loss(part, step, *rows).sum(), part)
-    return torch.cat(found)
+        losses = loss(part, step, *rows)
+        found += torch.autograd.grad(losses, part, torch.ones_like(losses))
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def batches(pixels: Tensor, size: int | None) -> Iterator[Any]:
@@ -72,6 +73,6 @@ def ascended(
 
     A NaN in the gradient stays NaN, so that the protection fails instead of standing still.
     """
-    sign = gradient.sign().where(~gradient.isnan(), gradient)  # torch's sign of NaN is 0
-    low, high = (original - radius).clamp(0, 1), (original + radius).clamp(0, 1)
-    return (pixels + step_size * sign).clamp(low, high)
+    sign = gradient.where(gradient.isnan(), gradient.sign())  # torch's sign of NaN is 0
+    moved = pixels.add(sign, alpha=step_size)
+    return moved.clamp(original - radius, original + radius).clamp(0, 1)
