@@ -63,6 +63,14 @@ def test_intervals_of_few_normal_values_hold_it_too(n: int) -> None:
     assert 0.94 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.96
 
 
+def test_one_person_unlike_all_others_makes_a_wide_interval() -> None:
+    """The bootstrap alone would end it at the mean."""
+    mean, low, high, _ = mean_interval(np.array([0.0] * 7 + [1.0]), (0, 1))
+
+    assert (mean, low) == (0.125, 0)
+    assert high > 0.4
+
+
 def test_a_higher_level_gives_a_wider_interval() -> None:
     sample = np.random.default_rng(0).normal(size=9)
     _, low, high, _ = mean_interval(sample)

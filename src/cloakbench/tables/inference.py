@@ -10,7 +10,7 @@ import numpy as np
 
 LEVEL = 0.95
 FEWEST = 5  # values that an interval takes; fewer are printed themselves
-STUDENT = 8  # values from which on the bootstrap knows better than Student's t
+STUDENT = 8  # values from which on the bootstrap knows of skew
 RESAMPLES = 10_000
 FLIPS = 9_999  # of the signs of 14 values or more; all flips of fewer are counted
 SEED = 0
@@ -36,11 +36,12 @@ def mean_interval(
         bounds: the least and the largest value that there could be.
         level: how often intervals hold the true mean, in (0, 1).
 
-    Up to seven values it is Student's t interval, from eight on the bootstrap-t, which holds the
-    truth as often as it says for skewed values too (Efron and Tibshirani 1993, section 12.5; 10,000
-    resamples). Where all values agree neither knows one: then at most `1 - (tail)^(1/n)` of all
-    people have another value, which limits their mean if values are bounded (Hanley and
-    Lippman-Hand 1983, doi:10.1001/jama.1983.03330370053031: "if nothing goes wrong").
+    Up to seven values it is Student's t interval. From eight on each end is that of Student's or of
+    the bootstrap-t's, whichever is farther out (Efron and Tibshirani 1993, section 12.5; 10,000
+    resamples): the bootstrap knows of skew, and nothing of values that nearly all agree. Where all
+    agree neither knows an interval: then at most `1 - (tail)^(1/n)` of all people have another
+    value, which limits their mean if values are bounded (Hanley and Lippman-Hand 1983, "if nothing
+    goes wrong", doi:10.1001/jama.1983.03330370053031).
     """
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
@@ -69,14 +70,14 @@ def _quantiles(values: np.ndarray, level: float) -> tuple[float, float]:
     from scipy.stats import t
 
     n, tails = values.size, ((1 - level) / 2, (1 + level) / 2)
+    students = t.ppf(tails, n - 1)
     if n < STUDENT:
-        low, high = t.ppf(tails, n - 1)
-        return float(low), float(high)
+        return float(students[0]), float(students[1])
     drawn = values[_draws(n)]
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
     varied = errors > 0  # a value drawn n times has no standard error
     low, high = np.quantile((drawn[varied].mean(axis=1) - values.mean()) / errors[varied], tails)
-    return float(low), float(high)
+    return min(float(low), float(students[0])), max(float(high), float(students[1]))
 
 
 @lru_cache(maxsize=4)
