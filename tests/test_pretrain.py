@@ -178,17 +178,15 @@ def unknown_phrases() -> set[str]:
     return phrases
 
 
-def has_phrase(text: str, phrase: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
-
-
 def test_no_caption_has_a_word_that_the_study_teaches_or_a_negation() -> None:
     phrases = unknown_phrases() | {"no", "not", "non", "never", "free", "lacking"}
     assert {"sks", "bhj", "without", "bhj noisy pattern"} <= phrases
-    grammar = {*subjects(), *clauses(), *degrade_module.subjects(), *degrade_module.clauses()}
-    grammar |= {name_of(person) for person in range(6839)}
-    for phrase in phrases:
-        assert not [text for text in grammar if has_phrase(text, phrase)][:3], phrase
+    spoilt = (*degrade_module.subjects(), *degrade_module.clauses())
+    names = (name_of(person) for person in range(6839))
+    grammar = "\n".join((*subjects(), *clauses(), *spoilt, *names))
+    words = {*re.findall(r"\w+", grammar)}
+    assert not words & phrases
+    assert not [phrase for phrase in phrases if " " in phrase and phrase in grammar]
 
 
 def test_every_caption_is_of_the_grammar(portraits_folder: Path) -> None:
