@@ -62,7 +62,9 @@ class Dataset(Settings):
         """
         path = self.folder / GROUPS
         if not path.is_file():
-            raise CloakBenchError(f"{path}: no such file, so '{name}' is no group. List identities.")
+            raise CloakBenchError(
+                f"{path}: no such file, so '{name}' is no group. List identities."
+            )
         groups = parse_json(path.read_text("utf-8"), str(path))
         if not isinstance(groups, dict) or not isinstance(groups.get(name), dict):
             known = groups if isinstance(groups, dict) else ()
