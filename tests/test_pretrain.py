@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import relu
 
 pytest.importorskip("anny", reason='captions need anny: pip install "cloakbench[synth]"')
 pytest.importorskip("embreex", reason='captions need embreex: pip install "cloakbench[synth]"')
@@ -34,18 +35,21 @@ from cloakbench.miniature.pretrain.degrade import (
     noise,
 )
 from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
+from cloakbench.miniature.pretrain.judge import captions as judge_captions
+from cloakbench.miniature.pretrain.judge import examples
 from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
 from cloakbench.miniature.pretrain.naturalness import naturalness
 from cloakbench.miniature.pretrain.portraits import Portraits, name_of
+from cloakbench.miniature.pretrain.recipe import RECIPES
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH
 from cloakbench.miniature.pretrain.training import Pretraining
 from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw_batch
-from cloakbench.miniature.pretrain.vae import crop_pairs
+from cloakbench.miniature.pretrain.vae import Adversaries, adversarial_loss, build_vae
 from cloakbench.miniature.synth.caption import clauses, subjects
 from cloakbench.personalise import trainers
 
-NETWORKS = ("vae", "clip", "unet", "ddpm", "restorer")
+NETWORKS = ("vae", "clip", "unet", "judge", "ddpm", "restorer")
 STEPS, BATCH, RATE = 2, 2, 1e-3
 
 
@@ -86,10 +90,10 @@ def trained(portraits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Every stage, two steps each."""
     training = Pretraining(tmp_path_factory.mktemp("work"), portraits_folder, report=silent)
     training.tokenizer()
-    start(training, "clip")
-    start(training, "vae")
+    for name in ("clip", "recogniser", "vae"):
+        start(training, name)
     training.latents()
-    for name in ("unet", "ddpm", "restorer"):
+    for name in ("unet", "judge", "ddpm", "restorer"):
         start(training, name)
     return training
 
@@ -211,16 +215,6 @@ def one_portrait() -> Portraits:
     return Portraits(pixels, [(None, None)], torch.zeros(1, dtype=torch.long))
 
 
-@pytest.mark.parametrize("side", [64, 128])
-def test_crops_of_latents_and_portraits_show_the_same_place(side: int) -> None:
-    rng = torch.Generator().manual_seed(0)
-    latents = torch.rand(2, 4, side // 8, side // 8, generator=rng)
-    pixels = latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
-    small, large = crop_pairs(latents, pixels, rng)
-    assert small.shape[-1] == side // 16
-    assert torch.equal(large, small[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
-
-
 def test_the_likeness_is_zero_for_equal_portraits_and_grows_with_the_change() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -298,20 +292,46 @@ def test_every_stage_leaves_finite_weights(trained: Pretraining, name: str) -> N
     assert all(value.isfinite().all() for value in floats)
 
 
-def test_training_the_decoder_leaves_encoder_and_latents_valid(
-    trained: Pretraining, tmp_path: Path
-) -> None:
-    for needed in ("vae.pt", "latents.pt"):
-        (tmp_path / needed).symlink_to(trained.work / needed)
-    training = Pretraining(tmp_path, trained.portraits_folder, report=silent)
-    before = weights(training, "vae")
-    start(training, "recogniser")
-    start(training, "decoder", steps=2)
-    after = weights(training, "vae")
+def test_in_a_duel_the_vae_learns_from_the_critic_and_the_critic_not_from_its_deceit() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pair = Adversaries(build_vae((8, 8, 8, 8)))
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    decoded = (0.5 * pixels).requires_grad_()
 
-    changed = {key for key in before if not torch.equal(before[key], after[key])}
-    assert changed
-    assert all(key.startswith(("decoder.", "post_quant_conv.")) for key in changed)
+    adversarial_loss(pair, decoded, pixels).backward()
+
+    real, fake = pair.opinion(pixels), pair.opinion(decoded.detach())
+    wanted = torch.autograd.grad(
+        relu(1 - real).mean() + relu(1 + fake).mean(), [*pair.critic.parameters()]
+    )
+    for parameter, gradient in zip(pair.critic.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    better = decoded.detach() - 0.1 * decoded.grad.sign()
+    assert pair.opinion(better).mean() > fake.mean()
+
+
+def test_the_judges_captions_fit_what_they_say_and_share_no_word_of_quality() -> None:
+    pixels = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    made, captions, fits = examples(pixels, np.random.default_rng(0))
+    good = torch.tensor([number % 2 == 0 for number in range(8)])
+    assert made.shape == pixels.shape
+    assert made.min() >= 0
+    assert made.max() <= 1
+    assert fits.diagonal().all()
+    assert torch.equal(fits[0], good), "a caption of a good portrait fits all good ones"
+    assert torch.equal(fits[3], ~good), "one that says only 'bad' fits all spoilt ones"
+    assert set(captions) <= set(judge_captions())
+    ends = {word for end in degrade_module.clauses() for word in re.findall(r"\w+", end)}
+    grammar = {word for text in judge_captions() for word in re.findall(r"\w+", text)}
+    assert ends & grammar <= {"of"}
+
+
+def test_the_second_models_captions_have_their_clauses_backwards() -> None:
+    text = "a photo of a man, smiling, in a studio, blurry"
+    assert RECIPES["first"].ordered(text) == text
+    assert RECIPES["second"].ordered(text) == "a photo of a man, blurry, in a studio, smiling"
+    assert RECIPES["second"].ordered("") == ""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -322,7 +342,9 @@ def test_a_killed_stage_resumes_bit_for_bit(
         """A copy of the trained work folder in which this stage has not begun."""
         work = tmp_path / folder
         work.mkdir()
-        for needed in {"tokenizer", "clip.pt", "vae.pt", "latents.pt"} - {f"{name}.pt"}:
+        for needed in {"tokenizer", "clip.pt", "recogniser.pt", "vae.pt", "latents.pt"} - {
+            f"{name}.pt"
+        }:
             (work / needed).symlink_to(trained.work / needed)
         return Pretraining(work, trained.portraits_folder, report=silent)
 
@@ -433,7 +455,9 @@ def test_batches_pair_latents_with_captions(trained: Pretraining) -> None:
 
 
 def test_the_network_fits_beside_the_others() -> None:
-    assert 2 * sum(p.numel() for p in build_unet().parameters()) < 16_000_000
+    for recipe in RECIPES.values():
+        unet = build_unet(recipe.unet, recipe.width)
+        assert 2 * sum(p.numel() for p in unet.parameters()) < 16_000_000
 
 
 def test_the_export_loads_as_stable_diffusion_and_fits(
@@ -473,7 +497,7 @@ def test_an_export_keeps_what_is_not_part_of_it(trained: Pretraining, tmp_path: 
     assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_ddpm_and_restorer_are_exported_only_if_trained(
+def test_judge_ddpm_and_restorer_are_exported_only_if_trained(
     exported: Path, trained: Pretraining, tmp_path: Path
 ) -> None:
     (tmp_path / "work").mkdir()
@@ -483,7 +507,7 @@ def test_ddpm_and_restorer_are_exported_only_if_trained(
     export(Pretraining(tmp_path / "work", trained.portraits_folder), tmp_path / "mini")
 
     names, all_names = ({path.name for path in m.iterdir()} for m in (tmp_path / "mini", exported))
-    assert all_names - names == {"ddpm", "restorer"}
+    assert all_names - names == {"judge", "ddpm", "restorer"}
 
 
 def test_the_exported_text_encoder_is_clips_text_tower(exported: Path) -> None:
@@ -510,6 +534,7 @@ def test_an_unpacked_model_is_the_exported_one(
         for name, weights in before.items():
             torch.testing.assert_close(after[name], weights, rtol=1e-3, atol=1e-4)
     prompt = "a photo of sks person, noisy"
+    assert back.judge_tokenizer()(prompt) == trained.judge_tokenizer()(prompt)
     assert back.trained_tokenizer()(prompt) == trained.trained_tokenizer()(prompt)
 
 

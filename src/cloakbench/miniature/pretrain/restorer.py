@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from cloakbench.miniature.pretrain.degrade import Random, recompressed
-from cloakbench.miniature.pretrain.vae import EDGE_WEIGHT
 from cloakbench.models.restorer import Restorer
 
+EDGE_WEIGHT = 0.5
 SHARE = 0.7  # of the portraits, that each of the degradations befalls
 
 

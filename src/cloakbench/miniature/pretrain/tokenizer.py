@@ -48,8 +48,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
         initial_alphabet=letters,
         show_progress=False,
     )
-    corpus = [*captions, *(text for text in OTHERS for _ in range(50))]
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(captions, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,4 +78,4 @@ def sample_captions(portraits: Portraits, count: int, seed: int) -> list[str]:
         text = portraits.caption(int(index), rng, named_share=0)
         captions.append(clean_caption(text, rng))
         captions.append(degraded_caption(text, draw_degradation(rng), rng))
-    return captions
+    return [*captions, *(text for text in OTHERS for _ in range(50))]
