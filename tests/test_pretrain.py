@@ -7,24 +7,29 @@ import json
 import re
 import string
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import relu
+from torchvision.transforms.functional import gaussian_blur
+from typer.testing import CliRunner
 
 pytest.importorskip("anny", reason='captions need anny: pip install "cloakbench[synth]"')
 pytest.importorskip("embreex", reason='captions need embreex: pip install "cloakbench[synth]"')
 
-from conftest import REPOSITORY, Killed, MortalJob
+from conftest import BUNDLED, REPOSITORY, Killed, MortalJob
 
+from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import Config, load
-from cloakbench.files.images import to_images
+from cloakbench.files.images import Photos, save_photos, to_images
 from cloakbench.miniature import synth
 from cloakbench.miniature.pretrain import degrade as degrade_module
+from cloakbench.miniature.pretrain import measure
 from cloakbench.miniature.pretrain import training as module
 from cloakbench.miniature.pretrain.degrade import (
     DEGRADATIONS,
@@ -35,19 +40,22 @@ from cloakbench.miniature.pretrain.degrade import (
     noise,
 )
 from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
+from cloakbench.miniature.pretrain.judge import SPOILING, examples
 from cloakbench.miniature.pretrain.judge import captions as judge_captions
-from cloakbench.miniature.pretrain.judge import examples
 from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
-from cloakbench.miniature.pretrain.naturalness import naturalness
+from cloakbench.miniature.pretrain.naturalness import judge_accuracy, naturalness
 from cloakbench.miniature.pretrain.portraits import Portraits, name_of
 from cloakbench.miniature.pretrain.recipe import RECIPES
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
+from cloakbench.miniature.pretrain.survival import noise_survival, protections_survival
+from cloakbench.miniature.pretrain.textures import TEXTURES
 from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH
 from cloakbench.miniature.pretrain.training import Pretraining
 from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw_batch
-from cloakbench.miniature.pretrain.vae import Adversaries, adversarial_loss, build_vae
+from cloakbench.miniature.pretrain.vae import Adversaries, balance, build_vae
 from cloakbench.miniature.synth.caption import clauses, subjects
 from cloakbench.personalise import trainers
+from cloakbench.score.base import ImageMetric, Sample
 
 NETWORKS = ("vae", "clip", "unet", "judge", "ddpm", "restorer")
 STEPS, BATCH, RATE = 2, 2, 1e-3
@@ -112,6 +120,47 @@ def test_brisque_takes_portraits_for_photographs_and_degraded_copies_for_worse()
     ranks = {kind: np.greater(scores, clean) for kind, scores in worse.items()}
     assert len(ranks) == 7
     assert np.mean(list(ranks.values())) >= 0.95, ranks
+
+
+class Verdict(ImageMetric):
+    """Likes what it is told to like, by bytes."""
+
+    liked: ClassVar[set[bytes]] = set()
+
+    def score(self, sample: Sample, *_: Any) -> float:
+        return 1.0 if sample.image.tobytes() in self.liked else -1.0
+
+
+def test_a_judge_is_right_if_it_likes_clean_portraits_and_no_degraded_copy() -> None:
+    rng = torch.Generator().manual_seed(0)
+    portraits = to_images(torch.rand(3, 3, 64, 64, generator=rng))
+    nothing = judge_accuracy(Verdict(), portraits)
+    Verdict.liked = {portrait.tobytes() for portrait in portraits}
+    perfect = judge_accuracy(Verdict(), portraits)
+
+    assert set(perfect.values()) == {1.0}
+    assert nothing == perfect | {"clean": 0.0}
+    assert not {*SPOILING} & {*TEXTURES}
+
+
+def test_a_perturbation_survives_what_shrinks_it_and_not_what_blurs_it_away() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean = 0.3 + 0.4 * torch.rand(3, 3, 32, 32, generator=rng)
+    paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)
+    blurry = SimpleNamespace(round_trip=lambda pixels: gaussian_blur(pixels, [13, 13], [4.0, 4.0]))
+
+    assert noise_survival(paler, clean) == pytest.approx(1)
+    assert abs(noise_survival(blurry, clean)) < 0.3
+
+
+def test_protections_are_measured_by_label_and_the_clean_photos_are_none(tmp_path: Path) -> None:
+    photos = Photos(torch.full((2, 3, 32, 32), 0.5), ("01", "02"))
+    names = {"data/set_B": 0.0, "protected/clean": 0.0, "protected/aspl": 0.1}
+    for name, change in names.items():
+        save_photos(Photos(photos.pixels + change, photos.names), tmp_path / "anna" / name)
+    paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)
+
+    assert protections_survival(paler, tmp_path) == {"aspl": pytest.approx(1, abs=1e-3)}
 
 
 @pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
@@ -299,7 +348,7 @@ def test_in_a_duel_the_vae_learns_from_the_critic_and_the_critic_not_from_its_de
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     decoded = (0.5 * pixels).requires_grad_()
 
-    adversarial_loss(pair, decoded, pixels).backward()
+    (pair.deceit(decoded) + pair.mistakes(decoded, pixels)).backward()
 
     real, fake = pair.opinion(pixels), pair.opinion(decoded.detach())
     wanted = torch.autograd.grad(
@@ -309,6 +358,11 @@ def test_in_a_duel_the_vae_learns_from_the_critic_and_the_critic_not_from_its_de
         torch.testing.assert_close(parameter.grad, gradient)
     better = decoded.detach() - 0.1 * decoded.grad.sign()
     assert pair.opinion(better).mean() > fake.mean()
+
+
+def test_two_losses_are_balanced_by_their_gradients() -> None:
+    weights = torch.ones(3, requires_grad=True)
+    assert balance(3 * weights.sum(), 0.5 * weights.sum(), weights) == pytest.approx(6, rel=1e-3)
 
 
 def test_the_judges_captions_fit_what_they_say_and_share_no_word_of_quality() -> None:
@@ -536,6 +590,31 @@ def test_an_unpacked_model_is_the_exported_one(
     prompt = "a photo of sks person, noisy"
     assert back.judge_tokenizer()(prompt) == trained.judge_tokenizer()(prompt)
     assert back.trained_tokenizer()(prompt) == trained.trained_tokenizer()(prompt)
+
+
+def test_every_part_of_a_model_is_measured(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "FACTORS", (1.0, 4.0))
+    monkeypatch.setattr(measure, "SAMPLING", measure.SAMPLING.model_copy(update={"steps": 1}))
+    for person in sorted(path for path in BUNDLED.iterdir() if path.is_dir())[:2]:
+        for photo in sorted(person.glob("set_?/*"))[::2]:
+            place = tmp_path / "people" / photo.relative_to(BUNDLED)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(photo)
+    arguments = ["--model", exported, "--identities", tmp_path / "people", "--samples", 1]
+    out = tmp_path / "measures.json"
+    call = map(str, ["pretrain", "measure", *arguments, "--out", out, "--json"])
+
+    printed = json.loads(CliRunner().invoke(app, list(call), catch_exceptions=False).stdout)
+
+    assert printed == json.loads(out.read_text())
+    assert {*printed} == {
+        *("vae", "bottleneck", "perturbation_kept", "brisque", "samples", "clip"),
+        *("judge", "judge_margin"),
+    }
+    assert printed["bottleneck"]["factor"] in (1, 4)
+    assert printed["perturbation_kept"].keys() == {"noise"}
 
 
 def test_a_folder_that_is_no_model_is_not_unpacked(tmp_path: Path) -> None:

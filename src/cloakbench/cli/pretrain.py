@@ -187,26 +187,51 @@ def unpack(
 @app.command()
 def measure(
     model: Annotated[Path, typer.Option(help="Model folder.")] = Path("resources/mini"),
-    identities: Annotated[
-        Path, typer.Option(help="Identities that the model has not seen.")
-    ] = Path("resources/identities"),
+    identities: Annotated[Path, typer.Option(help="People that it has not seen.")] = Path(
+        "resources/identities"
+    ),
+    group: Annotated[
+        str | None, typer.Option(help="A group of their groups.json; everybody, if none.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Results with this model, as results/mini/bundled: measure their protections, too."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("docs/miniature.json"),
     samples: Annotated[int, typer.Option(help="Images of 'a photo of person'.", min=1)] = 64,
     device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure the model on unseen identities: VAE, samples and CLIP."""
+    """Measure the model on unseen people: VAE, samples, CLIP, BRISQUE and the judge."""
+    import json
+
+    from cloakbench.experiment.data import Dataset
+    from cloakbench.files.outputs import new_file
     from cloakbench.miniature.pretrain.measure import measure as measure_model
     from cloakbench.miniature.pretrain.measure import print_measures
     from cloakbench.models.device import choose_device
 
-    print_measures(measure_model(model, identities, out, samples, choose_device(device)))
+    people = Dataset(path=identities)
+    result = measure_model(model, people, group, results, samples, choose_device(device))
+    text = json.dumps(result, indent=2)
+    with new_file(out) as part:
+        part.write_text(text + "\n")
+    if as_json:
+        typer.echo(text)
+    else:
+        print_measures(result)
 
 
 def _training(
     portraits: Path, work: Path, device: str, seed: int, recipe: str = "first"
 ) -> Pretraining:
+    import torch
+
     from cloakbench.miniature.pretrain.recipe import RECIPES
     from cloakbench.miniature.pretrain.training import Pretraining
     from cloakbench.models.device import choose_device
 
+    torch.manual_seed(seed)  # untrained weights are drawn from the global generator
     return Pretraining(work, portraits, choose_device(device), seed, typer.echo, RECIPES[recipe])

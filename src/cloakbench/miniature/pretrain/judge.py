@@ -21,7 +21,7 @@ from cloakbench.miniature.pretrain import degrade
 from cloakbench.miniature.pretrain.clip import PIXEL_MEAN, PIXEL_STD, build_clip
 from cloakbench.miniature.pretrain.degrade import Random, grainy, recompressed
 
-WIDTH, LAYERS, PATCH = 64, 4, 8
+WIDTH, LAYERS, PATCH = 64, 2, 8
 
 GOOD, BAD = "good", "bad"
 _VIEWS = ("photo of face", "photo of a face", "picture of somebody", "photograph of someone",
@@ -107,7 +107,7 @@ def _caption(word: str, view: str) -> str:
 
 
 def build_judge(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained CLIP with smaller patches and narrower, deeper towers than a base model's."""
+    """An untrained CLIP with smaller patches and narrower towers than a base model's."""
     return build_clip(tokenizer, WIDTH, LAYERS, PATCH)
 
 

@@ -49,7 +49,7 @@ TEXTURES: dict[str, Callable[[int, Random], Floats]] = {
 """Each gives (1 or 3, side, side)."""
 
 
-def textured(pixels: Tensor, kind: str, levels: float, rng: Random) -> Tensor:
+def textured(pixels: Tensor, rng: Random, *, kind: str, levels: float) -> Tensor:
     """Pixels (n, 3, h, h) in [0, 1] under textures whose deviation is so many grey levels."""
     drawn = []
     for _ in pixels:

@@ -11,7 +11,7 @@ from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 
 KL_WEIGHT = 1e-6
 PERCEPTUAL_WEIGHT = 0.2
-ADVERSARY_WEIGHT = 0.05
+ADVERSARY_WEIGHT = 0.5  # of the other losses' gradient at the decoder's last layer
 
 
 def build_vae(channels: tuple[int, ...]) -> AutoencoderKL:
@@ -63,14 +63,27 @@ class Adversaries(nn.Module):
         opinion: Tensor = self.critic(2 * pixels - 1)
         return opinion.float()
 
+    def deceit(self, decoded: Tensor) -> Tensor:
+        """The VAE's loss of being found out; the critic learns nothing from it."""
+        self.critic.requires_grad_(False)
+        loss = -self.opinion(decoded).mean()
+        self.critic.requires_grad_(True)
+        return loss
+
+    def mistakes(self, decoded: Tensor, pixels: Tensor) -> Tensor:
+        """The critic's hinge loss; the VAE learns nothing from it."""
+        real, fake = self.opinion(pixels), self.opinion(decoded.detach())
+        return relu(1 - real).mean() + relu(1 + fake).mean()
+
 
 def vae_loss(
     pair: Adversaries, recogniser: Recogniser, pixels: Tensor, rng: Generator, *, duel: bool
 ) -> Tensor:
-    """Loss of a VAE's reconstructions of pixels (n, 3, h, w) in [0, 1], and of its critic's errors.
+    """Loss of a VAE on pixels (n, 3, h, w) in [0, 1] and, in a duel, of its critic.
 
-    Absolute error, features of a network of the training people (in LPIPS' place), a light KL and,
-    in a duel, the critic (Rombach et al. 2022, arXiv 2112.10752, appendix G; hinge loss).
+    Absolute error, features of a network of the training people (in LPIPS' place), a light KL, and
+    the critic with a weight that makes its gradient a share of the others' (Rombach et al. 2022,
+    arXiv 2112.10752, appendix G; Esser et al. 2021, arXiv 2012.09841, eq. 7).
     """
     scaled = (2 * pixels - 1).contiguous(memory_format=torch.channels_last)
     posterior = pair.vae.encode(scaled).latent_dist
@@ -81,19 +94,19 @@ def vae_loss(
     likeness = perceptual_loss(recogniser, decoded, pixels)
     error = 2 * (decoded - pixels).abs().mean()
     loss = error + PERCEPTUAL_WEIGHT * likeness + KL_WEIGHT * divergence
-    return loss + adversarial_loss(pair, decoded, pixels) if duel else loss
+    if not duel:
+        return loss
+    deceit = pair.deceit(decoded)
+    weight = ADVERSARY_WEIGHT * balance(loss, deceit, pair.vae.decoder.conv_out.weight)
+    return loss + weight * deceit + pair.mistakes(decoded, pixels)
 
 
-def adversarial_loss(pair: Adversaries, decoded: Tensor, pixels: Tensor) -> Tensor:
-    """What the VAE gains by deceiving the critic, and the critic's hinge loss.
-
-    One sum for two opponents: the first term does not reach the critic, the others not the VAE.
-    """
-    pair.critic.requires_grad_(False)
-    deceived = -pair.opinion(decoded).mean()
-    pair.critic.requires_grad_(True)
-    real, fake = pair.opinion(pixels), pair.opinion(decoded.detach())
-    return ADVERSARY_WEIGHT * deceived + relu(1 - real).mean() + relu(1 + fake).mean()
+def balance(loss: Tensor, other: Tensor, weights: Tensor) -> Tensor:
+    """What makes the other loss's gradient in some weights as long as the first's."""
+    first, second = (
+        torch.autograd.grad(each, weights, retain_graph=True)[0].norm() for each in (loss, other)
+    )
+    return (first / (second + 1e-4)).clamp(max=1e4)
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
