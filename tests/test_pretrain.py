@@ -49,7 +49,7 @@ from cloakbench.miniature.pretrain.recipe import RECIPES
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 from cloakbench.miniature.pretrain.survival import noise_survival, protections_survival
 from cloakbench.miniature.pretrain.textures import TEXTURES
-from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH
+from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH, OTHERS
 from cloakbench.miniature.pretrain.training import Pretraining
 from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw_batch
 from cloakbench.miniature.pretrain.vae import Adversaries, balance, build_vae
@@ -236,7 +236,8 @@ def test_no_caption_has_a_word_that_the_study_teaches_or_a_negation() -> None:
     assert {"sks", "bhj", "without", "bhj noisy pattern"} <= phrases
     spoilt = (*degrade_module.subjects(), *degrade_module.clauses())
     names = (name_of(person) for person in range(6839))
-    grammar = "\n".join((*subjects(), *clauses(), *spoilt, *names))
+    others = (*judge_captions(), *OTHERS)
+    grammar = "\n".join((*subjects(), *clauses(), *spoilt, *names, *others))
     words = {*re.findall(r"\w+", grammar)}
     assert not words & phrases
     assert not [phrase for phrase in phrases if " " in phrase and phrase in grammar]
