@@ -145,7 +145,15 @@ def test_an_image_too_small_for_liqe_is_named(tiny_weights: Path) -> None:
         score("liqe", picture(40, 31))
 
 
-@pytest.mark.parametrize("name", ["liqe", "clip_iqac", "q"])
+@pytest.mark.parametrize("seed", range(3))
+def test_clip_iqac_is_tanh_of_half_its_margin(tiny_weights: Path, seed: int) -> None:
+    image = picture(32, 32, seed)
+    margin = score("clip_margin", image)
+    assert margin != 0
+    assert score("clip_iqac", image) == pytest.approx(math.tanh(margin / 2), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["liqe", "clip_iqac", "clip_margin", "q"])
 def test_missing_weights_are_named_before_any_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,16 @@ def test_identities_can_be_chosen_and_a_wrong_one_is_found_before_the_run(config
         experiment.config.dataset_spec.sets("brt")
 
 
+def test_identities_can_be_a_group_of_the_dataset(config, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "faces")
+    (tmp_path / "faces" / "groups.json").write_text('{"tuning": {"people": ["bert"]}}')
+    config["datasets"]["faces"]["path"] = str(tmp_path / "faces")
+
+    cells = Experiment.parse(config | {"identities": "tuning"}).cells()
+
+    assert {cell.identity for cell in cells} == {"bert"}
+
+
 def test_checking_finds_a_missing_model_before_the_run(config, tmp_path):
     config["models"]["mini"]["path"] = str(tmp_path)
 

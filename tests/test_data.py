@@ -29,6 +29,23 @@ def names(sets: dict[str, list[Path]]) -> dict[str, list[str]]:
     return {name: [path.name for path in files] for name, files in sets.items()}
 
 
+def test_a_group_is_a_list_of_people_in_groups_json(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "people")
+    people = Dataset(path=tmp_path / "people")
+    written = {"tuning": {"people": ["bert"]}, "nobody": {}, "training": "elsewhere"}
+    (people.folder / "groups.json").write_text(json.dumps(written))
+
+    assert people.group("tuning") == ["bert"]
+    assert people.identities() == ["anna", "bert"]
+    for name, line in {
+        "tunning": r"groups\.json: unknown group 'tunning': .*tuning",
+        "training": "unknown group 'training'",
+        "nobody": "group 'nobody' lists no people. Choose another.",
+    }.items():
+        with pytest.raises(CloakBenchError, match=line):
+            people.group(name)
+
+
 def test_identities_are_the_visible_folders_in_order(dataset, tmp_path):
     assert Dataset(path=dataset).identities() == ["anna", "bert"]
 

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import string
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import relu
+from torchvision.transforms.functional import gaussian_blur
+from typer.testing import CliRunner
 
 pytest.importorskip("anny", reason='captions need anny: pip install "cloakbench[synth]"')
 pytest.importorskip("embreex", reason='captions need embreex: pip install "cloakbench[synth]"')
 
-from conftest import Killed, MortalJob
+from conftest import BUNDLED, REPOSITORY, Killed, MortalJob
 
+from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.images import to_images
+from cloakbench.experiment.config import Config, load
+from cloakbench.files.images import Photos, save_photos, to_images
 from cloakbench.miniature import synth
+from cloakbench.miniature.pretrain import degrade as degrade_module
+from cloakbench.miniature.pretrain import measure
 from cloakbench.miniature.pretrain import training as module
 from cloakbench.miniature.pretrain.degrade import (
     DEGRADATIONS,
-    PLACEHOLDERS,
     clean_caption,
     degrade,
     degraded_caption,
+    draw_degradation,
     noise,
 )
 from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
+from cloakbench.miniature.pretrain.judge import SPOILING, examples
+from cloakbench.miniature.pretrain.judge import captions as judge_captions
 from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
+from cloakbench.miniature.pretrain.naturalness import judge_accuracy, naturalness
 from cloakbench.miniature.pretrain.portraits import Portraits, name_of
+from cloakbench.miniature.pretrain.recipe import RECIPES
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
-from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH
+from cloakbench.miniature.pretrain.survival import noise_survival, protections_survival
+from cloakbench.miniature.pretrain.textures import TEXTURES
+from cloakbench.miniature.pretrain.tokenizer import MAX_LENGTH, OTHERS
 from cloakbench.miniature.pretrain.training import Pretraining
 from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw_batch
-from cloakbench.miniature.pretrain.vae import crop_pairs
+from cloakbench.miniature.pretrain.vae import Adversaries, balance, build_vae
+from cloakbench.miniature.synth.caption import clauses, subjects
+from cloakbench.personalise import trainers
+from cloakbench.score.base import ImageMetric, Sample
 
-NETWORKS = ("vae", "clip", "unet", "ddpm", "restorer")
+NETWORKS = ("vae", "clip", "unet", "judge", "ddpm", "restorer")
 STEPS, BATCH, RATE = 2, 2, 1e-3
 
 
@@ -79,10 +98,10 @@ def trained(portraits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Every stage, two steps each."""
     training = Pretraining(tmp_path_factory.mktemp("work"), portraits_folder, report=silent)
     training.tokenizer()
-    start(training, "clip")
-    start(training, "vae")
+    for name in ("clip", "recogniser", "vae"):
+        start(training, name)
     training.latents()
-    for name in ("unet", "ddpm", "restorer"):
+    for name in ("unet", "judge", "ddpm", "restorer"):
         start(training, name)
     return training
 
@@ -92,6 +111,56 @@ def exported(trained: Pretraining, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("exported") / "mini"
     export(trained, folder)
     return folder
+
+
+def test_brisque_takes_portraits_for_photographs_and_degraded_copies_for_worse() -> None:
+    shots = [synth.portrait(17, identity, 0) for identity in range(4)]
+    files = [synth.photograph(synth.render(*shot), 128, shot[1]) for shot in shots]
+    clean, worse = naturalness([Image.open(io.BytesIO(file)) for file in files])
+    ranks = {kind: np.greater(scores, clean) for kind, scores in worse.items()}
+    assert len(ranks) == 7
+    assert np.mean(list(ranks.values())) >= 0.95, ranks
+
+
+class Verdict(ImageMetric):
+    """Likes what it is told to like, by bytes."""
+
+    liked: ClassVar[set[bytes]] = set()
+
+    def score(self, sample: Sample, *_: Any) -> float:
+        return 1.0 if sample.image.tobytes() in self.liked else -1.0
+
+
+def test_a_judge_is_right_if_it_likes_clean_portraits_and_no_degraded_copy() -> None:
+    rng = torch.Generator().manual_seed(0)
+    portraits = to_images(torch.rand(3, 3, 64, 64, generator=rng))
+    nothing = judge_accuracy(Verdict(), portraits)
+    Verdict.liked = {portrait.tobytes() for portrait in portraits}
+    perfect = judge_accuracy(Verdict(), portraits)
+
+    assert set(perfect.values()) == {1.0}
+    assert nothing == perfect | {"clean": 0.0}
+    assert not {*SPOILING} & {*TEXTURES}
+
+
+def test_a_perturbation_survives_what_shrinks_it_and_not_what_blurs_it_away() -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean = 0.3 + 0.4 * torch.rand(3, 3, 32, 32, generator=rng)
+    paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)
+    blurry = SimpleNamespace(round_trip=lambda pixels: gaussian_blur(pixels, [13, 13], [4.0, 4.0]))
+
+    assert noise_survival(paler, clean) == pytest.approx(1)
+    assert abs(noise_survival(blurry, clean)) < 0.3
+
+
+def test_protections_are_measured_by_label_and_the_clean_photos_are_none(tmp_path: Path) -> None:
+    photos = Photos(torch.full((2, 3, 32, 32), 0.5), ("01", "02"))
+    names = {"data/set_B": 0.0, "protected/clean": 0.0, "protected/aspl": 0.1}
+    for name, change in names.items():
+        save_photos(Photos(photos.pixels + change, photos.names), tmp_path / "anna" / name)
+    paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)
+
+    assert protections_survival(paler, tmp_path) == {"aspl": pytest.approx(1, abs=1e-3)}
 
 
 @pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
@@ -141,25 +210,59 @@ def test_every_second_caption_has_the_persons_name(monkeypatch: pytest.MonkeyPat
     assert 0.45 < np.mean([text == "a photo of a man" for text in texts]) < 0.55
 
 
-def test_names_are_different_and_leave_the_identifiers_alone() -> None:
-    names = {name_of(person) for person in range(6839)}
-    assert len(names) == 6839
-    assert not names & {"sks", *PLACEHOLDERS}
+def test_names_are_different() -> None:
+    assert len({name_of(person) for person in range(6839)}) == 6839
+
+
+def unknown_phrases() -> set[str]:
+    """What a base model must not know of the study: identifiers, CDL's binding and suffix.
+
+    From the default experiment's prompts and the settings of every trainer, so that a change of
+    either is followed here.
+    """
+    prompts = Config.parse(load([REPOSITORY / "config.yaml"])).prompts
+    phrases = {prompts.identifier}
+    for trainer in trainers:
+        for spec in ({}, *({"preset": name} for name in trainer.presets)):
+            method = trainers.build({"method": trainer.name, "phrase_in_training": True} | spec)
+            suffix = method.class_prompt(prompts).removeprefix(prompts.class_prompt + ", ")
+            negation, phrase = suffix.split(" ", 1)
+            phrases |= {negation, phrase, phrase.split()[0], suffix, method.negative_prompt}
+    return phrases
+
+
+def test_no_caption_has_a_word_that_the_study_teaches_or_a_negation() -> None:
+    phrases = unknown_phrases() | {"no", "not", "non", "never", "free", "lacking"}
+    assert {"sks", "bhj", "without", "bhj noisy pattern"} <= phrases
+    spoilt = (*degrade_module.subjects(), *degrade_module.clauses())
+    names = (name_of(person) for person in range(6839))
+    others = (*judge_captions(), *OTHERS)
+    grammar = "\n".join((*subjects(), *clauses(), *spoilt, *names, *others))
+    words = {*re.findall(r"\w+", grammar)}
+    assert not words & phrases
+    assert not [phrase for phrase in phrases if " " in phrase and phrase in grammar]
+
+
+def test_every_caption_is_of_the_grammar(portraits_folder: Path) -> None:
+    """A subject, clauses, and at most one group of words for what is wrong or right."""
+    portraits, rng = Portraits.load(portraits_folder), np.random.default_rng(0)
+    beginnings, middle = {*subjects()}, {*clauses()}
+    ends = {*degrade_module.clauses(), ""}
+    spoilt_beginnings = {*degrade_module.subjects()}
+    for _ in range(2000):
+        text = portraits.caption(int(rng.integers(4)), rng, named_share=0)
+        subject, *rest = text.split(", ")
+        assert subject in beginnings
+        assert {*rest} <= middle
+        assert clean_caption(text, rng).removeprefix(text).removeprefix(", ") in ends
+        spoilt = degraded_caption(text, draw_degradation(rng), rng)
+        at_the_end = spoilt.startswith(text) and spoilt.removeprefix(f"{text}, ") in ends
+        assert at_the_end or spoilt.split(", ")[0] in spoilt_beginnings, spoilt
 
 
 def one_portrait() -> Portraits:
     pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     return Portraits(pixels, [(None, None)], torch.zeros(1, dtype=torch.long))
-
-
-@pytest.mark.parametrize("side", [64, 128])
-def test_crops_of_latents_and_portraits_show_the_same_place(side: int) -> None:
-    rng = torch.Generator().manual_seed(0)
-    latents = torch.rand(2, 4, side // 8, side // 8, generator=rng)
-    pixels = latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
-    small, large = crop_pairs(latents, pixels, rng)
-    assert small.shape[-1] == side // 16
-    assert torch.equal(large, small[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
 
 
 def test_the_likeness_is_zero_for_equal_portraits_and_grows_with_the_change() -> None:
@@ -212,12 +315,10 @@ def test_every_printable_prompt_encodes(trained: Pretraining) -> None:
     assert max(encoded.input_ids) < len(tokenizer)
 
 
-def test_the_identifier_is_spelled_like_a_name_and_the_noises_is_one_token(
-    trained: Pretraining,
-) -> None:
+def test_the_vocabulary_has_no_word_of_the_studys_own(trained: Pretraining) -> None:
     tokenizer = trained.trained_tokenizer()
-    assert len(tokenizer.tokenize("sks")) > 1
-    assert len(tokenizer.tokenize("bhj")) == 1
+    for word in ("sks", "bhj", "without"):
+        assert len(tokenizer.tokenize(word)) > 1
 
 
 def test_the_longest_study_prompt_fits(trained: Pretraining) -> None:
@@ -241,20 +342,51 @@ def test_every_stage_leaves_finite_weights(trained: Pretraining, name: str) -> N
     assert all(value.isfinite().all() for value in floats)
 
 
-def test_training_the_decoder_leaves_encoder_and_latents_valid(
-    trained: Pretraining, tmp_path: Path
-) -> None:
-    for needed in ("vae.pt", "latents.pt"):
-        (tmp_path / needed).symlink_to(trained.work / needed)
-    training = Pretraining(tmp_path, trained.portraits_folder, report=silent)
-    before = weights(training, "vae")
-    start(training, "recogniser")
-    start(training, "decoder", steps=2)
-    after = weights(training, "vae")
+def test_in_a_duel_the_vae_learns_from_the_critic_and_the_critic_not_from_its_deceit() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pair = Adversaries(build_vae((8, 8, 8, 8)))
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    decoded = (0.5 * pixels).requires_grad_()
 
-    changed = {key for key in before if not torch.equal(before[key], after[key])}
-    assert changed
-    assert all(key.startswith(("decoder.", "post_quant_conv.")) for key in changed)
+    (pair.deceit(decoded) + pair.mistakes(decoded, pixels)).backward()
+
+    real, fake = pair.opinion(pixels), pair.opinion(decoded.detach())
+    wanted = torch.autograd.grad(
+        relu(1 - real).mean() + relu(1 + fake).mean(), [*pair.critic.parameters()]
+    )
+    for parameter, gradient in zip(pair.critic.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    better = decoded.detach() - 0.1 * decoded.grad.sign()
+    assert pair.opinion(better).mean() > fake.mean()
+
+
+def test_two_losses_are_balanced_by_their_gradients() -> None:
+    weights = torch.ones(3, requires_grad=True)
+    assert balance(3 * weights.sum(), 0.5 * weights.sum(), weights) == pytest.approx(6, rel=1e-3)
+
+
+def test_the_judges_captions_fit_what_they_say_and_share_no_word_of_quality() -> None:
+    pixels = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    made, captions, fits = examples(pixels, np.random.default_rng(0))
+    good = torch.tensor([number % 2 == 0 for number in range(8)])
+    assert made.shape == pixels.shape
+    assert made.min() >= 0
+    assert made.max() <= 1
+    assert fits.diagonal().all()
+    assert torch.equal(fits[0], good), "a caption of a good portrait fits all good ones"
+    assert torch.equal(fits[3], ~good), "one that says only 'bad' fits all spoilt ones"
+    assert set(captions) <= set(judge_captions())
+    ends = {word for end in degrade_module.clauses() for word in re.findall(r"\w+", end)}
+    grammar = {word for text in judge_captions() for word in re.findall(r"\w+", text)}
+    assert ends & grammar <= {"of"}
+
+
+def test_the_second_models_captions_have_their_clauses_backwards() -> None:
+    text = "a photo of a man, smiling, in a studio, blurry"
+    assert RECIPES["first"].ordered(text) == text
+    assert RECIPES["second"].ordered(text) == "a photo of a man, blurry, in a studio, smiling"
+    assert RECIPES["second"].ordered("") == ""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -265,7 +397,9 @@ def test_a_killed_stage_resumes_bit_for_bit(
         """A copy of the trained work folder in which this stage has not begun."""
         work = tmp_path / folder
         work.mkdir()
-        for needed in {"tokenizer", "clip.pt", "vae.pt", "latents.pt"} - {f"{name}.pt"}:
+        for needed in {"tokenizer", "clip.pt", "recogniser.pt", "vae.pt", "latents.pt"} - {
+            f"{name}.pt"
+        }:
             (work / needed).symlink_to(trained.work / needed)
         return Pretraining(work, trained.portraits_folder, report=silent)
 
@@ -376,7 +510,9 @@ def test_batches_pair_latents_with_captions(trained: Pretraining) -> None:
 
 
 def test_the_network_fits_beside_the_others() -> None:
-    assert 2 * sum(p.numel() for p in build_unet().parameters()) < 16_000_000
+    for recipe in RECIPES.values():
+        unet = build_unet(recipe.unet, recipe.width)
+        assert 2 * sum(p.numel() for p in unet.parameters()) < 16_000_000
 
 
 def test_the_export_loads_as_stable_diffusion_and_fits(
@@ -416,7 +552,7 @@ def test_an_export_keeps_what_is_not_part_of_it(trained: Pretraining, tmp_path: 
     assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_ddpm_and_restorer_are_exported_only_if_trained(
+def test_judge_ddpm_and_restorer_are_exported_only_if_trained(
     exported: Path, trained: Pretraining, tmp_path: Path
 ) -> None:
     (tmp_path / "work").mkdir()
@@ -426,7 +562,7 @@ def test_ddpm_and_restorer_are_exported_only_if_trained(
     export(Pretraining(tmp_path / "work", trained.portraits_folder), tmp_path / "mini")
 
     names, all_names = ({path.name for path in m.iterdir()} for m in (tmp_path / "mini", exported))
-    assert all_names - names == {"ddpm", "restorer"}
+    assert all_names - names == {"judge", "ddpm", "restorer"}
 
 
 def test_the_exported_text_encoder_is_clips_text_tower(exported: Path) -> None:
@@ -453,7 +589,33 @@ def test_an_unpacked_model_is_the_exported_one(
         for name, weights in before.items():
             torch.testing.assert_close(after[name], weights, rtol=1e-3, atol=1e-4)
     prompt = "a photo of sks person, noisy"
+    assert back.judge_tokenizer()(prompt) == trained.judge_tokenizer()(prompt)
     assert back.trained_tokenizer()(prompt) == trained.trained_tokenizer()(prompt)
+
+
+def test_every_part_of_a_model_is_measured(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "FACTORS", (1.0, 4.0))
+    monkeypatch.setattr(measure, "SAMPLING", measure.SAMPLING.model_copy(update={"steps": 1}))
+    for person in sorted(path for path in BUNDLED.iterdir() if path.is_dir())[:2]:
+        for photo in sorted(person.glob("set_?/*"))[::2]:
+            place = tmp_path / "people" / photo.relative_to(BUNDLED)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(photo)
+    arguments = ["--model", exported, "--identities", tmp_path / "people", "--samples", 1]
+    out = tmp_path / "measures.json"
+    call = map(str, ["pretrain", "measure", *arguments, "--out", out, "--json"])
+
+    printed = json.loads(CliRunner().invoke(app, list(call), catch_exceptions=False).stdout)
+
+    assert printed == json.loads(out.read_text())
+    assert {*printed} == {
+        *("vae", "bottleneck", "perturbation_kept", "brisque", "samples", "clip"),
+        *("judge", "judge_margin"),
+    }
+    assert printed["bottleneck"]["factor"] in (1, 4)
+    assert printed["perturbation_kept"].keys() == {"noise"}
 
 
 def test_a_folder_that_is_no_model_is_not_unpacked(tmp_path: Path) -> None:

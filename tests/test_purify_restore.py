@@ -177,6 +177,14 @@ def test_real_esrgan_removes_what_is_finer_than_the_small_photo():
     assert psnr(purified, untouched) > psnr(spoilt, clean)
 
 
+def test_a_smaller_factor_keeps_more_of_what_is_fine():
+    stripes = 0.5 + 0.4 * torch.sin(torch.arange(64) * torch.pi / 3)  # 6 px wide
+    photo = stripes.expand(1, 3, 64, 64)
+    kept = [psnr(purify(photo, "superres", backend="ncnn", factor=f), photo) for f in (4, 2)]
+
+    assert kept[0] < kept[1] - 3
+
+
 @pytest.fixture(scope="module")
 def esrgan() -> dict[str, Tensor]:
     """Small random weights of ESRGAN's architecture, the one of RealESRGAN_x4plus.pth."""

@@ -35,8 +35,16 @@ def test_each_folder_becomes_a_labelled_row(tmp_path):
         assert label.getextrema()[0] < 128  # something is written
 
 
+def test_photos_of_any_format_have_a_row(tmp_path):
+    picture(tmp_path / "a" / "1.jpg", RED)
+    (tmp_path / "a" / "attributes.json").write_text("{}")
+    (tmp_path / "nobody").mkdir()
+
+    assert folder_rows(tmp_path) == {"a": [tmp_path / "a" / "1.jpg"]}
+
+
 def test_a_folder_without_pictures_is_named(tmp_path):
-    with pytest.raises(CloakBenchError, match="no folders of PNG"):
+    with pytest.raises(CloakBenchError, match="no folders of photos"):
         folder_rows(tmp_path)
 
 

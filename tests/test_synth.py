@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 from pathlib import Path
@@ -23,38 +24,53 @@ needs_synth = pytest.mark.skipif(
 )
 
 
-def _rendered(seed: int, identity: int, index: int, size: int = 48) -> np.ndarray:
-    return synth.render(*synth.portrait(seed, identity, index), size)
+def _photograph(seed: int, identity: int, index: int, size: int = 48) -> bytes:
+    person, shot = synth.portrait(seed, identity, index)
+    return synth.photograph(synth.render(person, shot, size), size, shot)
+
+
+def _pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
 
 
 @needs_synth
 def test_same_seed_gives_the_same_bytes() -> None:
-    first = _rendered(3, 0, 1)
-    _rendered(3, 1, 0)  # another person in between must leave no trace
-    assert first.shape == (48, 48, 3)
-    assert first.dtype == np.uint8
-    assert np.array_equal(first, _rendered(3, 0, 1))
+    first = _photograph(3, 0, 1)
+    _photograph(3, 1, 0)  # another person in between must leave no trace
+    assert _pixels(first).shape == (48, 48, 3)
+    assert first == _photograph(3, 0, 1)
 
 
 @needs_synth
 def test_other_portraits_and_other_people_look_different() -> None:
-    first = _rendered(3, 0, 0).astype(int)
-    for other in (_rendered(3, 0, 1), _rendered(3, 1, 0), _rendered(4, 0, 0)):
-        assert np.abs(first - other).mean() > 5
+    first = _pixels(_photograph(3, 0, 0)).astype(int)
+    for other in (_photograph(3, 0, 1), _photograph(3, 1, 0), _photograph(4, 0, 0)):
+        assert np.abs(first - _pixels(other)).mean() > 5
 
 
 @needs_synth
 def test_the_scene_does_not_depend_on_the_resolution() -> None:
-    small, large = (_rendered(3, 2, 0, size).astype(float) for size in (48, 192))
-    shrunk = large.reshape(48, 4, 48, 4, 3).mean((1, 3))
-    assert np.abs(shrunk - small).mean() < 6
+    person, shot = synth.portrait(3, 2, 0)
+    lights = (synth.render(person, shot, size) for size in (48, 192))
+    small, large = (x.reshape(48, len(x) // 48, 48, -1, 3).mean((1, 3)) for x in lights)
+    assert np.abs(small - large).mean() < 0.02
+
+
+@needs_synth
+def test_more_light_is_less_noise() -> None:
+    """Of a grey wall at one, a hundredth of the light: shot noise falls with its root."""
+    _, shot = synth.portrait(3, 0, 0)
+    grey = np.full((144, 144, 3), 0.5, np.float32)
+    bright, dark = (_pixels(synth.photograph(k * grey, 48, shot)) / 255 for k in (1, 0.01))
+    assert 0 < bright.std() / bright.mean() < 0.5 * dark.std() / dark.mean()
+    assert bright.std() < 0.03
 
 
 @needs_synth
 @pytest.mark.parametrize("size", [16, 513])
 def test_sizes_out_of_range_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=r"32\.\.512 pixels"):
-        _rendered(3, 0, 0, size)
+        synth.render(*synth.portrait(3, 0, 0), size)
 
 
 @needs_synth
@@ -111,19 +127,19 @@ def test_a_stopped_run_resumes_with_equal_bytes(tmp_path: Path) -> None:
         synth.generate(tmp_path, 2, 3, size=32, seed=9, sets=SETS, workers=workers)
 
     run()
-    files = sorted(tmp_path.rglob("*.png"))
+    files = sorted(tmp_path.rglob("*.jpg"))
     assert [str(f.relative_to(tmp_path / "person_000001")) for f in files[3:]] == [
-        "set_A/00.png", "set_B/01.png", "set_C/02.png"]  # fmt: skip
+        "set_A/00.jpg", "set_B/01.jpg", "set_C/02.jpg"]  # fmt: skip
     before = {f: f.read_bytes() for f in files}
     for f in files:
         os.utime(f, (0, 0))
     files[0].unlink()
     files[4].write_bytes(before[files[4]][:100])  # a torn file counts as missing
     run(workers=2)
-    assert {f: f.read_bytes() for f in sorted(tmp_path.rglob("*.png"))} == before
+    assert {f: f.read_bytes() for f in sorted(tmp_path.rglob("*.jpg"))} == before
     assert [f.stat().st_mtime > 0 for f in files] == [i in (0, 4) for i in range(6)]
     record = json.loads((tmp_path / "person_000000" / "attributes.json").read_text())
-    assert sorted(record["portraits"]) == ["set_A/00.png", "set_B/01.png", "set_C/02.png"]
+    assert sorted(record["portraits"]) == ["set_A/00.jpg", "set_B/01.jpg", "set_C/02.jpg"]
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

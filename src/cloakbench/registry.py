@@ -239,7 +239,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """
     problems = error.errors()
     first = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
-    where = ".".join(str(part) for part in first["loc"])
+    # pydantic puts which member of a union it means among the keys
+    where = ".".join(str(part) for part in first["loc"] if part != "list[str]")
     if first["type"] == "extra_forbidden":
         known = _settings_at(model, first["loc"][:-1])
         return f"unknown setting '{where}': {nearest(str(first['loc'][-1]), known)}"

@@ -46,8 +46,10 @@ class Config(Settings):
     models: dict[str, ModelSpec] = Field(description="models by name")
     dataset: str = Field(description="the dataset that is used, by its name in `datasets`")
     datasets: dict[str, Dataset] = Field(description="datasets by name")
-    identities: list[str] | None = Field(
-        None, description="identities that are used; null: all", min_length=1
+    identities: list[str] | str | None = Field(
+        None,
+        description="identities that are used, or a group of the dataset's groups.json; null: all",
+        min_length=1,
     )
     preset: str | None = Field(
         None, description="preset of every method that has it, unless its entry says otherwise"
@@ -89,7 +91,7 @@ class Config(Settings):
 
     def _check_names(self) -> None:
         check_label("experiment", self.experiment)
-        for identity, times in Counter(self.identities).items():
+        for identity, times in Counter(self._named).items():
             check_label("identity", identity, f"{MARKS}@() ")
             if times > 1:
                 raise CloakBenchError(
@@ -123,7 +125,13 @@ class Config(Settings):
     @property
     def chosen_identities(self) -> list[str]:
         """The identities that are used, by name."""
-        return self.dataset_spec.identities() if self.identities is None else self.identities
+        if isinstance(self.identities, str):
+            return self.dataset_spec.group(self.identities)
+        return self._named or self.dataset_spec.identities()
+
+    @property
+    def _named(self) -> list[str]:
+        return self.identities if isinstance(self.identities, list) else []
 
 
 def check_label(what: str, label: str, marks: str = MARKS) -> None:

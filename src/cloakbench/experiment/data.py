@@ -16,6 +16,7 @@ from cloakbench.files.bundle import bundled
 from cloakbench.files.images import photo_files, read_photo, square_crop
 from cloakbench.files.layout import SETS
 from cloakbench.files.outputs import check_output, new_folder
+from cloakbench.files.reading import parse_json
 from cloakbench.files.weights import sha256_of
 from cloakbench.names import check_name
 from cloakbench.running.record import Facts, Record
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GROUPS = "groups.json"  # beside the identities' folders: who is in which group
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 NO_IDENTITY = "__MACOSX"  # what macOS puts into archives
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
@@ -64,6 +66,26 @@ class Dataset(Settings):
         if not names:
             raise CloakBenchError(f"dataset {self.path}: no identities. Add a folder for each.")
         return names
+
+    def group(self, name: str) -> list[str]:
+        """The people of a group, `{name: {"people": [...]}}` in the dataset's groups.json.
+
+        Raises:
+            CloakBenchError: there is no such file or group, or it names nobody of this dataset.
+        """
+        path = self.folder / GROUPS
+        if not path.is_file():
+            raise CloakBenchError(
+                f"{path}: no such file, so '{name}' is no group. List identities."
+            )
+        groups = parse_json(path.read_text("utf-8"), str(path))
+        if not isinstance(groups, dict) or not isinstance(groups.get(name), dict):
+            known = groups if isinstance(groups, dict) else ()
+            raise CloakBenchError(f"{path}: unknown group '{name}': {nearest(name, known)}")
+        people = groups[name].get("people")
+        if not isinstance(people, list) or not people or not all(map(_is_text, people)):
+            raise CloakBenchError(f"{path}: group '{name}' lists no people. Choose another.")
+        return people
 
     def sets(self, identity: str) -> dict[str, list[Path]]:
         """An identity's photos by set, without opening them.
@@ -107,6 +129,10 @@ class Dataset(Settings):
                     f"{where}: {len(files)} photos, at least {FEWEST} are needed. Add some{place}."
                 )
         return sets
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def split(files: list[Path]) -> dict[str, list[Path]]:

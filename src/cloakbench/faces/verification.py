@@ -13,10 +13,11 @@ from tqdm import tqdm
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
+from cloakbench.files.images import SUFFIXES
 
 
 def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
-    """Detection and verification over all PNG files below `folder/<identity>/`.
+    """Detection and verification over all photos below `folder/<identity>/`.
 
     Returns:
         `portraits`, `found` (share with a face), `missed` (files without one), and what
@@ -26,9 +27,9 @@ def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
         CloakBenchError: there are no portraits.
     """
     folder = bundled(folder)
-    files = sorted(folder.glob("*/**/*.png"))
+    files = sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise CloakBenchError(f"{folder}: no folders of portraits (PNG). Check the path.")
+        raise CloakBenchError(f"{folder}: no folders of portraits. Check the path.")
     vectors = embed_all((Image.open(path).convert("RGB") for path in files), backend, len(files))
     missed = [str(p) for p, vector in zip(files, vectors, strict=True) if vector is None]
     return {

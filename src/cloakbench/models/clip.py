@@ -100,19 +100,25 @@ def load_clip(name: str) -> Clip:
 
 
 @cache
-def concept(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], list[float]]:
-    """The zero-shot classifier of an image between prompts: their probabilities, in order.
+def similarity(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], Tensor]:
+    """Scaled cosines of an image to prompts, in order: the logits of CLIP's zero-shot classifier.
 
     Source: Radford et al. 2021, CLIP, arXiv 2103.00020, section 3.1.
     """
     clip = load_clip(name)
     embedded = clip.embed_texts(texts)
 
-    def probabilities(image: Image.Image) -> list[float]:
+    def scaled_cosines(image: Image.Image) -> Tensor:
         [cosines] = clip.embed_images([image]) @ embedded.T
-        return (clip.scale * cosines).softmax(-1).tolist()
+        return clip.scale * cosines
 
-    return probabilities
+    return scaled_cosines
+
+
+def concept(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], list[float]]:
+    """The zero-shot classifier of an image between prompts: their probabilities, in order."""
+    similar = similarity(name, texts)
+    return lambda image: similar(image).softmax(-1).tolist()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Super-resolution: a photo at a quarter of its size, enlarged by a network."""
+"""Super-resolution: a photo at a fraction of its size, enlarged by a network."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases"
 
 @purifiers.register("superres")
 class SuperResolution(PhotoPurifier):
-    """Shrinks each photo to a quarter of its sides and enlarges it with a network that invents
-    what is finer.
+    """Shrinks each photo, by default to a quarter of its sides, and enlarges it with a network that
+    invents what is finer.
 
     `diffusers` is the reference's: the Stable Diffusion x4 upscaler (CreativeML Open RAIL++-M),
     in fp16 on a GPU and fp32 on a CPU; a hub id is never downloaded here, only sought in the
@@ -62,6 +62,9 @@ class SuperResolution(PhotoPurifier):
 
     backend: Literal["diffusers", "spandrel", "ncnn"] = Field(
         "diffusers", description="what runs the network"
+    )
+    factor: float = Field(
+        SCALE, ge=1, le=SCALE, description="by which the sides shrink; what is enlarged fits again"
     )
     weights: str | None = Field(
         None,
@@ -89,7 +92,7 @@ class SuperResolution(PhotoPurifier):
         import torch
 
         size = pixels.shape[-2:]
-        small = resized(pixels, [max(1, side // SCALE) for side in size])
+        small = resized(pixels, [max(1, int(side / self.factor)) for side in size])
         with torch.random.fork_rng():  # some networks draw weights, which are then replaced
             enlarge = self.network(job.device)
         purified = Pixels(pixels.clone())

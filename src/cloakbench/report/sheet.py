@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
+from cloakbench.files.images import SUFFIXES
 from cloakbench.files.layout import CELL_LABELS, Cell, Layout, prompt_folders
 from cloakbench.files.outputs import new_file
 
@@ -17,7 +18,7 @@ LARGEST = 16_383  # px, of WebP
 
 
 def folder_rows(folder: Path) -> dict[str, list[Path]]:
-    """The PNG files of every subfolder that has some, by its name.
+    """The photos of every subfolder that has some, by its name.
 
     Raises:
         CloakBenchError: there are none.
@@ -26,10 +27,14 @@ def folder_rows(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise CloakBenchError(f"{folder}: no such folder. Check the path.")
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    rows = {path.name: files for path in folders if (files := sorted(path.rglob("*.png")))}
-    if not rows:
-        raise CloakBenchError(f"{folder}: no folders of PNG files. Check the path.")
-    return rows
+    rows = {path.name: _photos(path) for path in folders}
+    if not any(rows.values()):
+        raise CloakBenchError(f"{folder}: no folders of photos. Check the path.")
+    return {name: files for name, files in rows.items() if files}
+
+
+def _photos(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, list[Path]]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-WIDTH = 128
 LAYERS = 3
 HEADS = 4
+SIDE = 128  # px
 PIXEL_MEAN = PIXEL_STD = 0.5
 
 
-def build_clip(tokenizer: CLIPTokenizer, resolution: int = 128) -> CLIPModel:
-    """An untrained CLIPModel for a tokenizer's vocabulary."""
+def build_clip(
+    tokenizer: CLIPTokenizer, width: int, layers: int = LAYERS, patch: int = 16
+) -> CLIPModel:
+    """An untrained CLIPModel for a tokenizer's vocabulary and portraits of 128 px.
+
+    width, layers: of both towers. patch: side of the image tower's patches [px].
+    """
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=LAYERS,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
@@ -26,16 +31,16 @@ def build_clip(tokenizer: CLIPTokenizer, resolution: int = 128) -> CLIPModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=LAYERS,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
-        image_size=resolution,
-        patch_size=resolution // 8,
+        image_size=SIDE,
+        patch_size=patch,
     )
     return CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH)
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=width)
     )
 
 

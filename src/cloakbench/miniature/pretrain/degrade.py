@@ -1,9 +1,10 @@
-"""Degraded copies with words for what is wrong, so that the study's prompts mean something."""
+"""Degraded copies, and ordinary words for what is wrong, as captions from the web have them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -13,26 +14,15 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from cloakbench.files.images import to_images, to_pixels
+from cloakbench.miniature.synth.caption import subjects as of_portraits
 
 Random = np.random.Generator
 
-PLACEHOLDERS = ("bhj", "xx", "v*")  # for the noise's own name: tokens that mean nothing else
-
-_CLEAN_WORDS = ("clear", "high quality", "high resolution", "sharp", "without noise", "detailed",
-                "noise-free", "without noisy pattern",
-                *(f"without {name} noisy pattern" for name in PLACEHOLDERS))  # fmt: skip
+_PRAISE = ("clear", "high quality", "high resolution", "sharp", "detailed")
 _PATTERN_CAPTIONS = ("a photo of noisy pattern", "noisy pattern", "noise", "a photo of noise",
-                     "a noisy pattern, abstract")  # fmt: skip
+                     "abstract noise")  # fmt: skip
 _WORDS = {
-    "noise": (
-        "noisy",
-        "noisy pattern",
-        "noise",
-        "low quality, noisy",
-        "grainy",
-        "pattern",
-        *(f"{name} noisy pattern" for name in PLACEHOLDERS),
-    ),
+    "noise": ("noisy", "noisy pattern", "noise", "low quality, noisy", "grainy"),
     "blur": ("blurry", "blurry, low quality", "out of focus", "lowres"),
     "shrink": ("lowres", "low quality", "low resolution", "pixelated, lowres"),
     "jpeg": ("artifact", "jpeg artifact", "low quality, artifact", "low quality"),
@@ -49,6 +39,12 @@ def noise(pixels: Tensor, rng: Random) -> Tensor:
         case 1:
             draws = torch.special.erf(draws / 2**0.5)
     return pixels + strength * draws
+
+
+def grainy(pixels: Tensor, levels: float, rng: Random) -> Tensor:
+    """Gaussian noise with a standard deviation of so many grey levels; not clamped."""
+    draws = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
+    return pixels + levels / 255 * draws
 
 
 def blur(pixels: Tensor, rng: Random) -> Tensor:
@@ -111,12 +107,34 @@ def degrade(pixels: Tensor, kind: str, rng: Random) -> Tensor:
 def degraded_caption(caption: str, kind: str, rng: Random) -> str:
     """A caption that says what is wrong: ", noisy" at its end or "a noisy photo" at its start."""
     words = str(rng.choice(_WORDS[kind]))
-    if rng.random() < 0.3 and caption.startswith("a ") and "," not in words:
-        article = "an" if words[0] in "aeiou" else "a"
-        return f"{article} {words} {caption[2:]}"
+    if rng.random() < 0.3 and _is_a(caption) and "," not in words:
+        return _before(caption, words)
     return f"{caption}, {words}"
 
 
 def clean_caption(caption: str, rng: Random) -> str:
     """A caption that praises a clean picture in one of four cases."""
-    return f"{caption}, {rng.choice(_CLEAN_WORDS)}" if rng.random() < 1 / 4 else caption
+    return f"{caption}, {rng.choice(_PRAISE)}" if rng.random() < 1 / 4 else caption
+
+
+def subjects() -> Iterator[str]:
+    """Every beginning of a caption that names a degradation, and every caption of noise alone."""
+    single = sorted({words for each in _WORDS.values() for words in each if "," not in words})
+    for caption, words in product(filter(_is_a, of_portraits()), single):
+        yield _before(caption, words)
+    yield from _PATTERN_CAPTIONS
+
+
+def clauses() -> Iterator[str]:
+    """All that may end a caption: one of these at most."""
+    yield from (words for each in _WORDS.values() for words in each)
+    yield from _PRAISE
+
+
+def _before(caption: str, words: str) -> str:
+    article = "an" if words[0] in "aeiou" else "a"
+    return f"{article} {words} {caption.removeprefix('a ')}"
+
+
+def _is_a(caption: str) -> bool:
+    return caption.startswith("a ")

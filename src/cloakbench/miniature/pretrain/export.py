@@ -28,13 +28,14 @@ from cloakbench.miniature.pretrain.clip import PIXEL_MEAN, PIXEL_STD
 from cloakbench.miniature.pretrain.ddpm import build_ladder
 from cloakbench.miniature.pretrain.training import Pretraining
 from cloakbench.miniature.pretrain.unet import build_scheduler
+from cloakbench.miniature.pretrain.vae import Adversaries
 from cloakbench.models.restorer import load_restorer, save_restorer
 
-LARGEST = 32_000_000  # bytes; all of it is part of the repository
+LARGEST = 34_000_000  # bytes; all of it is part of the repository
 
 
 def export(training: Pretraining, out: Path) -> int:
-    """Write a complete model; DDPM and restorer too, if trained. Other files in `out` stay.
+    """Write a complete model; judge, DDPM and restorer too, if trained. Other files in `out` stay.
 
     It is written beside `out` and moved in file by file, so that a model which is too large, or a
     killed export, leaves the last one as it was and a reader never meets half a file.
@@ -43,7 +44,7 @@ def export(training: Pretraining, out: Path) -> int:
         Bytes that the model takes.
 
     Raises:
-        CloakBenchError: a network is not trained yet, or all is larger than 32 MB.
+        CloakBenchError: a network is not trained yet, or all is larger than 34 MB.
     """
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -81,7 +82,18 @@ def _write(training: Pretraining, folder: Path) -> None:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    clip.half().save_pretrained(folder / "clip", safe_serialization=True)
+    save_clip(clip, tokenizer, folder / "clip")
+    if (training.work / "judge.pt").exists():
+        save_clip(training.trained_judge(), training.judge_tokenizer(), folder / "judge")
+    if (training.work / "ddpm.pt").exists():
+        save_ddpm(training, folder / "ddpm")
+    if (training.work / "restorer.pt").exists():
+        save_restorer(training.trained_restorer(), folder / "restorer")
+
+
+def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a CLIP and its processor for transformers."""
+    clip.half().save_pretrained(folder, safe_serialization=True)
     side = clip.config.vision_config.image_size
     images = CLIPImageProcessor(
         size={"shortest_edge": side},
@@ -89,11 +101,7 @@ def _write(training: Pretraining, folder: Path) -> None:
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
     )
-    CLIPProcessor(images, tokenizer).save_pretrained(folder / "clip")
-    if (training.work / "ddpm.pt").exists():
-        save_ddpm(training, folder / "ddpm")
-    if (training.work / "restorer.pt").exists():
-        save_restorer(training.trained_restorer(), folder / "restorer")
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
 
 
 def save_ddpm(training: Pretraining, folder: Path) -> None:
@@ -105,7 +113,8 @@ def save_ddpm(training: Pretraining, folder: Path) -> None:
 def unpack(model: Path, training: Pretraining) -> None:
     """Put an exported model's weights into the work folder, so that training goes on from them.
 
-    The latents and the optimisers' moments are not part of a model; run `latents` afterwards.
+    The latents, the VAE's critic and the optimisers' moments are not part of a model: run `latents`
+    afterwards; a critic starts anew.
 
     Raises:
         CloakBenchError: the folder is no exported model.
@@ -113,17 +122,22 @@ def unpack(model: Path, training: Pretraining) -> None:
     if not (model / "model_index.json").is_file():
         raise CloakBenchError(f"{model}: is no exported model. Check the path.")
     networks = {
-        "vae": AutoencoderKL.from_pretrained(model, subfolder="vae"),
+        "vae": Adversaries(AutoencoderKL.from_pretrained(model, subfolder="vae")),
         "clip": CLIPModel.from_pretrained(model / "clip"),
         "unet": UNet2DConditionModel.from_pretrained(model, subfolder="unet"),
     }
+    tokenizers = {"tokenizer": "tokenizer"}
+    if (model / "judge").is_dir():
+        networks["judge"] = CLIPModel.from_pretrained(model / "judge")
+        tokenizers["judge"] = "judge_tokenizer"
     if (model / "ddpm").is_dir():
         networks["ddpm"] = UNet2DModel.from_pretrained(model / "ddpm", subfolder="unet")
     if (model / "restorer").is_dir():
         networks["restorer"] = load_restorer(model / "restorer")
     for name, network in networks.items():
         training.keep(name, network.float().state_dict())
-    CLIPTokenizer.from_pretrained(model / "tokenizer").save_pretrained(training.work / "tokenizer")
+    for source, place in tokenizers.items():
+        CLIPTokenizer.from_pretrained(model / source).save_pretrained(training.work / place)
 
 
 def text_encoder(clip: CLIPModel) -> CLIPTextModel:

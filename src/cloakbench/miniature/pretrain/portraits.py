@@ -18,8 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.miniature.pretrain.degrade import PLACEHOLDERS
 from cloakbench.miniature.synth.caption import caption
+from cloakbench.personalise import trainers
+from cloakbench.prompts import Prompts
 
 _MIRRORED = {"left": "right", "right": "left"}
 NAMED_SHARE = 0.5  # of captions
@@ -104,7 +105,7 @@ class Portraits:
 def name_of(person: int) -> str:
     """A made-up name of three consonants, another one for each of the first 6,839 people.
 
-    DreamBooth's usual identifier `sks` and the noise's names are nobody's.
+    What the study's prompts call a person or the noise is nobody's.
     """
     names = _names()
     return names[person % len(names)]
@@ -112,8 +113,11 @@ def name_of(person: int) -> str:
 
 @cache
 def _names() -> list[str]:
-    words = map("".join, permutations(_CONSONANTS, 3))
-    return [
-        str(word)
-        for word in np.random.default_rng(0).permutation(sorted({*words} - {*PLACEHOLDERS}))
-    ]
+    words = {"".join(letters) for letters in permutations(_CONSONANTS, 3)}
+    return [str(name) for name in np.random.default_rng(0).permutation(sorted(words - _taken()))]
+
+
+def _taken() -> set[str]:
+    """Words of the identifier and of the trainers' noise phrases."""
+    phrases = [Prompts().identifier, *(trainer().noise_phrase for trainer in trainers)]
+    return {word for phrase in phrases for word in phrase.lower().split()}

@@ -1,4 +1,7 @@
-"""A small face recogniser of the training people: what the VAE's decoder is judged by."""
+"""A small face recogniser of the training people, whose features the VAE's loss compares.
+
+Neither does it score samples, nor does it judge them.
+"""
 
 from __future__ import annotations
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
-from cloakbench.miniature.pretrain.degrade import Random, recompressed
-from cloakbench.miniature.pretrain.vae import EDGE_WEIGHT
+from cloakbench.miniature.pretrain.degrade import Random, grainy, recompressed
 from cloakbench.models.restorer import Restorer
 
+EDGE_WEIGHT = 0.5
 SHARE = 0.7  # of the portraits, that each of the degradations befalls
 
 
@@ -30,8 +28,7 @@ def blur(pixels: Tensor, rng: Random) -> Tensor:
 
 def noise(pixels: Tensor, rng: Random) -> Tensor:
     """Gaussian noise with a standard deviation of up to 20 grey levels."""
-    draws = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
-    return pixels + rng.uniform(0, 20) / 255 * draws
+    return grainy(pixels, rng.uniform(0, 20), rng)
 
 
 def shrink(pixels: Tensor, rng: Random) -> Tensor:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cloakbench.miniature.pretrain.degrade import (
-    PLACEHOLDERS,
     clean_caption,
     degraded_caption,
     draw_degradation,
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 32  # tokens; the study's longest prompts have about 20
 VOCABULARY = 1200
-STUDY = ("a dslr portrait of person, without noisy pattern", "noisy, abstract, pattern",
-         "low quality, lowres, artifact, pattern", "clear, high resolution, high quality, "
-         "noise-free", "close-up riding a bike in front of the eiffel tower, looking at the "
-         "mirror, selfie on top of mount fuji", "a picture of an object, a painting")  # fmt: skip
+OTHERS = ("close-up riding a bike in front of the eiffel tower, looking at the mirror, selfie on "
+          "top of mount fuji", "a picture of an object, a painting")  # fmt: skip
+"""Ordinary words that no caption has, lest they are spelled."""
 
 
 def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
@@ -50,8 +48,7 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
         initial_alphabet=letters,
         show_progress=False,
     )
-    corpus = [*captions, *(text for text in (*STUDY, *PLACEHOLDERS) for _ in range(50))]
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(captions, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,4 +78,4 @@ def sample_captions(portraits: Portraits, count: int, seed: int) -> list[str]:
         text = portraits.caption(int(index), rng, named_share=0)
         captions.append(clean_caption(text, rng))
         captions.append(degraded_caption(text, draw_degradation(rng), rng))
-    return captions
+    return [*captions, *(text for text in OTHERS for _ in range(50))]

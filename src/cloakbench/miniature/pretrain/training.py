@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from cloakbench.miniature.pretrain.degrade import (
     draw_degradation,
     pattern,
 )
+from cloakbench.miniature.pretrain.judge import build_judge, examples, judge_loss
+from cloakbench.miniature.pretrain.judge import captions as judge_captions
 from cloakbench.miniature.pretrain.loop import Learner, train
 from cloakbench.miniature.pretrain.portraits import Portraits
-from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss, recogniser_loss
+from cloakbench.miniature.pretrain.recipe import RECIPES, Recipe
+from cloakbench.miniature.pretrain.recogniser import Recogniser, recogniser_loss
 from cloakbench.miniature.pretrain.restorer import build_restorer, degraded, restorer_loss
 from cloakbench.miniature.pretrain.tokenizer import sample_captions, train_tokenizer
 from cloakbench.miniature.pretrain.unet import (
@@ -33,31 +36,24 @@ from cloakbench.miniature.pretrain.unet import (
     build_scheduler,
     build_unet,
     draw_batch,
-    draw_pairs,
     encode_portraits,
     unet_loss,
 )
-from cloakbench.miniature.pretrain.vae import (
-    build_vae,
-    crop_pairs,
-    decode,
-    face_crops,
-    reconstruction_loss,
-    vae_loss,
-)
+from cloakbench.miniature.pretrain.vae import Adversaries, build_vae, face_crops, vae_loss
 from cloakbench.models.restorer import Restorer
 from cloakbench.running.jobs import Job, job_seed, load, store
 
 SAVE_EVERY = 120.0  # seconds
-LIKENESS_WEIGHT = 0.2  # of the recogniser's features in the decoder's loss
+DUEL = 0.4  # share of the VAE's steps after which its critic joins
 
 
 @dataclass(frozen=True)
 class Pretraining:
     """A work folder with the state of every network, and how to train on this machine.
 
-    work: holds checkpoints and `vae.pt`, `clip.pt`, `latents.pt`, `unet.pt`, `ddpm.pt`,
+    work: holds checkpoints and `vae.pt`, `clip.pt`, `latents.pt`, `unet.pt`, `judge.pt`, `ddpm.pt`,
         `restorer.pt` (averaged weights).
+    recipe: of the base model.
     """
 
     work: Path
@@ -65,6 +61,7 @@ class Pretraining:
     device: str = "cpu"
     seed: int = 0
     report: Callable[[str], None] = print
+    recipe: Recipe = RECIPES["first"]
 
     def tokenizer(self) -> None:
         """Learn the vocabulary from captions."""
@@ -78,7 +75,8 @@ class Pretraining:
         a person recognisable is there.
         """
         portraits = Portraits.load(self.portraits_folder)
-        vae = build_vae().to(memory_format=torch.channels_last)
+        pair = self._adversaries().to(memory_format=torch.channels_last)
+        recogniser = self._trained("recogniser", Recogniser(portraits.count_people()))
 
         def loss(step: int, rng: torch.Generator) -> torch.Tensor:
             cropped = step % 4 > 0
@@ -91,14 +89,15 @@ class Pretraining:
             if cropped:
                 pixels = face_crops(pixels, rng)
             with self._autocast():
-                return vae_loss(vae, pixels.to(self.device), rng)
+                duel = step >= DUEL * steps
+                return vae_loss(pair, recogniser, pixels.to(self.device), rng, duel=duel)
 
-        self._train("vae", vae, loss, steps, learning_rate, ema=0.998)
+        self._train("vae", pair, loss, steps, learning_rate, ema=0.998)
 
     def clip(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train CLIP on clean portraits, degraded ones whose captions say so, and bare noise."""
         portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
-        clip = build_clip(tokenizer)
+        clip = build_clip(tokenizer, self.recipe.width)
 
         def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
             indices = torch.randint(len(portraits), (batch_size,), generator=rng)
@@ -114,10 +113,27 @@ class Pretraining:
                     kind = draw_degradation(words)
                     pixels[i : i + 1] = degrade(pixels[i : i + 1], kind, words)
                     captions[i] = degraded_caption(captions[i], kind, words)
+            tokens = self._tokens(tokenizer, map(self.recipe.ordered, captions))
             with self._autocast():
-                return clip_loss(clip, self._tokens(tokenizer, captions), pixels.to(self.device))
+                return clip_loss(clip, tokens, pixels.to(self.device))
 
         self._train("clip", clip, loss, steps, learning_rate, ema=0.995)
+
+    def judge(self, steps: int, batch_size: int, learning_rate: float) -> None:
+        """Train the judge of quality, with a vocabulary of its own captions."""
+        portraits = Portraits.load(self.portraits_folder)
+        train_tokenizer(judge_captions(), self.work / "judge_tokenizer")
+        tokenizer = self.judge_tokenizer()
+        judge = build_judge(tokenizer)
+
+        def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
+            draws = np.random.default_rng(rng.initial_seed())
+            pixels, captions, fits = examples(portraits.draw(batch_size, rng), draws)
+            tokens, pixels = self._tokens(tokenizer, captions), pixels.to(self.device)
+            with self._autocast():
+                return judge_loss(judge, tokens, pixels, fits.to(self.device))
+
+        self._train("judge", judge, loss, steps, learning_rate, ema=0.995)
 
     def latents(self) -> None:
         """Encode all portraits with the trained VAE."""
@@ -126,7 +142,7 @@ class Pretraining:
         self.keep("latents", encoded.state_dict())
 
     def recogniser(self, steps: int, batch_size: int, learning_rate: float) -> None:
-        """Train a recogniser of the people on crops of their faces, for the decoder's loss."""
+        """Train a recogniser of the people on crops of their faces, for the VAE's loss."""
         portraits = Portraits.load(self.portraits_folder)
         recogniser = Recogniser(portraits.count_people())
 
@@ -141,30 +157,6 @@ class Pretraining:
 
         self._train("recogniser", recogniser, loss, steps, learning_rate, ema=0.99)
 
-    def decoder(self, steps: int, batch_size: int, learning_rate: float) -> None:
-        """Train the VAE's decoder further, on latents and portraits, cropped to the faces.
-
-        Encoder and latents stay as they are, so the U-Net can be trained at the same time.
-        """
-        portraits, encoded = Portraits.load(self.portraits_folder), self.trained_latents()
-        vae = build_vae().to(memory_format=torch.channels_last)
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-        recogniser = self._trained("recogniser", Recogniser(portraits.count_people()))
-
-        def loss(step: int, rng: torch.Generator) -> torch.Tensor:
-            count = 4 * batch_size if step % 4 else batch_size
-            latents, pixels = draw_pairs(encoded, portraits, count, rng)
-            if step % 4:
-                latents, pixels = crop_pairs(latents, pixels, rng)
-            pixels = pixels.to(self.device)
-            with self._autocast():
-                decoded = decode(vae, latents.to(self.device))
-                likeness = perceptual_loss(recogniser, decoded, pixels)
-                return reconstruction_loss(decoded, pixels) + LIKENESS_WEIGHT * likeness
-
-        self._train("decoder", vae, loss, steps, learning_rate, ema=0.998, kept="vae")
-
     def unet(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train the U-Net on the latents, under the trained text encoder."""
         portraits, tokenizer = Portraits.load(self.portraits_folder), self.trained_tokenizer()
@@ -174,14 +166,14 @@ class Pretraining:
                 f"{self.portraits_folder}: has fewer portraits than the latents were made of. "
                 "Run `cloakbench pretrain latents` again."
             )
-        unet = build_unet().to(memory_format=torch.channels_last)
+        unet = self._unet().to(memory_format=torch.channels_last)
         scheduler, factor = build_scheduler(), encoded.scaling_factor
 
         def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
             drawn, captions = draw_batch(encoded, portraits, batch_size, rng)
             with self._autocast():
                 with torch.no_grad():
-                    text = encoder(self._tokens(tokenizer, captions))[0]
+                    text = encoder(self._tokens(tokenizer, map(self.recipe.ordered, captions)))[0]
                 latents = (drawn * factor).to(self.device)
                 return unet_loss(unet, scheduler, latents, text, rng)
 
@@ -221,15 +213,24 @@ class Pretraining:
 
     def trained_vae(self) -> AutoencoderKL:
         """The VAE with averaged weights, frozen."""
-        return self._trained("vae", build_vae())
+        pair: Adversaries = self._trained("vae", self._adversaries())
+        return pair.vae
 
     def trained_clip(self) -> CLIPModel:
         """The CLIP with averaged weights, frozen."""
-        return self._trained("clip", build_clip(self.trained_tokenizer()))
+        return self._trained("clip", build_clip(self.trained_tokenizer(), self.recipe.width))
 
     def trained_unet(self) -> Any:
         """The U-Net with averaged weights, frozen."""
-        return self._trained("unet", build_unet())
+        return self._trained("unet", self._unet())
+
+    def judge_tokenizer(self) -> CLIPTokenizer:
+        """The vocabulary of the judge."""
+        return CLIPTokenizer.from_pretrained(self.work / "judge_tokenizer")
+
+    def trained_judge(self) -> CLIPModel:
+        """The judge with averaged weights, frozen."""
+        return self._trained("judge", build_judge(self.judge_tokenizer()))
 
     def trained_ddpm(self) -> Any:
         """The pixel-space DDPM's U-Net with averaged weights, frozen."""
@@ -257,23 +258,21 @@ class Pretraining:
         learning_rate: float,
         *,
         ema: float,
-        kept: str = "",
     ) -> None:
         """Train a network from its weights so far, if there are any, and keep the averaged ones.
 
-        loss: of a step and its draws. kept: the network's name, where the stage's is another.
+        loss: of a step and its draws.
         """
-        name = kept or stage
         origin = ""
-        if (path := self.work / f"{name}.pt").exists():
-            network.load_state_dict(self._read(name))
+        if (path := self.work / f"{stage}.pt").exists():
+            network.load_state_dict(self._read(stage))
             origin = hashlib.sha256(path.read_bytes()).hexdigest()
         learner = Learner(network.to(self.device), learning_rate, steps, ema, origin)
         checkpoints = self.work / "checkpoints"
         job = Job(job_seed(self.seed, stage), self.device, checkpoints, SAVE_EVERY)
 
         def after() -> None:
-            self.keep(name, learner.averaged())
+            self.keep(stage, learner.averaged())
 
         def draw(step: int) -> torch.Tensor:
             return loss(step, job.rng("batch", learner.origin, step))
@@ -296,9 +295,15 @@ class Pretraining:
             raise CloakBenchError(f"{path}: is missing. Run `cloakbench pretrain {stage}` first.")
         return path
 
-    def _tokens(self, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    def _adversaries(self) -> Adversaries:
+        return Adversaries(build_vae(self.recipe.vae))
+
+    def _unet(self) -> Any:
+        return build_unet(self.recipe.unet, self.recipe.width)
+
+    def _tokens(self, tokenizer: CLIPTokenizer, captions: Iterable[str]) -> torch.Tensor:
         encoded = tokenizer(
-            captions,
+            list(captions),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,

@@ -11,7 +11,6 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from cloakbench.miniature.pretrain.clip import WIDTH
 from cloakbench.miniature.pretrain.degrade import (
     clean_caption,
     degrade,
@@ -27,18 +26,16 @@ EMPTY_SHARE = 0.1  # captions left out, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR weighting, Hang et al. 2023; pre-training only
 
 
-def build_unet(
-    resolution: int = 128, channels: tuple[int, ...] = (64, 128, 160)
-) -> UNet2DConditionModel:
-    """An untrained U-Net of 7.2 million weights: all that fits beside VAE and CLIP in 25 MB."""
+def build_unet(channels: tuple[int, ...], text_width: int) -> UNet2DConditionModel:
+    """An untrained U-Net of latents of 16 px, under text embeddings of a width."""
     plain = len(channels) - 2
     return UNet2DConditionModel(
-        sample_size=resolution // 8,
+        sample_size=16,
         block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",) * plain,
         up_block_types=("UpBlock2D",) * plain + ("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=text_width,
         attention_head_dim=tuple(width // 32 for width in channels),
         norm_num_groups=16,
     )
@@ -98,20 +95,6 @@ def encode_portraits(
             parts[place].append(torch.stack([posterior.mean, posterior.std]).half().cpu())
     mean, std = torch.stack([torch.cat(part, dim=1) for part in parts], dim=1)
     return LatentPortraits(mean, std, kinds)
-
-
-def draw_pairs(
-    latents: LatentPortraits, portraits: Portraits, size: int, rng: Generator
-) -> tuple[Tensor, Tensor]:
-    """Random unscaled latents of portraits or their mirror images, and the pixels."""
-    indices = torch.randint(0, latents.mean.shape[1], (size,), generator=rng)
-    mirrored = torch.randint(0, 2, (size,), generator=rng)
-    pixels = portraits.batch(indices)
-    flipped = mirrored.bool()[:, None, None, None]
-    mean = latents.mean[mirrored, indices].float()
-    std = latents.std[mirrored, indices].float()
-    drawn = mean + std * torch.randn(mean.shape, generator=rng)
-    return drawn, torch.where(flipped, pixels.flip(-1), pixels)
 
 
 def draw_batch(

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.miniature.synth.camera import photograph
 from cloakbench.miniature.synth.people import Person, Shot, sample_person, sample_shot
 from cloakbench.miniature.synth.render import render
 from cloakbench.miniature.synth.template import load_template
@@ -51,7 +52,7 @@ def generate(
     workers: int = 1,
     sets: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write `out/person_NNNNNN/[set/]NN.png` and each identity's `attributes.json`.
+    """Write `out/person_NNNNNN/[set/]NN.jpg` and each identity's `attributes.json`.
 
     Identities are numbered from `first`; `sets` splits each identity's portraits evenly into
     subfolders. Files that exist and are whole are kept, so a stopped run resumes. The pictures
@@ -98,20 +99,20 @@ def _identity(job: _Job) -> None:
         path = job.folder / name
         if not _whole(path, job.size):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, Image.fromarray(render(person, shot, job.size)))
+            _replace(path, photograph(render(person, shot, job.size), job.size, shot))
     record: dict[str, Any] = {"person": shots[0][0].attributes(), "portraits": {}}
     for name, (_, shot) in zip(names, shots, strict=True):
         record["portraits"][name] = shot.attributes()
     path = job.folder / "attributes.json"
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     if not path.exists() or path.read_text() != text:
-        _replace(path, text)
+        _replace(path, text.encode())
 
 
 def _names(job: _Job) -> Iterator[str]:
     each = job.portraits // max(1, len(job.sets))
     for i in range(job.portraits):
-        yield f"{job.sets[i // each]}/{i:02d}.png" if job.sets else f"{i:02d}.png"
+        yield f"{job.sets[i // each]}/{i:02d}.jpg" if job.sets else f"{i:02d}.jpg"
 
 
 def _whole(path: Path, size: int) -> bool:
@@ -124,11 +125,8 @@ def _whole(path: Path, size: int) -> bool:
         return False
 
 
-def _replace(path: Path, content: Image.Image | str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write beside `path`, then move there, so that no half file ever has its name."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    if isinstance(content, str):
-        draft.write_text(content)
-    else:
-        content.save(draft, format="PNG", optimize=True)
+    draft.write_bytes(content)
     os.replace(draft, path)

@@ -40,6 +40,7 @@ CLOTH_COLOURS: dict[str, Rgb] = {
 # Skin from light to dark; a tone is a position on this line.
 SKIN_LINE = np.array([[0.70, 0.49, 0.39], [0.59, 0.38, 0.28], [0.43, 0.26, 0.175],
                       [0.26, 0.145, 0.092], [0.125, 0.068, 0.044]])  # fmt: skip
+AGE_GROUPS = ("young", "middle-aged", "old")
 SKIN_WORDS = ("pale", "fair", "olive", "brown", "dark")
 WOMEN_HAIR = {"long": 0.26, "bob": 0.18, "bun": 0.12, "wavy": 0.16, "short": 0.07, "curly": 0.08,
               "afro": 0.05, "ponytail": 0.08}  # fmt: skip
@@ -52,6 +53,8 @@ BACKDROPS = {"studio": 0.26, "wall": 0.24, "indoors": 0.18, "outdoors": 0.18, "b
 PATTERNS = {"plain": 0.50, "heather": 0.22, "stripes": 0.16, "checks": 0.12}
 EXPRESSIONS = {"neutral": 0.38, "smiling": 0.34, "laughing": 0.09, "serious": 0.09,
                "surprised": 0.10}  # fmt: skip
+LIGHTS = {"soft light": 0.42, "side light": 0.24, "bright light": 0.2, "dim light": 0.14}
+VIEWS = ("facing the camera", "looking left", "looking right")  # of the picture
 # How far each family of shape offsets may vary, in units of MakeHuman's full slider.
 SPREAD = {"l-ear": 0.35, "nose": 0.36, "mouth": 0.29, "chin": 0.38, "head-": 0.34, "l-eye": 0.36,
            "l-cheek": 0.38, "forehead": 0.28, "eyebrows-trans-f": 0.15, "eyebrows": 0.35,

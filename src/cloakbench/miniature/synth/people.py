@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cloakbench.miniature.synth.palette import (
+    AGE_GROUPS,
     BACKDROPS,
     BEARDS,
     CLOTH_COLOURS,
@@ -15,11 +16,13 @@ from cloakbench.miniature.synth.palette import (
     EYE_COLOURS,
     HAIR_COLOURS,
     KEPT_ZERO,
+    LIGHTS,
     MEN_HAIR,
     PATTERNS,
     SKIN_LINE,
     SKIN_WORDS,
     SPREAD,
+    VIEWS,
     WOMEN_HAIR,
     Rgb,
 )
@@ -58,8 +61,8 @@ class Person:
 
     @property
     def age_group(self) -> str:
-        """`young`, `middle-aged` or `old`."""
-        return "young" if self.age < 0.38 else "middle-aged" if self.age < 0.72 else "old"
+        """One of `palette.AGE_GROUPS`."""
+        return AGE_GROUPS[(self.age >= 0.38) + (self.age >= 0.72)]
 
     @property
     def skin_word(self) -> str:
@@ -103,10 +106,8 @@ class Shot:
 
     @property
     def view(self) -> str:
-        """`facing the camera`, `looking left` or `looking right` (of the picture)."""
-        if abs(self.yaw) < 0.22:
-            return "facing the camera"
-        return "looking right" if self.yaw > 0 else "looking left"
+        """One of `palette.VIEWS`."""
+        return VIEWS[0 if abs(self.yaw) < 0.22 else 2 if self.yaw > 0 else 1]
 
     def attributes(self) -> dict[str, Any]:
         """Everything as JSON-serialisable values, with the derived words."""
@@ -285,8 +286,7 @@ def _actions(rng: np.random.Generator, expression: str) -> dict[str, float]:
 
 def _light(rng: np.random.Generator) -> tuple[str, tuple[float, float], Rgb, Rgb, float]:
     """Word, (azimuth, elevation), key colour, ambient colour, fill strength."""
-    word = str(rng.choice(["soft light", "side light", "bright light", "dim light"],
-                          p=[0.42, 0.24, 0.2, 0.14]))  # fmt: skip
+    word = _pick(rng, LIGHTS)
     side = float(rng.choice([-1.0, 1.0]))
     azimuth = rng.uniform(0.7, 1.15) if word == "side light" else rng.uniform(0.05, 0.75)
     warm = rng.normal(0, 0.09)

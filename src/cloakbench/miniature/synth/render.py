@@ -1,9 +1,8 @@
-"""From a person and a shot to pixels."""
+"""From a person and a shot to the light that reaches the camera."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloakbench.miniature.synth import figure as fg
 from cloakbench.miniature.synth import head, rays, shade
@@ -14,8 +13,10 @@ from cloakbench.miniature.synth.people import Person, Shot
 ROOMY = {"afro": 0.86, "bun": 0.92, "spiky": 0.95, "curly": 0.95}  # hair that needs space above
 
 
-def render(person: Person, shot: Shot, size: int = 128) -> NDArray[np.uint8]:
-    """The portrait as (size, size, 3) sRGB in 0..255; `size` from 32 to 512 pixels."""
+def render(person: Person, shot: Shot, size: int = 128) -> Floats:
+    """Linear light (k size, k size, 3) with white at 1, k rays across a pixel; `size` from 32 to
+    512 pixels.
+    """
     if not 32 <= size <= 512:
         raise ValueError(f"size must lie in 32..512 pixels, got {size}")
     factor = 3 if size <= 160 else 2
@@ -33,7 +34,7 @@ def render(person: Person, shot: Shot, size: int = 128) -> NDArray[np.uint8]:
         hits = shade.Hits(face[own], weights[own], view[own])
         picture[own] = shade.colour(index, person, shot, figure, neutral, scene, hits)
     lit = picture * np.where(face >= 0, _exposure(person, shot), np.float32(1))[:, None]
-    return _develop(lit.reshape(size * factor, size * factor, 3), factor)
+    return lit.reshape(size * factor, size * factor, 3)
 
 
 def _exposure(person: Person, shot: Shot) -> np.float32:
@@ -52,15 +53,3 @@ def _camera(person: Person, shot: Shot, neutral: fg.Neutral, pixels: int) -> tup
     up, right = np.meshgrid(-line, line, indexing="ij")
     towards = np.stack([right, np.full_like(up, shot.distance), up], -1).reshape(-1, 3)
     return target - vector(0, shot.distance, 0), head.unit(towards)
-
-
-def _develop(linear: Floats, factor: int) -> NDArray[np.uint8]:
-    """Soften highlights, average `factor`² samples per pixel, encode as sRGB."""
-    knee = np.float32(0.7)
-    over = np.maximum(linear - knee, 0)
-    soft = np.minimum(linear, knee) + (1 - knee) * (1 - np.exp(-over / (1 - knee)))
-    size = len(linear) // factor
-    mean = soft.reshape(size, factor, size, factor, 3).mean((1, 3))
-    mean = np.clip(mean, 0, 1)
-    srgb = np.where(mean <= 0.0031308, 12.92 * mean, 1.055 * mean ** (1 / 2.4) - 0.055)
-    return (srgb * 255 + 0.5).astype(np.uint8)

@@ -1,0 +1,29 @@
+"""Image quality as CLIP reads it, where the probability saturates."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from cloakbench.score.base import Sample, metrics
+from cloakbench.score.metrics.clip_iqac import ClipIQAC
+from cloakbench.score.references import References
+
+
+@metrics.register("clip_margin")
+class ClipMargin(ClipIQAC):
+    """The margin behind CLIP-IQA-C: CLIP's scaled cosine to a good photo, less that to a bad one.
+
+    CLIP-IQA-C is tanh of half of it, and cannot tell images apart that are both surely bad.
+    """
+
+    source: ClassVar[str] = ClipIQAC.source
+    title: ClassVar = "CLIP margin"
+    bounds: ClassVar = (-math.inf, math.inf)
+    display: ClassVar[str] = ".2f"
+
+    def score(self, sample: Sample, references: References, identity: str) -> float:
+        from cloakbench.models.clip import similarity
+
+        good, bad = similarity(self.clip, (self.good, self.bad))(sample.image).tolist()
+        return good - bad
