@@ -10,7 +10,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
+.PHONY: help setup large slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -43,8 +43,11 @@ behaviour ablation protections purifications purified-clean claims: setup ## run
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/protections.py
 
-test: setup ## run all tests
-	pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: setup ## run all tests, but for those of `make large`
+	pytest -m "not large" --numprocesses auto --maxprocesses 4 --dist loadfile
+
+large: setup ## run the tests of the largest jobs, counted at full size: minutes and 9 GB of memory
+	pytest -m large
 
 lint: setup ## format, lint, types and workflow checks
 	ruff check .

@@ -94,7 +94,7 @@ def test_a_round_of_simacs_search_encodes_a_photo_once():
     assert counted("simac", "search").flops <= 16.1e12
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_dreambooth_writes_nothing_unless_it_is_interrupted():
     dreambooth = counted("dreambooth", "personalise")
 
@@ -103,14 +103,14 @@ def test_dreambooth_writes_nothing_unless_it_is_interrupted():
     assert counted("dreambooth small", "personalise").gpu <= 11e9
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_aspl_fits_a_card_of_40_gb_and_at_the_second_try_one_of_24():
     assert aspl().gpu <= 32e9
     assert aspl(frugal=True).gpu <= 23e9
     assert aspl(faithful=True).gpu <= 14e9
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_an_ensemble_of_three_stays_on_a_card_of_80_gb_and_fits_one_of_24_at_the_second_try():
     resident = aspl("sd14", "sd21")
     crowded = aspl("sd14", "sd21", frugal=True)
