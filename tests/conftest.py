@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -26,6 +28,7 @@ from tiny import (
 )
 
 from cloakbench.models.spec import ModelSpec
+from cloakbench.running import jobs
 from cloakbench.running.jobs import Job
 
 if TYPE_CHECKING:
@@ -58,11 +61,12 @@ class MortalJob(Job):
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     def steps(self, name: str, total: int, state: Any) -> Iterator[int]:
-        for step in super().steps(name, total, state):
-            if len(self.seen) >= self.lives:
-                raise Killed
-            self.seen.append((name, step))
-            yield step
+        with patch.object(jobs, "DISK", math.inf):  # what is saved costs nothing
+            for step in super().steps(name, total, state):
+                if len(self.seen) >= self.lives:
+                    raise Killed
+                self.seen.append((name, step))
+                yield step
 
 
 def smooth_photos(count: int, seed: int, resolution: int = RESOLUTION) -> Photos:

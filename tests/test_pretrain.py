@@ -55,6 +55,7 @@ from cloakbench.miniature.pretrain.unet import LatentPortraits, build_unet, draw
 from cloakbench.miniature.pretrain.vae import Adversaries, balance, build_vae
 from cloakbench.miniature.synth.caption import clauses, subjects
 from cloakbench.personalise import trainers
+from cloakbench.personalise.base import FineTuning
 from cloakbench.score.base import ImageMetric, Sample
 
 NETWORKS = ("vae", "clip", "unet", "judge", "ddpm", "restorer")
@@ -222,7 +223,7 @@ def unknown_phrases() -> set[str]:
     """
     prompts = Config.parse(load([REPOSITORY / "config.yaml"])).prompts
     phrases = {prompts.identifier}
-    for trainer in trainers:
+    for trainer in (each for each in trainers if issubclass(each, FineTuning)):
         for spec in ({}, *({"preset": name} for name in trainer.presets)):
             method = trainers.build({"method": trainer.name, "phrase_in_training": True} | spec)
             suffix = method.class_prompt(prompts).removeprefix(prompts.class_prompt + ", ")

@@ -65,9 +65,9 @@ def test_a_step_of_pgd_is_counted_as_the_formulas_say():
     """A convolution and an attention by hand: FLOPs, activations, operators."""
 
     def work(model: Any, job: Any) -> None:
-        job.counts.restart()
         pixels = torch.zeros(1, 3, 512, 512, device=GPU, requires_grad=True)
-        with model.frozen():
+        with model.frozen():  # which makes weights bfloat16
+            job.counts.restart()
             model.vae.encoder.conv_in(pixels.bfloat16()).sum().backward()
 
     counts = count("sd15", work)
