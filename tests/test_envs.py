@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.markers import Marker
@@ -66,12 +67,28 @@ def test_conda_environment_pins_what_the_lock_file_pins():
     assert pins == {name: _locked(python)[name] for name in _wanted()}
 
 
-def test_lock_file_names_no_host_and_hashes_every_package():
-    text = (REPOSITORY / "requirements.lock").read_text()
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-slurm.lock"])
+def test_lock_file_names_no_host_and_hashes_every_package(lock):
+    text = (REPOSITORY / lock).read_text()
     assert "://" not in text
     assert "--index-url" not in text
     packages = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_set_up_installs_nothing_that_is_not_pinned_and_hashed():
+    """What installs and builds is a package like others: uv, and hatchling behind the last step."""
+    lines = (REPOSITORY / "Makefile").read_text().splitlines()
+    steps = [
+        line
+        for line in lines
+        if line.startswith("\t") and ("pip install" in line or "$(INSTALL)" in line)
+    ]
+
+    assert len(steps) == 4
+    for step in steps:
+        assert "--require-hashes" in step or "--no-build-isolation --editable ." in step, step
+    assert {"uv", "hatchling", "editables"} <= _locked("3.12").keys()
 
 
 def test_jobs_in_a_conda_environment_run_this_checkout(tmp_path, monkeypatch):

@@ -103,7 +103,9 @@ class Expected:
         }
         facts = Facts.of("tables", "cloakbench.tables", settings, *experiment.metrics)
         provenance = code_digest("cloakbench.experiment.provenance")
-        return Record(facts, {"experiment": experiment.name, "of": provenance, "cells": keys})
+        return Record(
+            facts, {"experiment": experiment.name, "provenance": provenance, "cells": keys}
+        )
 
     def report(self) -> Record:
         """What the experiment's report should be made of."""
