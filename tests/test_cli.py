@@ -92,15 +92,18 @@ def test_the_version_is_said():
 
 
 def test_a_manifest_is_printed_as_it_is_and_a_missing_or_damaged_one_is_one_line(failing, tmp_path):
-    text = '{\n  "stage": "protect"\n}\n'
+    text = '{\n  "stage": "protect",\n  "files": {}\n}\n'
     (tmp_path / "job.json").write_text(text)
     assert cli("manifest", tmp_path) == text
 
     for damaged in (text[:-4], "[1]", "\0"):
         (tmp_path / "job.json").write_text(damaged)
-        assert "job.json: is damaged. Make the folder again." in failing("manifest", tmp_path)
+        assert f"job.json: is damaged. Make {tmp_path} again." in failing("manifest", tmp_path)
     (tmp_path / "job.json").unlink()
     assert "job.json: not there to read. Name a folder" in failing("manifest", tmp_path)
+    (tmp_path / "scores.csv").write_text("ism\n0.5\n")
+    (tmp_path / "scores.csv.job.json").write_text(text)
+    assert cli("manifest", tmp_path / "scores.csv") == text
 
 
 def test_a_folder_of_other_files_is_not_replaced(failing, folders, tmp_path):

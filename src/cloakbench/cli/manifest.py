@@ -1,4 +1,4 @@
-"""What made a folder."""
+"""What made a result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 
 
 def manifest(
-    folder: Annotated[Path, typer.Argument(help="A folder that a stage wrote.")],
+    result: Annotated[Path, typer.Argument(help="A folder, or a table, that a stage wrote.")],
 ) -> None:
-    """Print what made a folder: stage, settings, seed, and the SHA-256 of its files, as JSON.
+    """Print all that made a folder or file: stage, settings, prompts, seed, digests of code, weights
+    and inputs, versions, machine, and the SHA-256 of its files, as JSON.
 
     Example: cloakbench manifest protected
     """
-    from cloakbench.files.outputs import read_manifest
+    from cloakbench.files.verified import read_manifest
 
-    typer.echo(read_manifest(folder), nl=False)
+    typer.echo(read_manifest(result), nl=False)

@@ -177,26 +177,6 @@ def digests_of(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
-def read_manifest(folder: Path) -> str:
-    """What a folder's manifest says, as it is.
-
-    Raises:
-        CloakBenchError: the folder has none, or it is damaged.
-    """
-    path = folder / MANIFEST
-    try:
-        text = path.read_text("utf-8")
-        if not isinstance(json.loads(text), dict):
-            raise ValueError
-    except OSError:
-        raise CloakBenchError(
-            f"{path}: not there to read. Name a folder that a stage wrote."
-        ) from None
-    except ValueError:
-        raise CloakBenchError(f"{path}: is damaged. Make the folder again.") from None
-    return text
-
-
 def restore(kept: Path, path: Path) -> None:
     """Put back the folder of which `new_folder` kept a second name."""
     _link(kept, path.resolve())

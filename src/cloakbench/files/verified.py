@@ -106,6 +106,26 @@ def load_manifest(path: Path) -> dict[str, Any] | None:
     return said if isinstance(said, dict) and {"stage", "files"} <= said.keys() else None
 
 
+def read_manifest(result: Path) -> str:
+    """What the manifest of a folder, or of a file that is a result by itself, says, as it is.
+
+    Raises:
+        CloakBenchError: there is none, or it is damaged.
+    """
+    path = beside(result) if result.is_file() else result / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+    except OSError:
+        raise CloakBenchError(
+            f"{path}: not there to read. Name a folder or file that a stage wrote."
+        ) from None
+    except ValueError:
+        text = ""
+    if load_manifest(path) is None:
+        raise CloakBenchError(f"{path}: is damaged. Make {result} again.")
+    return text
+
+
 def _made(path: Path) -> Path | None:
     """The folder of the stage that wrote a folder: itself, or the one around it."""
     for folder in (path, path.parent):
