@@ -11,8 +11,8 @@ import typer
 def manifest(
     result: Annotated[Path, typer.Argument(help="A folder, or a table, that a stage wrote.")],
 ) -> None:
-    """Print all that made a folder or file: stage, settings, prompts, seed, digests of code, weights
-    and inputs, versions, machine, and the SHA-256 of its files, as JSON.
+    """Print all that made a folder or file: stage, settings, prompts, seed, digests of code,
+    weights, inputs and outputs, versions and machine, as JSON.
 
     Example: cloakbench manifest protected
     """
