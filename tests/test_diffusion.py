@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.data import Dataset
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.models.base import Latents
 from cloakbench.models.families.stable_diffusion import SAMPLERS
 from cloakbench.models.loading import load_model
@@ -277,10 +278,14 @@ def test_a_sampling_killed_while_it_gathers_its_images_loses_none(
     expected = sample(tmp_path / "expected", tiny_model)
     scratch = tmp_path / "scratch"
 
-    def full(*_: object) -> None:
-        raise Killed
+    write = Path.write_text
 
-    monkeypatch.setattr(Path, "write_text", full)  # the manifest, which is written last
+    def full(path: Path, *text: str, **options: str) -> int:
+        if path.name == MANIFEST:  # which is written last
+            raise Killed
+        return write(path, *text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(Killed):
         sample(tmp_path / "out", tiny_model, scratch=scratch)
     monkeypatch.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections import Counter
 from functools import partial
@@ -382,6 +383,7 @@ def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(
     tiny_model, folders, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving is free
+    monkeypatch.setattr(jobs, "DISK", math.inf)
     monkeypatch.setattr("cloakbench.running.run.Job", partial(Job, save_every=0.0))
     spec, classes = tiny_spec(trainers, "cdl"), folders.class_images
     stage(tiny_model, folders, tmp_path / "calm", spec, classes, None, SAMPLING)

@@ -441,6 +441,9 @@ class FakeUNet:
         self.predict = predict
         self.calls: list[tuple[int, Tensor]] = []
 
+    def parameters(self) -> tuple[()]:
+        return ()
+
     def __call__(self, noisy: Tensor, step: int, text: Tensor) -> Any:
         self.calls.append((step, text))
         return type("Output", (), {"sample": self.predict(noisy, step, text)})

@@ -447,7 +447,8 @@ def commands(dataset, folders, tiny_model, tmp_path) -> dict[str, list[str]]:
 
     from cloakbench.faces import backends
 
-    references_of(backends.build("dlib"), anna=[1.0, 0.0]).write(tmp_path / "references.json")
+    references = references_of(backends.build("dlib"), anna=[1.0, 0.0])
+    references.write(tmp_path / "references.json", {"stage": "references"})
     samples = tmp_path / "samples"
     (samples / "photo").mkdir(parents=True)
     save_photos(smooth_photos(1, 0), samples / "photo")

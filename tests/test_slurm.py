@@ -131,7 +131,7 @@ def experiment(slurm: None, tiny_model, tmp_path_factory: pytest.TempPathFactory
         "prompts": {"sample": {"photo": "a photo of {identifier} {class_noun}"}},
         "class_images": {"images": 2, "steps": 2, "sampler": "ddim"},
         "sampling": {"images": 1, "steps": 2, "sampler": "ddim"},
-        "metrics": ["fdfr"],
+        "metrics": ["fdfr", "ism"],
     }
     (experiment.folder / "tiny.yaml").write_text(yaml.safe_dump(config))
     snakemake = experiment.start()
