@@ -220,8 +220,7 @@ def run_with_kills(
         if workflow.process.returncode == 0:
             if "othing to be done" in workflow.output.read_text():
                 return
-            killed = True  # it ended, and may have left work: with --until, what was cut off is all
-            continue
+            continue  # with --until, a run after a kill makes what was cut off, and no more
         if not killed:
             sys.exit(f"the resumed run failed by itself:\n{workflow.output.read_text()}")
 
