@@ -170,6 +170,40 @@ def places(stage):
     return look
 
 
+SCORED = [t for stage in ("score", "distances") for t in all_tasks(EXPERIMENT)[stage]]
+
+
+def photos(wildcards):
+    """An identity's photos, where the dataset keeps them."""
+    sets = CONFIG.dataset_spec.sets(wildcards.identity)
+    files = [ancient(path) for files in sets.values() for path in files]
+    return files + sources("data")(wildcards)
+
+
+def data_of_all(wildcards):
+    """Every identity of the dataset is a possible answer to "who is this?"."""
+    everyone = inputs(Task("references", cell(wildcards)), EXPERIMENT)
+    return [path for _, path in everyone.values()]
+
+
+def references_option(wildcards):
+    """Where the references are, if a metric compares with them."""
+    made = inputs(task_of("score", wildcards), EXPERIMENT).get("references")
+    return [f"--references={made[1]}"] if made else []
+
+
+def scores(wildcards):
+    """All that goes into the tables."""
+    files = [settled(result(task, EXPERIMENT), stays(task)) for task in SCORED]
+    return files + again(manifest(TABLES), EXPECTED.has_tables())
+
+
+def tables(wildcards):
+    """What goes into the report."""
+    made = settled(manifest(TABLES), EXPECTED.has_tables() and all(map(stays, SCORED)))
+    return [made, *again(manifest(REPORT.parent), EXPECTED.has_report())]
+
+
 def literal(*values):
     """A `params` value whose braces are not wildcards: Snakemake leaves tuples as they are.
 

@@ -1,10 +1,3 @@
-def photos(wildcards):
-    """An identity's photos, where the dataset keeps them."""
-    sets = CONFIG.dataset_spec.sets(wildcards.identity)
-    files = [ancient(path) for files in sets.values() for path in files]
-    return files + sources("data")(wildcards)
-
-
 rule data:
     input:
         photos,

@@ -1,12 +1,3 @@
-SCORED = [t for stage in ("score", "distances") for t in all_tasks(EXPERIMENT)[stage]]
-
-
-def scores(wildcards):
-    """All that goes into the tables."""
-    files = [settled(result(task, EXPERIMENT), stays(task)) for task in SCORED]
-    return files + again(manifest(TABLES), EXPECTED.has_tables())
-
-
 VERDICTS = [
     TABLES / f"verdicts.{kind}" for kind in ("csv", "md", "tex") if CONFIG.claims
 ]
@@ -37,12 +28,6 @@ rule tables:
         config=literal(CONFIG_JSON),
     shell:
         "cloakbench tables {params.config:q} > {log:q} 2>&1"
-
-
-def tables(wildcards):
-    """What goes into the report."""
-    made = settled(manifest(TABLES), EXPECTED.has_tables() and all(map(stays, SCORED)))
-    return [made, *again(manifest(REPORT.parent), EXPECTED.has_report())]
 
 
 rule report:

@@ -6,18 +6,6 @@ LABELS = " ".join(
 )
 
 
-def data_of_all(wildcards):
-    """Every identity of the dataset is a possible answer to "who is this?"."""
-    everyone = inputs(Task("references", cell(wildcards)), EXPERIMENT)
-    return [path for _, path in everyone.values()]
-
-
-def references_option(wildcards):
-    """Where the references are, if a metric compares with them."""
-    made = inputs(task_of("score", wildcards), EXPERIMENT).get("references")
-    return [f"--references={made[1]}"] if made else []
-
-
 rule references:
     input:
         sources("references"),
