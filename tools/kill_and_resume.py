@@ -218,7 +218,7 @@ def run_with_kills(
                 time.sleep(0.05)
         check_images(folder / "results")
         if workflow.process.returncode == 0:
-            if "othing to be done" in workflow.output.read_text():
+            if " jobs done" not in workflow.output.read_text():
                 return
             continue  # with --until, a run after a kill makes what was cut off, and no more
         if not killed:
