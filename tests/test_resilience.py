@@ -445,7 +445,11 @@ def commands(dataset, folders, tiny_model, tmp_path) -> dict[str, list[str]]:
     from test_score import references_of
     from test_tables import study
 
+    from cloakbench.experiment.expected import Expected
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.experiment.tasks import all_tasks, result
     from cloakbench.faces import backends
+    from cloakbench.files.verified import seal
 
     references = references_of(backends.build("dlib"), anna=[1.0, 0.0])
     references.write(tmp_path / "references.json", {"stage": "references"})
@@ -461,6 +465,10 @@ def commands(dataset, folders, tiny_model, tmp_path) -> dict[str, list[str]]:
         "datasets": {"synthetic": {"path": str(dataset)}},
         "protections": ["clean"], "purifications": ["none"], "trainers": ["dreambooth"],
     }  # fmt: skip
+    experiment = Experiment.parse(config | {"results": str(tmp_path / "study")})
+    expected, tasks = Expected(experiment), all_tasks(experiment)
+    for task in (*tasks["score"], *tasks["distances"]):
+        seal(result(task, experiment), expected.record(task).manifest())
     (tmp_path / "study" / "tables").symlink_to(disk)
     made = {
         "protect": ["noise", "--instance", folders.instance, "--out", disk / "protect"],
