@@ -14,7 +14,7 @@ from cloakbench.prompts import Prompts
 from cloakbench.registry import Spec
 from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
-from cloakbench.stages.personalise import training_images
+from cloakbench.stages.personalise import learnt_from, training_images
 
 
 def facts(
@@ -52,8 +52,7 @@ def generate(
     record = run.record(
         facts(trainer, sampling, model, prompts, run.digests),
         *model.folders(),
-        instance=instance,
-        class_images=class_images if "class_images" in trainer.uses else None,
+        **learnt_from(trainer, instance, class_images),
     )
     job = run.job(record)
     if run.restored(job):

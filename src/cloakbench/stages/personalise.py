@@ -40,8 +40,7 @@ def personalise(
     record = run.record(
         facts(trainer, model, prompts, run.digests),
         *model.folders(),
-        instance=instance,
-        class_images=class_images if "class_images" in trainer.uses else None,
+        **learnt_from(trainer, instance, class_images),
     )
     job = run.job(record)
     if run.restored(job):
@@ -54,6 +53,14 @@ def personalise(
             diffusion.save(folder)
 
     with_model(finish, model, run.device)
+
+
+def learnt_from(
+    trainer: Trainer, instance: Path, class_images: Path | None
+) -> dict[str, Path | None]:
+    """The folders that go into what a trainer makes."""
+    used = class_images if "class_images" in trainer.uses else None
+    return {"instance": instance, "class_images": used}
 
 
 def training_images(
