@@ -12,6 +12,7 @@ import torch
 from tiny import FAMILIES, RESOLUTION
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.models import gradients
 from cloakbench.models.base import DiffusionModel
 from cloakbench.models.families import families
 from cloakbench.models.loading import load_model
@@ -272,16 +273,33 @@ def test_weights_can_be_stored_in_half_the_bits(model: DiffusionModel):
 
 
 def test_a_frugal_model_has_the_same_gradients(spec: ModelSpec):
-    gradients = []
+    found = []
     for frugal in (False, True):
         model = load_model(spec, frugal=frugal)
         model.thaw("all", text_encoder=False)
         given = pixels().requires_grad_(True)
         latents = model.draw(model.posterior(given), rng())
         model.denoising_loss(latents, model.embed(PROMPTS), rng()).sum().backward()
-        gradients.append(given.grad)
+        found.append(given.grad)
 
-    assert torch.equal(*gradients)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_frugal_model_trains_to_the_same_bytes(spec: ModelSpec, precision: str, monkeypatch):
+    """At bf16 its gradients wait in half the bits, a few of them widened at a time."""
+    monkeypatch.setattr(gradients, "CHUNK", 500)
+    whole, frugal = (
+        load_model(spec.model_copy(update={"precision": precision}), frugal=frugal)
+        for frugal in (False, True)
+    )
+    for model in (whole, frugal):
+        model.thaw("all")
+
+    weights, as_frugal = state(trained(whole)), state(trained(frugal))
+
+    assert all(map(torch.equal, weights, as_frugal))
+    assert not all(map(torch.equal, weights, state(load_model(spec))))
 
 
 def test_loading_and_predicting_leave_the_global_generator_alone(spec: ModelSpec):

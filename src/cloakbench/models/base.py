@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import mse_loss
 
 if TYPE_CHECKING:
     from cloakbench.models.spec import ModelSpec
@@ -163,7 +164,8 @@ class DiffusionModel(ABC):
         latents: scaled, (n, c, h, w). text: of n rows. timesteps: (n,), uniform if None.
         Source: Ho et al. 2020, eq. 14; v-prediction: Salimans & Ho 2022, section 4.
         """
-        return self.residual(latents, text, rng, timesteps).square().flatten(1).mean(1)
+        predicted, target = self._compared(latents, text, rng, timesteps, None)
+        return mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
     def residual(
         self,
@@ -178,6 +180,17 @@ class DiffusionModel(ABC):
         target: what the prediction is compared with in the place of the model's own target. See
         `denoising_loss` for the rest.
         """
+        predicted, target = self._compared(latents, text, rng, timesteps, target)
+        return predicted - target
+
+    def _compared(
+        self,
+        latents: Tensor,
+        text: Text,
+        rng: Generator,
+        timesteps: Tensor | None,
+        target: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         noise = self._normal(latents.shape, rng)
         if timesteps is None:
             timesteps = torch.randint(0, self.horizon, (len(latents),), generator=rng)
@@ -185,7 +198,7 @@ class DiffusionModel(ABC):
         predicted = self.predict(self.noised(latents, noise, timesteps), timesteps, text)
         if target is None:
             target = self.target(latents, noise, timesteps)
-        return predicted - target
+        return predicted, target
 
     @abstractmethod
     def ladder(self) -> Any:
@@ -300,9 +313,14 @@ class DiffusionModel(ABC):
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: autocast at precision bf16, if weights are float32."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.casts)
+
+    @property
+    def casts(self) -> bool:
+        """Whether networks run in bfloat16 with weights in float32."""
         full = next(self._parameters()).dtype == torch.float32
-        enabled = full and self.spec.precision == "bf16"
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=enabled)
+        return full and self.spec.precision == "bf16"
 
     def use_full_precision(self) -> None:
         """Run in float32 from now on, whatever the spec says."""

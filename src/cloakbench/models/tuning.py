@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.models.base import DiffusionModel, Latents, Text
+from cloakbench.models.gradients import NarrowGradients
 from cloakbench.running.jobs import Draw
 
 
@@ -45,6 +47,7 @@ class FineTuner:
 
     def __post_init__(self) -> None:
         self.parameters = self.model.trainable()
+        self.gradients = NarrowGradients(self.model.networks, self.parameters)
         self._failed = torch.zeros((), dtype=torch.bool, device=self.model.device)
         self.optimiser = self.fresh_optimiser()
 
@@ -90,9 +93,14 @@ class FineTuner:
 
         losses: may be made one after another, so that the activations of one are there at a time.
         """
-        for loss in losses:
-            loss.backward()
-            self._failed |= ~torch.isfinite(loss.detach())
+        narrow = self.model.frugal and self.model.casts  # it takes more operators
+        with self.gradients.kept() if narrow else nullcontext():
+            for loss in losses:
+                loss.backward()
+                self._failed |= ~torch.isfinite(loss.detach())
+        if narrow:
+            self.gradients.descend(self.optimiser, 1.0)
+            return
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -71,15 +71,16 @@ class Job:
     seed: from the experiment's seed, the stage and the identity, never from a method's name, so
         that cells which are compared share their noise.
     scratch: folder for checkpoints, outside the outputs that Snakemake wipes; None keeps none.
-    save_every: seconds between checkpoints, stretched where saving would take over 5 % of the time:
-        as long as the last one took, the first as its bytes take at 1 GB/s.
+    save_every: seconds between checkpoints, so that a kill, imports and all, costs less than a
+        minute; stretched where saving would take over 5 % of the time: as long as the last one
+        took, the first as its bytes take at 1 GB/s.
     notes: what a method found, for the output's manifest; the same in equal runs, resumed or not.
     """
 
     seed: int
     device: str = "cpu"
     scratch: Path | None = None
-    save_every: float = 60.0
+    save_every: float = 30.0
     notes: dict[str, int] = field(default_factory=dict, compare=False)
 
     def rng(self, *purpose: object) -> Generator:

@@ -1,0 +1,83 @@
+"""Gradients of a model that trains in bfloat16 under autocast, at half their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.utils import clip_grads_with_norm_
+
+CHUNK = 2**26  # weights whose gradients are float32 at a time
+
+
+class NarrowGradients:
+    """Gradients of float32 weights, those in bfloat16 that autocast hands back in bfloat16.
+
+    Autocast casts the weights of linear layers and convolutions; what comes back for them is a
+    bfloat16 number in a float32 tensor, which bfloat16 holds without loss. Other gradients, and
+    sums of several, stay float32.
+    """
+
+    def __init__(self, networks: tuple[torch.nn.Module, ...], parameters: Sequence[Tensor]) -> None:
+        cast = {
+            parameter
+            for network in networks
+            for layer in network.modules()
+            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+            for parameter in layer.parameters(recurse=False)
+        }
+        self._narrow = [parameter for parameter in parameters if parameter in cast]
+        self._chunks = list(_chunks(parameters))
+        self._kept: dict[Tensor, Tensor] = {}
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Gradients that become known inside are kept here, and not with their weights."""
+        with ExitStack() as stack:
+            for parameter in self._narrow:
+                handle = parameter.register_post_accumulate_grad_hook(self._keep)
+                stack.callback(handle.remove)
+            yield
+
+    def _keep(self, parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        earlier = self._kept.get(parameter)
+        self._kept[parameter] = gradient.bfloat16() if earlier is None else earlier + gradient
+
+    def descend(self, optimiser: torch.optim.Optimizer, limit: float) -> None:
+        """A step of the optimiser with the whole gradient clipped to a norm, chunk by chunk."""
+        found = (self._kept.get(p, p.grad) for chunk in self._chunks for p in chunk)
+        norms = [vector_norm(gradient.float()) for gradient in found if gradient is not None]
+        norm = vector_norm(torch.stack(norms))
+        waiting = self._aside()
+        for chunk in self._chunks:
+            for parameter in chunk:
+                if parameter in waiting:
+                    parameter.grad = waiting.pop(parameter).float()
+            clip_grads_with_norm_(chunk, limit, norm)
+            optimiser.step()
+            for parameter in chunk:
+                parameter.grad = None
+
+    def _aside(self) -> dict[Tensor, Tensor]:
+        """All gradients, away from the weights, so that the optimiser passes these over."""
+        wide = {p: p.grad for chunk in self._chunks for p in chunk if p.grad is not None}
+        for parameter in wide:
+            parameter.grad = None
+        kept, self._kept = self._kept, {}
+        return kept | wide
+
+
+def _chunks(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    chunk: list[Tensor] = []
+    for parameter in parameters:
+        chunk.append(parameter)
+        if sum(each.numel() for each in chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
