@@ -24,6 +24,7 @@ from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
 from cloakbench.models.architectures import ARCHITECTURES
 from cloakbench.models.sampling import Sampling
+from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
@@ -139,7 +140,8 @@ def search(model: Weightless, job: CountedJob) -> None:
 
 def counted(row: Row, model: str, number: int) -> dict[str, Any]:
     """A row's numbers, as --json prints them."""
-    first, frugal = (count(model, row.work, frugal=frugal) for frugal in (False, True))
+    spec = ModelSpec(path=model, precision="bf16")
+    first, frugal = (count(spec, row.work, frugal=frugal) for frugal in (False, True))
     return {
         "method": row.method,
         "stage": row.stage,

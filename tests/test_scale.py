@@ -16,6 +16,7 @@ from conftest import REPOSITORY
 from cloakbench.counting import GPU, Counts, count
 from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
+from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import protections
 
 KEYS = {
@@ -23,6 +24,7 @@ KEYS = {
     *("disk_gb", "moved_gb", "operators"),
 }
 GIB = 2**30
+SD15 = ModelSpec(path="sd15", precision="bf16")
 CUDA = 1e9  # bytes of its context and workspaces
 
 
@@ -41,7 +43,7 @@ def counted(method: str, stage: str, *, frugal: bool = False, photos: int = 4) -
     """With few class images: their encoding is a small share of the work, but much to count."""
     rows = scale().rows(photos)
     [row] = [row for row in rows if (row.method, row.stage) == (method, stage)]
-    return count("sd15", row.work, frugal=frugal)
+    return count(SD15, row.work, frugal=frugal)
 
 
 @cache
@@ -49,7 +51,7 @@ def aspl(*models: str, frugal: bool = False, **settings: Any) -> Counts:
     """ASPL or, with more models, E-ASPL; one step in a place of many says what memory they take."""
     name = {"method": "easpl", "models": models} if models else {"method": "aspl"}
     method = protections.build({**name, "training_steps": 1, "pgd_steps": 1, **settings})
-    return count("sd15", partial(scale().protect, method, scale().people(4)), frugal=frugal)
+    return count(SD15, partial(scale().protect, method, scale().people(4)), frugal=frugal)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def test_a_step_of_pgd_is_counted_as_the_formulas_say():
             job.counts.restart()
             model.vae.encoder.conv_in(pixels.bfloat16()).sum().backward()
 
-    counts = count("sd15", work)
+    counts = count(SD15, work)
 
     assert counts.flops == 2 * 2 * 512**2 * 9 * 3 * 128  # forward, and the gradient of the pixels
     assert counts.operators < 12

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Any, Self
 from unittest.mock import patch
 
 import torch
@@ -266,9 +266,8 @@ class Weightless(StableDiffusion):
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str = "cpu", frugal: bool = False) -> Self:
-        """By the name of an architecture, which is the spec's path."""
         with torch.device(GPU):
-            parts = architectures.parts(spec.path)
+            parts = architectures.parts(spec)
         model = cls(spec, **parts, device=device, frugal=frugal)
         for network in model.networks:
             network.to_empty(device=device)
@@ -372,19 +371,16 @@ def _pretending(meter: Meter) -> Iterator[None]:
 
 
 def count(
-    name: str,
-    work: Callable[[Weightless, CountedJob], Any],
-    *,
-    precision: Literal["fp32", "bf16"] = "bf16",
-    frugal: bool = False,
+    spec: ModelSpec, work: Callable[[Weightless, CountedJob], Any], *, frugal: bool = False
 ) -> Counts:
     """What work with a model takes.
 
-    name: of an architecture. work: is given the model and a job, and does what a stage would.
+    spec: of Stable Diffusion's family; see `architectures.parts`. work: is given the model and a
+        job, and does what a stage would.
     """
     meter = Meter()
     with TemporaryDirectory() as folder, _pretending(meter), meter, Kernels():
-        model = Weightless.load(ModelSpec(path=name, precision=precision), GPU, frugal)
+        model = Weightless.load(spec, GPU, frugal)
         meter.watch(model)
         work(model, CountedJob(0, GPU, Path(folder), counts=meter.counts))
     return meter.counts

@@ -15,11 +15,12 @@ class CloakBenchError(Exception):
     """One line that names the file or key, says what is wrong and what to do.
 
     The command line prints it without a traceback and exits with code 1. Several problems can be
-    one error: then each has its line.
+    one error: then each has its line, in `problems`.
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\nerror: ".join(map(one_line, problems)))
+        self.problems = [one_line(each) for each in problems]
+        super().__init__("\nerror: ".join(self.problems))
 
 
 def one_line(text: str) -> str:

@@ -43,6 +43,42 @@ def check(config: ConfigArgument) -> None:
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
 
 
+def plan(
+    config: ConfigArgument,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Jobs that run at the same time.")
+    ] = 1,
+    card: Annotated[
+        str, typer.Option(help="What runs them: cpu (one core), h100, a100, rtx4090, ...")
+    ] = "cpu",
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of its peak that a job gets.",
+            min=0.001,
+            max=1,
+            show_default="0.5 of a core, 0.2 of a GPU",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what an experiment will take: jobs, time, memory and disk, and what is missing for it.
+
+    Times are those of finished jobs of the same method, or else FLOPs, counted on tensors without
+    data, over what the card does of its peak. Nothing is run, and no GPU is needed.
+
+    Example: cloakbench plan config.yaml config/stable-diffusion.yaml --card rtx4090
+    """
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.experiment.plan import make_plan, print_plan
+
+    made = make_plan(Experiment.read(config), card, share)
+    if as_json:
+        typer.echo(json.dumps(made.as_data(), indent=2))
+    else:
+        print_plan(made, jobs)
+
+
 def status(
     config: ConfigArgument,
     jobs: Annotated[

@@ -38,6 +38,7 @@ _PANELS = {
     ),
     "Experiments": (
         experiment.check,
+        experiment.plan,
         experiment.status,
         experiment.tables,
         experiment.claims,

@@ -185,7 +185,7 @@ class Experiment:
             try:
                 look()
             except CloakBenchError as error:
-                problems[str(error)] = None
+                problems |= dict.fromkeys(error.problems)
         if problems:
             raise CloakBenchError(*problems)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloakbench.files.bundle import bundled
+
+if TYPE_CHECKING:
+    from cloakbench.models.spec import ModelSpec
 
 _VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -42,12 +45,31 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
 """By name: Stable Diffusion 1.4, 1.5 and 2.1-base, in the words of diffusers and transformers."""
 
 
-def parts(name: str) -> dict[str, Any]:
-    """The parts of `StableDiffusion` for an architecture, frozen.
+HUB_IDS = {
+    "CompVis/stable-diffusion-v1-4": "sd14",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+    "stabilityai/stable-diffusion-2-1-base": "sd21",
+}
+"""Where the hub has them."""
 
-    Weights are what torch draws, on its current device. The tokenizer is the miniature's, told to
-    fill up to 77 tokens as CLIP's does.
+
+def parts(model: ModelSpec) -> dict[str, Any]:
+    """The parts of `StableDiffusion` for a model, frozen; its path may be an architecture's name.
+
+    Weights are what torch draws, on its current device; nothing is read of a model that is known.
+
+    Raises:
+        CloakBenchError: the model is none of `ARCHITECTURES`, and is not here.
     """
+    name = HUB_IDS.get(model.path, model.path)
+    made = _known(name) if name in ARCHITECTURES else _configured(model.folder())
+    for network in ("vae", "text_encoder", "unet"):
+        made[network].requires_grad_(False).eval()
+    return made
+
+
+def _known(name: str) -> dict[str, Any]:
+    """The tokenizer is the miniature's, told to fill up to 77 tokens as CLIP's does."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -56,14 +78,29 @@ def parts(name: str) -> dict[str, Any]:
     text = CLIPTextConfig(
         **told["text_encoder"], intermediate_size=4 * width, vocab_size=49408, hidden_act="gelu"
     )
-    networks: dict[str, Any] = {
-        "vae": AutoencoderKL(**_VAE),
-        "text_encoder": CLIPTextModel(text),
-        "unet": UNet2DConditionModel(**told["unet"]),
-    }
-    for network in networks.values():
-        network.requires_grad_(False).eval()
     tokenizer = CLIPTokenizer.from_pretrained(
         bundled(Path("resources/mini/tokenizer")), model_max_length=77
     )
-    return networks | {"tokenizer": tokenizer, "scheduler": DDPMScheduler(**_LADDER)}
+    return {
+        "vae": AutoencoderKL(**_VAE),
+        "text_encoder": CLIPTextModel(text),
+        "unet": UNet2DConditionModel(**told["unet"]),
+        "tokenizer": tokenizer,
+        "scheduler": DDPMScheduler(**_LADDER),
+    }
+
+
+def _configured(folder: Path) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    def of_diffusers(kind: Any, part: str) -> Any:
+        return kind.from_config(kind.load_config(folder / part))
+
+    return {
+        "vae": of_diffusers(AutoencoderKL, "vae"),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+        "unet": of_diffusers(UNet2DConditionModel, "unet"),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
+    }

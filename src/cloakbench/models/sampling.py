@@ -66,7 +66,7 @@ class Sampling(Settings):
             guidance=self.guidance,
             negative_prompt=negative_prompt,
         )
-        if not torch.isfinite(images).all():
+        if (~torch.isfinite(images)).any():
             raise CloakBenchError(
                 f"a sample of '{prompt}' has NaN in its pixels: the model's training diverged, or "
                 "its precision is too low. Lower the trainer's learning_rate, or set the model's "

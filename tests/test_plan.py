@@ -1,0 +1,181 @@
+"""What an experiment will take, told before it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_status import finish
+from typer.testing import CliRunner
+
+from cloakbench import counting
+from cloakbench.cli.main import app
+from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.plan import CARDS, START, Card, Line, Plan, make_plan
+from cloakbench.experiment.tasks import all_tasks
+from cloakbench.models.loading import load_model
+from cloakbench.models.spec import ModelSpec
+
+IMAGES = {"images": 4, "steps": 4, "sampler": "ddim", "batch_size": 2}
+
+
+@pytest.fixture
+def config(dataset: Path, tiny_model: ModelSpec, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "experiment": "study",
+        "results": str(tmp_path / "results"),
+        "model": "tiny",
+        "models": {"tiny": tiny_model.model_dump()},
+        "dataset": "people",
+        "datasets": {"people": {"path": str(dataset)}},
+        "identities": ["anna"],
+        "protections": ["noise"],
+        "purifications": ["none"],
+        "trainers": [{"method": "dreambooth", "steps": 5}],
+        "class_images": IMAGES,
+        "sampling": IMAGES,
+    }
+
+
+def plan(config: dict[str, Any], card: str = "cpu", **changes: Any) -> Plan:
+    return make_plan(Experiment.parse({**config, **changes}), card)
+
+
+def line(made: Plan, stage: str) -> Line:
+    return next(each for each in made.lines if each.stage == stage)
+
+
+def flops(made: Plan, stage: str) -> float:
+    need = line(made, stage).need
+    assert need is not None
+    return need.flops
+
+
+def test_every_job_is_there_and_what_runs_no_model_is_not_guessed(config):
+    made = plan(config)
+
+    assert {each.stage: each.left for each in made.lines} == {
+        "class_images": 1,
+        "data": 2,
+        "references": 1,
+        "protect": 1,
+        "purify": 1,
+        "distances": 1,
+        "personalise": 1,
+        "score": 1,
+    }
+    assert line(made, "protect").seconds is None
+    assert not made.known
+    assert made.problems == []
+
+
+def test_a_training_takes_as_many_flops_more_as_it_has_steps(config):
+    """What is done once, such as encoding photos, is not counted again."""
+    few, more, most = (
+        flops(plan(config, trainers=[{"method": "dreambooth", "steps": steps}]), "personalise")
+        for steps in (5, 10, 20)
+    )
+
+    assert most - more == pytest.approx(2 * (more - few))
+    assert more < 2 * few
+
+
+def test_images_take_what_their_steps_and_number_say(config):
+    def sampled(**changes: Any) -> float:
+        return flops(plan(config, class_images={**IMAGES, **changes}), "class_images")
+
+    assert sampled(images=8) == pytest.approx(2 * sampled())
+    assert sampled(steps=12) - sampled(steps=8) == pytest.approx(sampled(steps=8) - sampled())
+
+
+def test_a_models_memory_is_at_least_that_of_its_weights(config, tiny_model):
+    networks = load_model(tiny_model).networks
+    weights = sum(p.nbytes for network in networks for p in network.parameters())
+
+    need = line(plan(config), "class_images").need
+
+    assert need is not None
+    assert weights < need.device < 100 * weights
+
+
+def test_time_is_counted_until_a_job_of_the_method_has_finished(config):
+    experiment = Experiment.parse({**config, "identities": ["anna", "bert"]})
+    counted = line(make_plan(experiment, "cpu"), "personalise")
+    assert counted.seconds is not None
+    assert counted.seconds > START
+    assert not counted.measured
+
+    tasks = all_tasks(experiment)["personalise"]
+    finish(experiment, tasks[:1], seconds=77.0)
+
+    measured = line(make_plan(experiment, "cpu"), "personalise")
+    assert (measured.left, measured.seconds, measured.measured) == (1, 77.0, True)
+
+
+def test_what_was_counted_is_not_counted_again(config, monkeypatch):
+    first = plan(config)
+    monkeypatch.setattr(counting, "count", lambda *_, **__: pytest.fail("counted again"))
+
+    assert plan(config) == first
+
+
+def test_a_job_that_does_not_fit_the_card_is_counted_in_its_frugal_try(config, monkeypatch):
+    monkeypatch.setitem(CARDS, "tiny", Card(bf16=1e12, fp32=1e12, memory=0))
+
+    assert line(plan(config, "tiny"), "personalise").frugal
+
+
+def test_kept_weights_need_their_bytes_of_disk(config, tiny_model):
+    model = load_model(tiny_model)
+    model.thaw("all")
+    trained = sum(p.nbytes for p in model.trainable())
+
+    assert line(plan(config, keep_weights=True), "personalise").disk == trained
+
+
+def test_all_that_is_missing_is_said_at_once_and_the_rest_planned(config, tmp_path):
+    missing = {"method": "diffpure", "weights": str(tmp_path / "nowhere")}
+
+    made = plan(config, purifications=["none", missing], metrics=["ism", "liqe"])
+
+    assert len(made.problems) == 3  # its weights, liqe's, and liqe's images
+    assert line(made, "personalise").seconds is not None
+
+
+def test_a_model_that_is_known_is_planned_before_it_is_downloaded(config):
+    known = {"path": "stable-diffusion-v1-5/stable-diffusion-v1-5", "resolution": 64}
+
+    made = plan(config, "h100", models={"tiny": known}, trainers=["none"])
+
+    need = line(made, "personalise").need
+    assert need is not None
+    assert 4.2e9 < need.device < 6e9
+    assert any("hf download" in problem for problem in made.problems)
+
+
+def test_the_command_prints_a_table_or_plain_data(config, tmp_path):
+    said = json.dumps(config)
+
+    printed = CliRunner().invoke(app, ["plan", said]).stdout
+    data = json.loads(CliRunner().invoke(app, ["plan", said, "--json"]).stdout)
+
+    assert "left: " in printed
+    assert "dreambooth" in printed
+    assert data.keys() >= {"cells", "seconds_left", "card_bytes", "host_bytes", "disk_bytes_left"}
+    assert {job["stage"] for job in data["jobs"]} >= {"protect", "personalise", "score"}
+
+
+def test_an_unknown_card_is_one_line(config):
+    with pytest.raises(CloakBenchError, match=r"--card: unknown 'h10': did you mean 'h100'\?"):
+        plan(config, "h10")
+
+
+def test_counting_leaves_torch_as_it_was(config):
+    plan(config)
+
+    assert torch.zeros(1).device.type == "cpu"
+    assert load_model(ModelSpec(**config["models"]["tiny"])).device == "cpu"
