@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from conftest import Workflow
+from hypothesis import given
+from hypothesis import strategies as st
 
 from snakemake_logger_plugin_cloakbench.estimate import Estimate
 
@@ -16,26 +19,22 @@ def planned(**jobs: int) -> Estimate:
     return estimate
 
 
-def test_nothing_is_promised_before_a_job_has_finished():
-    estimate = planned(sample=3)
-    estimate.start(1, "sample", now=0)
-    assert estimate.left(now=5) == "time left unknown yet"
-
-
-def test_nothing_is_promised_while_only_short_rules_have_finished():
-    estimate = planned(data=2, train=3)
+def test_rules_of_which_nothing_has_finished_are_named_and_not_guessed():
+    estimate = planned(data=2, train=3, tables=1, all=1)
     estimate.start(1, "data", now=0)
-    estimate.finish(1, now=0.3)
-    assert estimate.seconds(now=1) is None
+    assert estimate.left(now=5) == "data, train, tables left"
+
+    estimate.finish(1, now=300)
+    assert estimate.left(now=301) == "5 min and train, tables left"
 
 
 def test_jobs_left_take_as_long_as_those_of_their_rule_did():
-    estimate = planned(train=2, sample=3)
-    estimate.start(1, "train", now=0)
-    estimate.finish(1, now=100)
-    estimate.start(2, "sample", now=100)
-    estimate.finish(2, now=110)
-    assert estimate.seconds(now=110) == pytest.approx(1 * 100 + 2 * 10)
+    estimate = planned(train=3, sample=4)
+    for job, (rule, seconds) in enumerate([("train", 90), ("train", 110), ("sample", 10)]):
+        estimate.start(job, rule, now=0)
+        estimate.finish(job, now=seconds)
+
+    assert estimate.seconds(now=110)[0] == pytest.approx(1 * 100 + 3 * 10)
 
 
 def test_jobs_at_once_share_the_time_left():
@@ -44,7 +43,7 @@ def test_jobs_at_once_share_the_time_left():
     estimate.start(2, "train", now=0)
     estimate.finish(1, now=60)
     estimate.finish(2, now=60)
-    assert estimate.seconds(now=60) == pytest.approx(2 * 60 / 2)
+    assert estimate.seconds(now=60) == (2 * 60 / 2, 0)
 
 
 def test_a_running_job_counts_with_what_is_left_of_it():
@@ -52,19 +51,47 @@ def test_a_running_job_counts_with_what_is_left_of_it():
     estimate.start(1, "train", now=0)
     estimate.finish(1, now=60)
     estimate.start(2, "train", now=60)
-    assert estimate.seconds(now=100) == pytest.approx(20)
-    assert estimate.seconds(now=500) == 0
+    assert estimate.seconds(now=100)[0] == pytest.approx(20)
+    assert estimate.seconds(now=500)[0] == 0
+
+
+@given(st.lists(st.floats(1, 1000), min_size=8, max_size=8), st.integers(1, 12))
+def test_the_range_is_as_wide_as_jobs_differ(durations, left):
+    """By simulation: nineteen of twenty sums of as many jobs, drawn from a normal distribution of
+    the same mean and deviation, with a mean that is known from eight jobs.
+    """
+    estimate = planned(train=8 + left)
+    for job, duration in enumerate(durations):
+        estimate.start(job, "train", now=0)
+        estimate.finish(job, now=duration)
+    estimate._at_once = 1
+
+    time, deviation = estimate.seconds(now=2000)
+
+    rng = np.random.default_rng(0)
+    spread = np.std(durations, ddof=1)
+    means = rng.normal(np.mean(durations), spread / 8**0.5, size=(20_000, 1))
+    sums = rng.normal(means, spread, size=(20_000, left)).sum(axis=1)
+    assert time == pytest.approx(sums.mean(), rel=0.05, abs=3 * spread)
+    assert deviation == pytest.approx(sums.std(), rel=0.03, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(30, "less than a minute left"), (300, "about 5 min left"), (7500, "about 2 h 05 min left")],
+    ("finished", "words"),
+    [
+        ((30, 30), "less than 1 min left"),
+        ((300, 300), "about 5 min left"),
+        ((7500, 7500), "about 2 h 05 min left"),
+        ((300, 400), "3 min to 9 min left"),
+    ],
 )
-def test_the_time_left_is_said_in_words(seconds, words):
-    estimate = planned(train=2)
-    estimate.start(1, "train", now=0)
-    estimate.finish(1, now=seconds)
-    assert estimate.left(now=seconds) == words
+def test_the_time_left_is_said_in_words(finished, words):
+    estimate = planned(train=3)
+    for job, seconds in enumerate(finished):
+        estimate.start(job, "train", now=0)
+        estimate.finish(job, now=seconds)
+        estimate._at_once = 1
+    assert estimate.left(now=max(finished)) == words
 
 
 def test_a_dry_run_is_a_line_per_job_and_its_command_where_asked(workflow: Workflow):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, variance
 
 
 class Estimate:
     """Time left: for each rule, jobs left times their mean duration, over the jobs run at once.
 
-    A rule of which nothing has finished counts with the mean of all rules. While such rules have
-    most of the jobs left, nothing is said: the first rules of a run are its shortest.
+    Rules of which nothing has finished are named beside it, not guessed: the first rules of a run
+    are its shortest. The range is two standard deviations to both sides.
     """
 
     def __init__(self) -> None:
@@ -38,27 +39,44 @@ class Estimate:
             rule, begun = self._running.pop(job)
             self._durations.setdefault(rule, []).append(now - begun)
 
-    def seconds(self, now: float) -> float | None:
-        """Seconds left at `now`, or None while too little has finished to tell."""
-        means = {rule: fmean(values) for rule, values in self._durations.items()}
+    def seconds(self, now: float) -> tuple[float, float]:
+        """The time left at `now` [s] of rules of which a job has finished, and its deviation."""
+        time = total = 0.0
+        for rule, durations in self._durations.items():
+            mean, spread = fmean(durations), _variance(durations)
+            waiting = max(0, self._waiting[rule])
+            running = [now - begun for name, begun in self._running.values() if name == rule]
+            time += waiting * mean + sum(max(0.0, mean - age) for age in running)
+            count = waiting + len(running)
+            total += spread * (count + count**2 / len(durations))  # of jobs, and of their mean
+        return time / self._at_once, sqrt(total) / self._at_once
+
+    def untimed(self) -> list[str]:
+        """Rules with jobs left, of which none has finished; but for `all`, which does nothing."""
         left = self._waiting + Counter(rule for rule, _ in self._running.values())
-        known = sum(n for rule, n in left.items() if rule in means)
-        if not means or 2 * known < left.total():
-            return None
-        overall = fmean(means.values())
-        waiting = sum(n * means.get(rule, overall) for rule, n in self._waiting.items() if n > 0)
-        running = sum(
-            max(0.0, means.get(rule, overall) - (now - begun))
-            for rule, begun in self._running.values()
-        )
-        return (waiting + running) / self._at_once
+        return [
+            rule for rule, jobs in left.items() if jobs and rule not in {*self._durations, "all"}
+        ]
 
     def left(self, now: float) -> str:
-        """The time left at `now` [s], in words."""
-        seconds = self.seconds(now)
-        if seconds is None:
-            return "time left unknown yet"
-        if seconds < 60:
-            return "less than a minute left"
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return f"about {hours} h {minutes:02d} min left" if hours else f"about {minutes} min left"
+        """The time left at `now` [s], in words, and how sure that is."""
+        untimed, (time, deviation) = self.untimed(), self.seconds(now)
+        if untimed:
+            known = f"{_words(time)} and " if time >= 1 else ""
+            return f"{known}{', '.join(untimed)} left"
+        low, high = _words(max(0.0, time - 2 * deviation)), _words(time + 2 * deviation)
+        if low == high:
+            return f"about {low} left" if time >= 60 else f"{low} left"
+        return f"{low} to {high} left"
+
+
+def _variance(durations: list[float]) -> float:
+    """Of one job's duration; a single job says nothing of it, so half of it is taken for it."""
+    return variance(durations) if len(durations) > 1 else (durations[0] / 2) ** 2
+
+
+def _words(seconds: float) -> str:
+    if seconds < 60:
+        return "less than 1 min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
