@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.files.weights import OPENAI_CLIP, WeightFile, find_clip, weights_in
 from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.by_clip import ByClip
 from cloakbench.score.references import References
 
 
 @metrics.register("clip_iqac")
-class ClipIQAC(ImageMetric):
+class ClipIQAC(ByClip, ImageMetric):
     """CLIP-IQA-C: the probability that CLIP gives a good photo, less that of a bad one."""
 
     source: ClassVar[str] = (
@@ -33,12 +32,8 @@ class ClipIQAC(ImageMetric):
     bounds: ClassVar = (-1.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
 
-    clip: str = Field(OPENAI_CLIP, description="folder or hub id of a CLIP in transformers' format")
     good: str = Field("a good photo of face", description="prompt of a good photo")
     bad: str = Field("a bad photo of face", description="prompt of a bad photo")
-
-    def files(self) -> Iterable[WeightFile]:
-        return weights_in(find_clip(self.clip))
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         from cloakbench.models.clip import concept

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.files.weights import OPENAI_CLIP, WeightFile, find_clip, weights_in
 from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.by_clip import ByClip
 from cloakbench.score.references import References
 
 
 @metrics.register("clip_prompt")
-class ClipPrompt(ImageMetric):
+class ClipPrompt(ByClip, ImageMetric):
     """Cosine of an image's and a prompt's CLIP embeddings: CLIPScore without its factor.
 
     Of protected photos it says whether they have left what their prompt calls them in CLIP's space.
@@ -24,17 +23,12 @@ class ClipPrompt(ImageMetric):
         "Hessel et al. 2021, CLIPScore, arXiv 2104.08718, eq. 1; the misalignment of Liu et al. "
         "2024, arXiv 2406.18944, figures 2 and 3"
     )
-    presets: ClassVar = {"mini": {"clip": "resources/mini/clip"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "CLIP to prompt"
     protects: ClassVar = "lower"
     bounds: ClassVar = (-1.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
 
-    clip: str = Field(OPENAI_CLIP, description="folder or hub id of a CLIP in transformers' format")
     prompt: str = Field("a photo of a person", description="what the images should show")
-
-    def files(self) -> Iterable[WeightFile]:
-        return weights_in(find_clip(self.clip))
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         from cloakbench.models.clip import prompt_cosine

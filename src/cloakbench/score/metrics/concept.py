@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.files.weights import OPENAI_CLIP, WeightFile, find_clip, weights_in
 from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.by_clip import ByClip
 from cloakbench.score.references import References
 
 
 @metrics.register("concept")
-class Concept(ImageMetric):
+class Concept(ByClip, ImageMetric):
     """Share of images that CLIP takes for the first of some prompts, and not for another."""
 
     source: ClassVar[str] = (
         "zero-shot classification of Radford et al. 2021, CLIP, arXiv 2103.00020, section 3.1; the "
         "concept shares of Liu et al. 2024, arXiv 2406.18944, figures 2 and 3"
     )
-    presets: ClassVar = {"mini": {"clip": "resources/mini/clip"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "concept"
     protects: ClassVar = "lower"
     bounds: ClassVar = (0.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
     display: ClassVar[str] = ".0%"
 
-    clip: str = Field(OPENAI_CLIP, description="folder or hub id of a CLIP in transformers' format")
     prompts: tuple[str, ...] = Field(
         (
             "a photo of a person",
@@ -38,9 +35,6 @@ class Concept(ImageMetric):
         min_length=2,
         description="what images are told apart by; those of the first are counted",
     )
-
-    def files(self) -> Iterable[WeightFile]:
-        return weights_in(find_clip(self.clip))
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         from cloakbench.models.clip import concept

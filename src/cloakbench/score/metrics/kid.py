@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
-from pydantic import Field
 
-from cloakbench.files.weights import OPENAI_CLIP, WeightFile, find_clip, weights_in
 from cloakbench.score.base import SetMetric, metrics
+from cloakbench.score.by_clip import ByClip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +19,7 @@ DEGREE = 3
 
 
 @metrics.register("kid")
-class KID(SetMetric):
+class KID(ByClip, SetMetric):
     """Kernel distance of a cell's samples to the person's set_C, by what CLIP sees in them.
 
     The unbiased squared maximum mean discrepancy of CLIP's image embeddings, under the kernel
@@ -34,15 +33,9 @@ class KID(SetMetric):
         "Binkowski et al. 2018, arXiv 1801.01401, eq. 4 and section 4; CLIP in Inception's place "
         "as Jayasumana et al. 2024, arXiv 2401.09603, argue"
     )
-    presets: ClassVar = {"mini": {"clip": "resources/mini/clip"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "KID"
     protects: ClassVar = "higher"
     bounds: ClassVar = (-(2.0**DEGREE), 2 * 2.0**DEGREE)
-
-    clip: str = Field(OPENAI_CLIP, description="folder or hub id of a CLIP in transformers' format")
-
-    def files(self) -> Iterable[WeightFile]:
-        return weights_in(find_clip(self.clip))
 
     def score(self, samples: Sequence[Image.Image], photos: Sequence[Image.Image]) -> float:
         if min(len(samples), len(photos)) < 2:
