@@ -14,11 +14,12 @@ CHANGES_NO_RESULT = True
 class CloakBenchError(Exception):
     """One line that names the file or key, says what is wrong and what to do.
 
-    The command line prints it without a traceback and exits with code 1. Several problems can be
+    The command line prints it without a traceback and exits with code 1. Several `problems` can be
     one error: then each has its line.
     """
 
     def __init__(self, *problems: str) -> None:
+        self.problems = problems
         super().__init__("\nerror: ".join(map(one_line, problems)))
 
 

@@ -217,10 +217,15 @@ def prepare(
     with new_folder(out, made_of.manifest() | {"photos": names}) as folder:
         for name, files in sets.items():
             (folder / name).mkdir()
-            for number, path in enumerate(files, start=1):
+            for stem, path in zip(prepared_names(len(files)), files, strict=True):
                 photo = read_photo(path)
                 middle = None if around is None else _face(photo, path, around)
-                square_crop(photo, resolution, middle).save(folder / name / f"{number:02d}.png")
+                square_crop(photo, resolution, middle).save(folder / name / f"{stem}.png")
+
+
+def prepared_names(photos: int) -> list[str]:
+    """What the prepared photos of a set are called, without suffix, in the order of their names."""
+    return [f"{number:02d}" for number in range(1, photos + 1)]
 
 
 def _face(photo: Image, path: Path, backend: FaceBackend) -> tuple[float, float] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from cloakbench.files.outputs import new_file
 from cloakbench.files.verified import verified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -126,18 +127,37 @@ def read_photo(path: Path) -> Image.Image:
     return rgb
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """Width and height of an upright photo [px], without reading its pixels.
+
+    Raises:
+        CloakBenchError: the file is empty or no image.
+    """
+    _check_regular(path)
+    with _opened(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return (image.height, image.width) if turned else image.size
+
+
 def _decoded(path: Path) -> Image.Image:
     """The one image of a file, upright."""
+    with _opened(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in _PHOTO_AND_MORE:
+            raise CloakBenchError(
+                f"{path}: has {frames} images, as animations have. Save the one that is meant."
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file's image; what fails in opening and reading it is one line."""
     _reads_heic()
     try:
-        with Image.open(path) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1 and opened.format not in _PHOTO_AND_MORE:
-                raise CloakBenchError(
-                    f"{path}: has {frames} images, as animations have. Save the one that is meant."
-                )
-            opened.load()
-            return ImageOps.exif_transpose(opened)
+        with Image.open(path) as image:
+            yield image
     except UnidentifiedImageError:
         raise CloakBenchError(f"{path}: {_unidentified(path)}") from None
     except Image.DecompressionBombError:
@@ -300,3 +320,10 @@ def largest_change(changed: Iterable[Image.Image], original: Iterable[Image.Imag
     return max(
         int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) for a, b in pairs
     )
+
+
+def signal_to_noise(changed: Image.Image, original: Image.Image) -> float:
+    """The peak signal-to-noise ratio of an RGB image to its original [dB]; infinite if equal."""
+    a, b = np.asarray(changed, np.float64), np.asarray(original, np.float64)
+    error = float(np.mean((a - b) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
