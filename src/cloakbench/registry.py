@@ -263,7 +263,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         known = _settings_at(model, first["loc"][:-1])
         return f"unknown setting '{where}': {nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
-        return f"the key '{where}' is missing."
+        missing = [str(each["loc"][-1]) for each in problems if each["type"] == "missing"]
+        if len(missing) == 1:
+            return f"the key '{where}' is missing."
+        return f"the keys {', '.join(map(repr, missing))} are missing."
     message = first["msg"].removeprefix("Value error, ")
     return f"{where} = {_shown(first['input'])}: {message}."
 

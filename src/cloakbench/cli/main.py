@@ -19,7 +19,7 @@ app = typer.Typer(
     "Run `snakemake` for a whole experiment; the commands below are its stages, in order, and "
     "work by hand on folders of images. Pixels are [0, 1], budgets are grey levels (11/255).",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )

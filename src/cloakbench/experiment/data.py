@@ -13,7 +13,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import photo_files, read_photo, square_crop
+from cloakbench.files.images import SUFFIXES, photo_files, read_photo, square_crop
 from cloakbench.files.layout import SETS
 from cloakbench.files.outputs import check_output, new_folder
 from cloakbench.files.reading import parse_json
@@ -64,7 +64,13 @@ class Dataset(Settings):
             if p.is_dir() and not p.name.startswith(".") and p.name != NO_IDENTITY
         )
         if not names:
-            raise CloakBenchError(f"dataset {self.path}: no identities. Add a folder for each.")
+            photos = any(path.suffix.lower() in SUFFIXES for path in self.folder.iterdir())
+            raise CloakBenchError(
+                f"dataset {self.path}: holds photos, but no folder for each identity. Name the "
+                f"folder around it, with the identity '{self.folder.resolve().name}'."
+                if photos
+                else f"dataset {self.path}: no identities. Add a folder for each."
+            )
         return names
 
     def group(self, name: str) -> list[str]:

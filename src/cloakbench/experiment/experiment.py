@@ -235,8 +235,9 @@ class Experiment:
 
     def _check_finished(self) -> None:
         """Look at the photos of other tools that methods read."""
-        stages = (self.protections, self.purifiers)
-        if not any(method.folders for stage in stages for method in stage.values()):
+        methods = [*self.protections.values(), *self.purifiers.values()]
+        places = [folder for method in methods for folder in method.folders.values()]
+        if not places or not all(folder.is_dir() for folder in places):  # which is told already
             return
         side, found = self.config.model_spec.resolution, dict[Path, str]()
         problems: dict[str, None] = {}

@@ -53,20 +53,25 @@ class Photos(NamedTuple):
 
 
 def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
-    """Every photo in a folder, sorted by name; hidden files and those named in `beside` are none.
+    """Every photo in a folder, sorted by name, or the one that is named; hidden files and those
+    named in `beside` are none.
 
     Raises:
         CloakBenchError: the folder is missing, or holds a file that is no photo, or one of a format
             whose package is not installed; or a stage made it, and it is not as the stage left it.
     """
     folder = bundled(folder)
-    if not folder.is_dir():
+    if not folder.exists():
         raise CloakBenchError(f"{folder}: no such folder of photos. Check the path.")
     others = NOT_PHOTOS.union(beside)
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if not path.is_dir() and not path.name.startswith(".") and path.name not in others
+    files = (
+        [folder]
+        if not folder.is_dir()
+        else sorted(
+            path
+            for path in folder.iterdir()
+            if not path.is_dir() and not path.name.startswith(".") and path.name not in others
+        )
     )
     verified(folder)
     for path in files:
@@ -277,7 +282,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def load_photos(folder: Path | str) -> Photos:
-    """Load every photo of a folder; all must share one size, as a stage's output does.
+    """Load every photo of a folder, or one; all must share one size, as a stage's output does.
 
     Raises:
         CloakBenchError: the folder is missing or empty, a file is not a photo, or sizes differ.
