@@ -28,6 +28,7 @@ FLOORS = """
     experiment
     tables
     report
+    trial
     miniature
     cli
 """

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from cloakbench import __version__
-from cloakbench.cli import experiment, faces, manifest, methods, pretrain, score, stages, synth
+from cloakbench.cli import (
+    experiment,
+    faces,
+    manifest,
+    methods,
+    pretrain,
+    score,
+    stages,
+    synth,
+    trial,
+)
 from cloakbench.errors import CloakBenchError, explain_failure, one_line
 from cloakbench.plugins import load_file
 
@@ -47,6 +57,7 @@ _PANELS = {
     ),
     "Methods": (methods.methods, methods.schema),
 }
+app.command(rich_help_panel="One's own photos", name="try")(trial.try_photos)
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel, name=_command.__name__.replace("_", "-"))(_command)

@@ -23,6 +23,10 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Reference = Annotated[
     Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
 ]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
+]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
 
@@ -65,10 +69,7 @@ def score(
     identity: Label,
     reference: Reference = None,
     faces: Faces = "dlib",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
-    ] = None,
+    metric: Metrics = None,
     photos: Annotated[
         Path | None, typer.Option(help="The person's clean photos, for metrics of sets.")
     ] = None,
@@ -82,8 +83,8 @@ def score(
 ) -> None:
     """Score every sample of one personalised model, one row per image.
 
-    An image in which no face is found is a result (FDFR counts it); anything else that goes wrong
-    stops the command. The face backend must be the one that made the references.
+    An image without a face is a result (FDFR counts it); anything else that goes wrong stops the
+    command. The face backend must be the one that made the references.
 
     Example: cloakbench score generated/ --references references.json --identity n01 -o scores.csv
     """
@@ -92,7 +93,7 @@ def score(
     from cloakbench.running.record import Record
     from cloakbench.score.base import build_metrics
     from cloakbench.score.references import NO_REFERENCES, References
-    from cloakbench.score.samples import facts, score_samples
+    from cloakbench.score.samples import facts, sample_files, score_samples
 
     check_new_file(output, force, generated, reference, photos)
     cell = Cell(model, dataset, identity, protection, purification, trainer)
@@ -101,6 +102,7 @@ def score(
     given = {"samples": generated, "references": reference, "photos": photos}
     record = Record.of(facts(backend, metrics), {"labels": label(cell)}, given)
     read = References.read(reference) if reference else NO_REFERENCES
+    sample_files(generated)
     table = score_samples(generated, read, backend, metrics, cell, photos)
     write_scores(table, output, record.manifest())
     _say(as_json, table, [metric.name for metric in metrics], output)

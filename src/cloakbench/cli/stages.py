@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -303,24 +304,16 @@ def personalise(
     chosen, texts = parse_model(model), _validated(Prompts, prompts)
     given = {"--class-images": class_images}
     photos = _look(trainer, chosen, out, force, "--instance", instance, given)
-    shared = {
-        "model": chosen,
-        "prompts": texts,
-        "instance": photos,
-        "class_images": class_images,
-        "run": _run(out, identity, seed, device, threads, scratch),
-    }
-    if wanted is None:
-        from cloakbench.stages.personalise import personalise as run_stage
-
-        run_stage(trainer.spec(), **shared)
-        following = ["sample", "--weights", out, "--model", chosen.path]
-        say(as_json, out, counted(out, "files"), *following)
-    else:
-        from cloakbench.stages.generate import generate
-
-        generate(trainer.spec(), wanted, **shared)
-        say(as_json, out, counted(out, "samples"), *_scoring(out))
+    _training_stage(wanted)(
+        trainer.spec(),
+        model=chosen,
+        prompts=texts,
+        instance=photos,
+        class_images=class_images,
+        run=_run(out, identity, seed, device, threads, scratch),
+    )
+    following = _scoring(out) if wanted else ["sample", "--weights", out, "--model", chosen.path]
+    say(as_json, out, counted(out, "samples" if wanted else "files"), *following)
 
 
 def sample(
@@ -420,6 +413,14 @@ def _model_for(out: Path, force: bool, model: str, *inputs: Path | None) -> Mode
     chosen.check()
     check_new(out, force, *inputs, *chosen.folders())
     return chosen
+
+
+def _training_stage(sampling: Sampling | None) -> Any:
+    """The stage that trains and, if that is wanted, samples at once."""
+    from cloakbench.stages.generate import generate
+    from cloakbench.stages.personalise import personalise
+
+    return personalise if sampling is None else partial(generate, sampling=sampling)
 
 
 def _training(photos: Path, model: ModelSpec) -> list[object]:

@@ -257,14 +257,19 @@ def square_crop(
     around: the point [px] that it has in its middle, as far as the image reaches; the centre if
         None.
     """
-    side = min(image.size)
-    place = (0.5, 0.5)
-    if around is not None:
-        rooms = [length - side for length in image.size]
-        starts = [min(max(p - side / 2, 0), room) for p, room in zip(around, rooms, strict=True)]
-        x, y = (start / room if room else 0.5 for start, room in zip(starts, rooms, strict=True))
-        place = (x, y)
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=place)
+    box = square_box(image.size, around)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def square_box(
+    size: tuple[int, int], around: tuple[float, float] | None = None
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest square of an image [px]; see `square_crop`."""
+    side = min(size)
+    middle = around or (size[0] / 2, size[1] / 2)
+    rooms = [length - side for length in size]
+    left, top = (min(max(p - side / 2, 0), room) for p, room in zip(middle, rooms, strict=True))
+    return left, top, left + side, top + side
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:

@@ -59,10 +59,10 @@ def score_samples(
     """
     import pandas as pd
 
-    samples = _samples(generated)
     _check_metrics(metrics)
     _check_references(references, backend, metrics, cell)
     backend.check()
+    samples = sample_files(generated)
     of_set = _of_set([path for _, path in samples], photos, metrics)
     wants_faces = any("faces" in metric.reads for metric in metrics)
     searcher = backend if wants_faces else None
@@ -106,7 +106,12 @@ def _check_metrics(metrics: Sequence[Metric]) -> None:
         metric.check()
 
 
-def _samples(generated: Path) -> list[tuple[str, Path]]:
+def sample_files(generated: Path) -> list[tuple[str, Path]]:
+    """The samples of a cell, each with its prompt's key.
+
+    Raises:
+        CloakBenchError: there are none.
+    """
     folders = prompt_folders(generated)
     samples = [(folder.name, path) for folder in folders for path in photo_files(folder)]
     if not samples and any(path.suffix.lower() in SUFFIXES for path in generated.iterdir()):

@@ -74,7 +74,7 @@ def protect(
         **protection.folders,
     )
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
     protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
     with run.output(job, record) as folder:

@@ -34,7 +34,7 @@ def purify(
     known = facts(purifier, model, run.digests)
     record = run.record(known, *model.folders(), photos=photos, **purifier.folders)
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
     given = load_photos(photos)
     cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)
