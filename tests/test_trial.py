@@ -157,10 +157,23 @@ def test_photos_are_gathered_from_files_and_folders_and_videos_are_left_out(phot
 
 def test_what_holds_is_said_with_what_it_is_worth():
     def row(name: str, faces: int) -> Protected:
-        return Protected(name, Path(), Path(), [Path()] * 8, faces)
+        return Protected(name, Path(), [Path()] * 8, faces)
 
     held, caveat = sentences([row("clean", 8), row("pid", 6), row("aspl", 1)], True)
     assert held.endswith("a face is found in 8 before, and in 6 after pid, 1 after aspl.")
     assert caveat == LABORATORY
     failed = sentences([row("clean", 2), row("pid", 1)], False)
     assert "learnt too little of the photos as they are" in failed[1]
+
+
+def test_the_time_left_is_told_by_the_steps_that_were_done_in_this_run(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("cloakbench.trial.steps.time.monotonic", lambda: now[0])
+    said = steps._Steps([0, 10, 100, 50])
+
+    for seconds in (40, 0.5, 600, 0):  # the second step was there already
+        said.begin("works")
+        now[0] += seconds
+
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["[1/4] works", "[2/4] works", "[3/4] works", "[4/4] works (about 5 min left)"]

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +77,6 @@ class Protected:
 
     name: str
     photos: Path
-    squares: Path
     samples: list[Path]
     faces: int
     linf: int = 0
@@ -168,7 +167,7 @@ class Trial:
         """
         backend = backends.build("dlib")
         named, squares = self.named, self.out / WORK / "photos"
-        steps = _Steps(2 + 2 * len(self.recipe.protections))
+        steps = _Steps(gradients(self))
         steps.begin(f"cuts {len(named)} photos to squares around the faces")
         boxes = cut(named, squares, self.model.resolution, backend)
         for protection in self.recipe.protections:
@@ -216,10 +215,10 @@ class Trial:
         samples = sorted(prompt.glob("*.png"))
         faces = sum(bool(backend.faces(read_photo(path))) for path in samples)
         if name == CLEAN:
-            return Protected(name, work / "photos", squares, samples, faces)
+            return Protected(name, work / "photos", samples, faces)
         linf, psnr = changes(named, self.out / name)
         left = left_over(work / "photos", work / "protected" / name, squares)
-        return Protected(name, self.out / name, squares, samples, faces, linf, psnr, left)
+        return Protected(name, self.out / name, samples, faces, linf, psnr, left)
 
     @property
     def trainer(self) -> Trainer:
@@ -232,19 +231,22 @@ class Trial:
 
 
 def expected_seconds(trial: Trial) -> float:
-    """About how long a trial takes here: by the time of one gradient of the model's loss.
+    """About how long a trial takes here, by the time of one gradient of the model's loss."""
+    return sum(gradients(trial)) * _seconds_of_gradient(trial.model, trial.device)
+
+
+def gradients(trial: Trial) -> list[float]:
+    """About how many gradients each step of a trial takes.
 
     A step of training or of a protection is taken for one gradient per image, and a step of
     sampling, which goes through the U-Net twice, for half of one.
     """
-    photos, recipe = len(trial.named), trial.recipe
-    quick, strong = (protection.spec() for protection in recipe.protections)
-    rounds = 2 * strong["training_steps"] + strong["pgd_steps"] * photos
-    trainer = trial.trainer.spec()
-    training = trainer["steps"] * trainer["batch_size"]
-    sampling = recipe.sampling.steps * recipe.sampling.images / 2
-    gradients = quick["steps"] * photos + strong["rounds"] * rounds + 3 * (training + sampling)
-    return gradients * _seconds_of_gradient(trial.model, trial.device)
+    photos, sampling, trainer = len(trial.named), trial.recipe.sampling, trial.trainer.spec()
+    quick, strong = (protection.spec() for protection in trial.recipe.protections)
+    each_round = 2 * strong["training_steps"] + strong["pgd_steps"] * photos
+    learning = trainer["steps"] * trainer["batch_size"] + sampling.steps * sampling.images / 2
+    protecting = [quick["steps"] * photos, strong["rounds"] * each_round]
+    return [0, *protecting, *[learning] * (1 + len(protecting))]
 
 
 def _seconds_of_gradient(spec: ModelSpec, device: str) -> float:
@@ -267,13 +269,20 @@ def _seconds_of_gradient(spec: ModelSpec, device: str) -> float:
 
 
 class _Steps:
-    """Says which step begins, and how long all of them took."""
+    """Says which step begins, and how long it will be to the end by those that were done.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.number, self.begun = total, 0, time.monotonic()
+    work: of each step, in any unit. Steps that were there already take no time, and say nothing.
+    """
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self.work = work
+        self.number, self.done, self.spent, self.begun = 0, 0.0, 0.0, time.monotonic()
 
     def begin(self, what: str) -> None:
-        self.number += 1
-        spent = duration(time.monotonic() - self.begun)
-        since = f" ({spent} so far)" if spent and self.number > 1 else ""
-        print(f"[{self.number}/{self.total}] {what}{since}", file=sys.stderr, flush=True)
+        took = time.monotonic() - self.begun
+        if took > 1 and self.number and (last := self.work[self.number - 1]):
+            self.done, self.spent = self.done + last, self.spent + took
+        left = self.spent / self.done * sum(self.work[self.number :]) if self.done else 0
+        more = f" (about {duration(left)} left)" if left else ""
+        self.number, self.begun = self.number + 1, time.monotonic()
+        print(f"[{self.number}/{len(self.work)}] {what}{more}", file=sys.stderr, flush=True)
