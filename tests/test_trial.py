@@ -117,11 +117,16 @@ def test_another_trial_in_the_same_folder_is_replaced_with_force_only(
     monkeypatch.setattr("cloakbench.trial.page.write_page", lambda *_: "page")
     command = ["try", photos, "--model", tiny_model.path, "--out", tmp_path / "trial", "--json"]
     cli(*command)
+    (tmp_path / "trial" / "aspl").mkdir()
+    (tmp_path / "trial" / "aspl" / ".cloakbench").write_text("[]")
+    (tmp_path / "trial" / "noise").mkdir()  # of somebody else's
     cli(*command)
 
     with pytest.raises(CloakBenchError, match="holds a trial of other photos or settings"):
         cli(*command, "--seed", 1)
     cli(*command, "--seed", 1, "--force")
+    left = {path.name for path in (tmp_path / "trial").iterdir()}
+    assert left == {"noise", "trial.json"}
 
 
 def test_a_perturbation_is_enlarged_within_its_budget_and_only_in_the_square(tmp_path):

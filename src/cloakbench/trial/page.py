@@ -14,6 +14,7 @@ from cloakbench import __version__
 from cloakbench.files.images import read_photo
 from cloakbench.files.text import write_text
 from cloakbench.report.pictures import GAIN, magnify
+from cloakbench.running.record import without_places
 from cloakbench.trial.steps import CLEAN, Protected, Trial
 
 SIDE = 512  # px, longest side of a photo on the page; a perturbation is lost in smaller ones
@@ -46,7 +47,7 @@ def write_page(trial: Trial, miniature: bool, found: Sequence[Protected]) -> Pat
     text = environment.get_template("page.html").render(
         version=__version__,
         sentences=sentences(found, miniature),
-        model=trial.model.path,
+        model=without_places(trial.model.path),
         resolution=trial.model.resolution,
         trainer=trial.trainer.name,
         gain=GAIN,

@@ -16,7 +16,7 @@ from cloakbench.experiment.status import duration
 from cloakbench.faces import FaceBackend, backends
 from cloakbench.files.images import read_photo
 from cloakbench.files.layout import prompt_folders
-from cloakbench.files.outputs import check_file
+from cloakbench.files.outputs import MARKER, check_file
 from cloakbench.files.text import write_text
 from cloakbench.files.weights import sha256_of
 from cloakbench.models.sampling import Sampling
@@ -137,9 +137,11 @@ class Trial:
         return said == wanted
 
     def begin(self) -> None:
-        """Make the folder this trial's."""
+        """Make the folder this trial's, without what another one left there."""
         if self._said() not in (None, self._settings()):
-            shutil.rmtree(self.out / WORK, ignore_errors=True)
+            made = [name for name in protections.names() if (self.out / name / MARKER).is_file()]
+            for name in (WORK, *made):
+                shutil.rmtree(self.out / name, ignore_errors=True)
         write_text(self.out / SETTINGS, json.dumps(self._settings(), indent=2) + "\n")
 
     def _said(self) -> Any:
