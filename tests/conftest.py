@@ -81,6 +81,12 @@ def smooth_photos(count: int, seed: int, resolution: int = RESOLUTION) -> Photos
     return Photos(levels / 255, tuple(f"{number:02d}" for number in range(1, count + 1)))
 
 
+def complete(registry: Any) -> list[str]:
+    """The names of methods whose settings all have defaults: not those that read a folder."""
+    required = {m.name for m in registry for f in m.model_fields.values() if f.is_required()}
+    return [name for name in registry.names() if name not in required]
+
+
 def tiny_spec(registry: Any, name: str, **settings: Any) -> dict[str, Any]:
     """A method's cheapest spec: its preset `tiny`, where it has one."""
     preset = {"preset": "tiny"} if "tiny" in registry[name].presets else {}

@@ -124,7 +124,7 @@ def test_a_result_is_replaced_also_without_its_manifest_and_through_a_link(folde
     for out, budget in (("out", "3/255"), ("link", "5/255")):
         cli(
             "protect", "noise", "--set", f"budget={budget}", "--instance", folders.instance,
-            "--out", tmp_path / out,
+            "--out", tmp_path / out, "--force",
         )  # fmt: skip
         manifest = json.loads((tmp_path / "out" / "job.json").read_text())
         assert manifest["settings"]["budget"] == budget

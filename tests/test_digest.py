@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, complete
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files import digest as module
@@ -144,9 +144,10 @@ def test_the_digest_of_a_missing_module_is_one_clear_error():
 
 
 def test_digests_differ_between_methods():
-    digests = {code_digest(*modules_of(method())) for method in protections}
+    names = complete(protections)
+    digests = {code_digest(*modules_of(protections.build(name))) for name in names}
 
-    assert len(digests) == len(protections.names())
+    assert len(digests) == len(names)
 
 
 ROOTS = """

@@ -19,7 +19,7 @@ FLOORS = """
     registry
     running prompts
     identity models
-    prior descent faces
+    prior descent faces finished
     purify
     protect personalise
     counting
@@ -28,6 +28,7 @@ FLOORS = """
     experiment
     tables
     report
+    trial
     miniature
     cli
 """

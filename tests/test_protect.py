@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Folders, Killed, MortalJob, smooth_photos, tiny_spec
+from conftest import Folders, Killed, MortalJob, complete, smooth_photos, tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -33,7 +33,7 @@ from cloakbench.running.jobs import Job
 from cloakbench.running.run import Run
 from cloakbench.stages.protect import protect
 
-ALL = protections.names()
+ALL = complete(protections)
 WITH_MODEL = [method.name for method in protections if "model" in method.needs]
 ASCENDING = [method.name for method in protections if issubclass(method, SurrogateProtection)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Killed, MortalJob, smooth_photos, tiny_spec
+from conftest import Killed, MortalJob, complete, smooth_photos, tiny_spec
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -25,7 +25,7 @@ from cloakbench.running.jobs import Job
 from cloakbench.running.run import Run
 from cloakbench.stages.purify import purify
 
-ALL = purifiers.names()
+ALL = complete(purifiers)
 Load = Callable[[], DiffusionModel]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import smooth_photos, tiny_spec
+from conftest import complete, smooth_photos, tiny_spec
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.digest import code_digest
@@ -50,7 +50,7 @@ def test_an_exact_gradient_is_that_of_finite_differences(spec, diffusion: Diffus
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", purifiers.names())
+@pytest.mark.parametrize("name", complete(purifiers))
 def test_what_a_loss_sees_is_what_the_purification_makes(
     name: str, diffusion: DiffusionModel, tiny_weights
 ):

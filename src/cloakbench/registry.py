@@ -9,7 +9,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,9 @@ from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.files.weights import WeightFile, sha256_of
 from cloakbench.plugins import load_installed
 from cloakbench.settings import Settings
+
+if TYPE_CHECKING:
+    from cloakbench.files.layout import Cell
 
 CHANGES_NO_RESULT = True
 
@@ -94,6 +97,21 @@ class Method(Settings):
         yield self
         for part in self.parts:
             yield from part.made_of()
+
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """Folders of photos that it reads beside those given, by the settings that name them; what
+        is in them counts, not where they are.
+        """
+        return {}
+
+    def of(self, cell: Cell) -> Self:
+        """The method for the photos of one cell, whose folders may be its own."""
+        return self
+
+    def recorded(self) -> Spec:
+        """The spec without the places of folders, whose contents are inputs."""
+        return {name: value for name, value in self.spec().items() if name not in self.folders}
 
     def check(self) -> None:
         """Look for every file that the method and its parts read, without loading it.
@@ -245,7 +263,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         known = _settings_at(model, first["loc"][:-1])
         return f"unknown setting '{where}': {nearest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
-        return f"the key '{where}' is missing."
+        missing = [str(each["loc"][-1]) for each in problems if each["type"] == "missing"]
+        if len(missing) == 1:
+            return f"the key '{where}' is missing."
+        return f"the keys {', '.join(map(repr, missing))} are missing."
     message = first["msg"].removeprefix("Value error, ")
     return f"{where} = {_shown(first['input'])}: {message}."
 

@@ -223,10 +223,15 @@ def by_label(key, values):
 
 
 def spec(methods, key):
-    """The method's spec as JSON, for `params`."""
-    return by_label(
-        key, {k: json.dumps(method.spec()) for k, method in methods.items()}
-    )
+    """The spec of the method as JSON, for `params`; those that read folders have one per cell."""
+    known = {k: json.dumps(m.spec()) for k, m in methods.items() if not m.folders}
+
+    def look(wildcards):
+        if (label := wildcards[key]) in known:
+            return known[label]
+        return json.dumps(methods[label].of(cell(wildcards)).spec())
+
+    return look
 
 
 def options(methods, key, **values):

@@ -17,8 +17,8 @@ rule data:
         resolution=CONFIG.model_spec.resolution,
         crop=literal(f"--crop={CONFIG.dataset_spec.crop}", f"--faces={FACES_JSON}"),
     shell:
-        "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} "
-        "--resolution {params.resolution} {params.crop:q} 2> {log:q}"
+        "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} --force "
+        "--resolution {params.resolution} {params.crop:q} > {log:q} 2>&1"
 
 
 rule class_images:
@@ -44,6 +44,6 @@ rule class_images:
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench class-images --model {params.model:q} --out {params.out:q} "
+        "cloakbench class-images --model {params.model:q} --out {params.out:q} --force "
         "--sampling {params.sampling:q} --prompts {params.prompts:q} "
-        "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} 2> {log:q}"
+        "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} > {log:q} 2>&1"

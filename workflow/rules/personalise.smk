@@ -36,6 +36,6 @@ rule personalise:
     shell:
         "cloakbench personalise {params.spec:q} --model {params.model:q} "
         "{params.photos:q} "
-        "--prompts {params.prompts:q} {params.sampling:q} --out {params.out:q} "
+        "--prompts {params.prompts:q} {params.sampling:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
-        "--scratch {params.scratch:q} 2> {log:q}"
+        "--scratch {params.scratch:q} > {log:q} 2>&1"

@@ -23,9 +23,9 @@ rule protect:
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench protect {params.spec:q} {params.model:q} "
-        "{params.photos:q} --out {params.out:q} "
+        "{params.photos:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {params.seed} "
-        "--threads {threads} --scratch {params.scratch:q} 2> {log:q}"
+        "--threads {threads} --scratch {params.scratch:q} > {log:q} 2>&1"
 
 
 ruleorder: protect_quick > protect

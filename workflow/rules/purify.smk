@@ -21,9 +21,9 @@ rule purify:
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench purify {params.spec:q} {params.model:q} "
-        "{params.photos:q} --out {params.out:q} "
+        "{params.photos:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
-        "--scratch {params.scratch:q} 2> {log:q}"
+        "--scratch {params.scratch:q} > {log:q} 2>&1"
 
 
 ruleorder: purify_quick > purify

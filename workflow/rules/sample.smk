@@ -35,6 +35,6 @@ rule sample:
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench sample {params.weights:q} {params.prompts:q} {params.trainer:q} "
-        "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} "
+        "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
-        "--scratch {params.scratch:q} 2> {log:q}"
+        "--scratch {params.scratch:q} > {log:q} 2>&1"

@@ -23,8 +23,8 @@ rule references:
         folders=data_of_all,
         scratch=SCRATCH,
     shell:
-        "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} "
-        "--scratch {params.scratch:q} 2> {log:q}"
+        "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} --force "
+        "--scratch {params.scratch:q} > {log:q} 2>&1"
 
 
 rule distances:
@@ -46,7 +46,7 @@ rule distances:
         metrics=literal(*metric_options(PHOTO_METRICS)),
     shell:
         "cloakbench distances {params.photos:q} {params.originals:q} {params.metrics:q} "
-        f"{LABELS} --output {{output:q}} 2> {{log:q}}"
+        f"{LABELS} --output {{output:q}} --force > {{log:q}} 2>&1"
 
 
 rule score:
@@ -71,4 +71,4 @@ rule score:
         "cloakbench score {params.samples:q} {params.references:q} "
         "--photos {params.photos:q} --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
-        "--output {output:q} 2> {log:q}"
+        "--output {output:q} --force > {log:q} 2>&1"

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from cloakbench import __version__
-from cloakbench.cli import experiment, faces, manifest, methods, pretrain, score, stages, synth
+from cloakbench.cli import (
+    experiment,
+    faces,
+    manifest,
+    methods,
+    pretrain,
+    score,
+    stages,
+    synth,
+    trial,
+)
 from cloakbench.errors import CloakBenchError, explain_failure, one_line
 from cloakbench.plugins import load_file
 
@@ -19,7 +29,7 @@ app = typer.Typer(
     "Run `snakemake` for a whole experiment; the commands below are its stages, in order, and "
     "work by hand on folders of images. Pixels are [0, 1], budgets are grey levels (11/255).",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -48,6 +58,7 @@ _PANELS = {
     ),
     "Methods": (methods.methods, methods.schema),
 }
+app.command(rich_help_panel="One's own photos", name="try")(trial.try_photos)
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel, name=_command.__name__.replace("_", "-"))(_command)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloakbench.cli.results import ForceOption, JsonOption, check_new_file, photos_in
 from cloakbench.cli.stages import ScratchOption, parse_spec
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import PHOTO_LABELS, Cell, label
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
@@ -17,6 +22,10 @@ Faces = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Reference = Annotated[
     Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
 ]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
@@ -26,6 +35,7 @@ def references(
     output: Output,
     faces: Faces = "dlib",
     scratch: ScratchOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Embed the clean photos of a dataset's identities, for the metrics that know faces.
 
@@ -36,12 +46,11 @@ def references(
     Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
     from cloakbench.faces import backends
-    from cloakbench.files.outputs import check_file
     from cloakbench.running.record import Record
     from cloakbench.running.run import Run, close_job
     from cloakbench.score.references import facts, make_references
 
-    check_file(output, *data)
+    check_new_file(output, force, *data)
     backend = backends.build(parse_spec(faces))
     backend.check()
     folders = {folder.absolute().parent.name: folder for folder in data}
@@ -51,6 +60,7 @@ def references(
     job = Run(output, identity="", scratch=scratch).job(record)
     make_references(folders, backend, job).write(output, record.manifest())
     close_job(job)
+    typer.echo(f"{len(folders)} people → {output}")
 
 
 def score(
@@ -59,10 +69,7 @@ def score(
     identity: Label,
     reference: Reference = None,
     faces: Faces = "dlib",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
-    ] = None,
+    metric: Metrics = None,
     photos: Annotated[
         Path | None, typer.Option(help="The person's clean photos, for metrics of sets.")
     ] = None,
@@ -71,46 +78,53 @@ def score(
     protection: Label = "",
     purification: Label = "",
     trainer: Label = "",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every sample of one personalised model, one row per image.
 
-    An image in which no face is found is a result (FDFR counts it); anything else that goes wrong
-    stops the command. The face backend must be the one that made the references.
+    An image without a face is a result (FDFR counts it); anything else that goes wrong stops the
+    command. The face backend must be the one that made the references.
 
     Example: cloakbench score generated/ --references references.json --identity n01 -o scores.csv
     """
     from cloakbench.faces import backends
-    from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_scores
     from cloakbench.running.record import Record
     from cloakbench.score.base import build_metrics
     from cloakbench.score.references import NO_REFERENCES, References
-    from cloakbench.score.samples import facts, score_samples
+    from cloakbench.score.samples import facts, sample_files, score_samples
 
-    check_file(output, generated, reference, photos)
+    check_new_file(output, force, generated, reference, photos)
     cell = Cell(model, dataset, identity, protection, purification, trainer)
     backend = backends.build(parse_spec(faces))
     metrics = build_metrics([parse_spec(text) for text in metric or []])
     given = {"samples": generated, "references": reference, "photos": photos}
     record = Record.of(facts(backend, metrics), {"labels": label(cell)}, given)
     read = References.read(reference) if reference else NO_REFERENCES
+    sample_files(generated)
     table = score_samples(generated, read, backend, metrics, cell, photos)
     write_scores(table, output, record.manifest())
+    _say(as_json, table, [metric.name for metric in metrics], output)
 
 
 def distances(
-    photos: Annotated[Path, typer.Argument(help="Protected or purified photos.")],
-    originals: Annotated[Path, typer.Argument(help="The same photos, untouched.")],
-    output: Output,
+    photos: Annotated[Path, typer.Argument(help="A protected or purified photo, or a folder.")],
+    originals: Annotated[Path, typer.Argument(help="The same, untouched.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: say it only.")
+    ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Another metric of photos, such as brisque; repeat."),
+        typer.Option(help="Another metric of photos, such as brisque or lpips; repeat."),
     ] = None,
     model: Label = "",
     dataset: Label = "",
     identity: Label = "",
     protection: Label = "",
     purification: Label = "",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare protected or purified photos with their originals: L-infinity, PSNR, SSIM.
 
@@ -118,19 +132,40 @@ def distances(
 
     Example: cloakbench distances protected/aspl data/set_B -o distances.csv
     """
-    from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_scores
     from cloakbench.running.record import Record
-    from cloakbench.score.base import build_metrics
+    from cloakbench.score.base import build_metrics, photo_metrics
     from cloakbench.score.photos import distances as measure_folder
     from cloakbench.score.photos import facts
 
-    check_file(output, photos, originals)
+    if output is not None:
+        check_new_file(output, force, photos, originals)
+    for place, argument in ((photos, "PHOTOS"), (originals, "ORIGINALS")):
+        photos_in(place, argument)
     cell = Cell(model, dataset, identity, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
-    record = Record.of(
-        facts(metrics),
-        {"labels": label(cell, PHOTO_LABELS)},
-        {"photos": photos, "originals": originals},
-    )
-    write_scores(measure_folder(photos, originals, cell, metrics), output, record.manifest())
+    table = measure_folder(photos, originals, cell, metrics)
+    if output is not None:
+        given = {"photos": photos, "originals": originals}
+        record = Record.of(facts(metrics), {"labels": label(cell, PHOTO_LABELS)}, given)
+        write_scores(table, output, record.manifest())
+    _say(as_json, table, [each.name for each in photo_metrics(metrics)], output)
+
+
+def _say(as_json: bool, table: pd.DataFrame, names: list[str], output: Path | None) -> None:
+    """Say what was measured: all of it for machines, else what a table makes of it."""
+    from cloakbench.score.base import metrics
+
+    shown = ["photo", *names] if "photo" in table else ["prompt", "image", *names]
+    if as_json:
+        typer.echo(table[shown].to_json(orient="records", force_ascii=False))
+        return
+    finite = table[names].replace([math.inf, -math.inf], math.nan)
+    values = []
+    for name in names:
+        value = finite[name].max() if metrics[name].aggregate == "max" else finite[name].mean()
+        shown_value = "–" if math.isnan(value) else format(value, metrics[name].display)
+        values.append(f"{metrics[name].title} {shown_value}")
+    place = f" → {output}" if output is not None else ""
+    what = ("photo" if "photo" in table else "sample") + ("s" if len(table) > 1 else "")
+    typer.echo(f"{len(table)} {what}{place}: {', '.join(values)}")

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cloakbench.cli.results import (
+    ForceOption,
+    JsonOption,
+    check_new,
+    compared,
+    counted,
+    is_miniature,
+    photos_in,
+    say,
+    warn_of_miniature,
+)
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.images import SUFFIXES
+from cloakbench.files.layout import SETS
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.reading import parse_json
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import trainers
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
-from cloakbench.purify.base import build_purifier
+from cloakbench.purify.base import build_purifier, purifiers
+from cloakbench.registry import Method, Registry
+from cloakbench.stages.inputs import needed
 
-MethodArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A name from `cloakbench methods`, or a spec as JSON: "
-        '\'{"method": NAME, "preset": "mini", ...}\'.'
-    ),
+
+def _named(registry: Registry, more: str = "") -> Any:
+    """The argument that names a method of a stage."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in registry.names() if name.startswith(incomplete)]
+
+    return typer.Argument(
+        help=f"A {registry.kind}: a name from `cloakbench methods`,{more} or a spec as JSON: "
+        '\'{"method": NAME, "preset": "mini", ...}\'.',
+        autocompletion=complete,
+    )
+
+
+_NEEDS = {"--surrogate": "surrogate_images", "--class-images": "class_images"}
+
+PhotosOption = Annotated[
+    Path | None, typer.Option(help="A photo, or a folder of photos of one size.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -88,11 +118,14 @@ def data(
         str, typer.Option(help="Which square of a photo is kept: its `centre`, or its `face`.")
     ] = "centre",
     faces: Annotated[str, typer.Option(help="Face backend that finds the faces.")] = "dlib",
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Crop an identity's photos to squares and resize them; originals stay untouched.
 
     An identity's folder holds set_A (surrogate), set_B (instance) and set_C (reference), or just
-    photos: then each set gets a third of them, in the order of their names.
+    photos: then each set gets a third of them, in the order of their names. A study protects set_B
+    and judges by set_C; by hand, `cloakbench protect` takes any folder, and protects all of it.
 
     Example: cloakbench data resources/identities person_000003 --resolution 128 --out photos
     """
@@ -103,7 +136,26 @@ def data(
     backend = backends.build(parse_spec(faces))
     if source.crop == "face":
         backend.check()
+    check_new(out, force, source.folder)
     prepare(source, identity, out, resolution, backend)
+    following = ["protect", "noise", "--instance", out / "set_B"]
+    say(as_json, out, counted(out, "photos"), *following)
+    if not (as_json or any((source.folder / identity / name).is_dir() for name in SETS)):
+        typer.echo(_how_split(out))
+
+
+def _how_split(out: Path) -> str:
+    """Which photos of a folder without sets went where."""
+    made = json.loads((out / MANIFEST).read_text("utf-8"))["photos"]
+    meant = zip(made.items(), ("for surrogates", "to protect", "to judge by"), strict=True)
+    sets = (f"{name} ({what}): {', '.join(photos)}" for (name, photos), what in meant)
+    return "\n".join(
+        [
+            "The folder has no set_A, set_B, set_C, so its photos were split by their names:",
+            *(f"  {line}" for line in sets),
+            "To protect all of them: cloakbench protect METHOD --instance FOLDER",
+        ]
+    )
 
 
 def class_images(
@@ -117,6 +169,8 @@ def class_images(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Sample class images ("a photo of person") from the base model, once per model.
 
@@ -125,18 +179,21 @@ def class_images(
     """
     from cloakbench.stages.sample import class_images as run_stage
 
+    wanted, texts = _validated(Sampling, sampling), _validated(Prompts, prompts)
+    chosen = _model_for(out, force, model)
     run_stage(
-        _validated(Sampling, sampling),
-        model=parse_model(model),
-        prompts=_validated(Prompts, prompts),
+        wanted,
+        model=chosen,
+        prompts=texts,
         run=_run(out, "class", seed, device, threads, scratch),
     )
+    say(as_json, out, counted(out, "images"))
 
 
 def protect(
-    method: MethodArgument,
-    instance: Annotated[Path, typer.Option(help="Folder of instance images (set_B).")],
-    out: OutOption,
+    method: Annotated[str, _named(protections)],
+    instance: PhotosOption = None,
+    out: OutOption = Path("protected"),
     surrogate: Annotated[
         Path | None, typer.Option(help="Folder of clean surrogate images (set_A).")
     ] = None,
@@ -149,8 +206,10 @@ def protect(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Protect instance images: add a perturbation within a budget of grey levels.
+    """Protect photos: add a perturbation within a budget of grey levels. Names are kept.
 
     The presets `mini` and `paper` hold the settings for the bundled miniature and those of the
     reference; without one, settings are for Stable Diffusion.
@@ -158,24 +217,28 @@ def protect(
     Example: cloakbench protect aspl --set preset=mini --set budget=8/255 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    protection = protections.build(parse_spec(method, settings))
-    from cloakbench.stages.protect import protect as run_stage  # late: a typo is told at once
+    protection = protections.build(_spec(method, settings, "protect noise --instance"))
+    chosen, texts = parse_model(model), _validated(Prompts, prompts)
+    given = {"--surrogate": surrogate, "--class-images": class_images}
+    photos = _look(protection, chosen, out, force, "--instance", instance, given)
+    from cloakbench.stages.protect import protect as run_stage
 
     run_stage(
         protection.spec(),
-        model=parse_model(model),
-        prompts=_validated(Prompts, prompts),
-        instance=instance,
+        model=chosen,
+        prompts=texts,
+        instance=photos,
         surrogate=surrogate,
         class_images=class_images,
         run=_run(out, identity, seed, _device(device, protection.uses), threads, scratch),
     )
+    say(as_json, out, compared(out, photos), "purify", "jpeg", "--photos", out)
 
 
 def purify(
-    method: MethodArgument,
-    photos: Annotated[Path, typer.Option(help="Folder of (protected) photos.")],
-    out: OutOption,
+    method: Annotated[str, _named(purifiers, " several joined by +,")],
+    photos: PhotosOption = None,
+    out: OutOption = Path("purified"),
     model: ModelOption = "resources/mini",
     settings: SetOption = None,
     identity: IdentityOption = "identity",
@@ -183,27 +246,35 @@ def purify(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Purify photos: try to remove a perturbation. A JSON list of methods is run in order.
+    """Purify photos: try to remove a perturbation. Names are kept.
+
+    Several methods are run in order: `resize+jpeg`, or a JSON list of names and specs.
 
     Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
     --out purified
     """
-    purifier = build_purifier(parse_spec(method, settings))
-    from cloakbench.stages.purify import purify as run_stage  # late: a typo is told at once
+    chain: Any = method.split("+") if "+" in method and method[:1] not in "{[" else None
+    purifier = build_purifier(chain or _spec(method, settings, "purify jpeg --photos"))
+    chosen = parse_model(model)
+    place = _look(purifier, chosen, out, force, "--photos", photos)
+    from cloakbench.stages.purify import purify as run_stage
 
     run_stage(
         purifier.spec(),
-        model=parse_model(model),
-        photos=photos,
+        model=chosen,
+        photos=place,
         run=_run(out, identity, seed, _device(device, purifier.uses), threads, scratch),
     )
+    say(as_json, out, compared(out, place), *_training(out, chosen))
 
 
 def personalise(
-    method: MethodArgument,
-    instance: Annotated[Path, typer.Option(help="Folder of instance images to learn from.")],
-    out: OutOption,
+    method: Annotated[str, _named(trainers)],
+    instance: PhotosOption = None,
+    out: OutOption = Path("weights"),
     class_images: ClassImagesOption = None,
     sampling: Annotated[
         str | None,
@@ -220,32 +291,33 @@ def personalise(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Teach a model an identity from instance images; writes the trained weights, or samples.
 
     Example: cloakbench personalise cdl --set preset=mini --instance purified --class-images
     class/class --out weights
     """
-    spec = trainers.build(parse_spec(method, settings)).spec()
-    shared = {
-        "model": parse_model(model),
-        "prompts": _validated(Prompts, prompts),
-        "instance": instance,
-        "class_images": class_images,
-        "run": _run(out, identity, seed, device, threads, scratch),
-    }
-    if sampling is None:
-        from cloakbench.stages.personalise import personalise as run_stage
-
-        run_stage(spec, **shared)
-    else:
-        from cloakbench.stages.generate import generate
-
-        generate(spec, _validated(Sampling, sampling), **shared)
+    trainer = trainers.build(_spec(method, settings, "personalise lora --instance"))
+    wanted = None if sampling is None else _validated(Sampling, sampling)
+    chosen, texts = parse_model(model), _validated(Prompts, prompts)
+    given = {"--class-images": class_images}
+    photos = _look(trainer, chosen, out, force, "--instance", instance, given)
+    _training_stage(wanted)(
+        trainer.spec(),
+        model=chosen,
+        prompts=texts,
+        instance=photos,
+        class_images=class_images,
+        run=_run(out, identity, seed, device, threads, scratch),
+    )
+    following = _scoring(out) if wanted else ["sample", "--weights", out, "--model", chosen.path]
+    say(as_json, out, counted(out, "samples" if wanted else "files"), *following)
 
 
 def sample(
-    out: OutOption,
+    out: OutOption = Path("samples"),
     weights: Annotated[
         Path | None, typer.Option(help="What `personalise` wrote; without it, the base model.")
     ] = None,
@@ -262,6 +334,8 @@ def sample(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     scratch: ScratchOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate images from a personalised model; each image has a generator of its own.
 
@@ -271,15 +345,93 @@ def sample(
     from cloakbench.stages.sample import sample as run_stage
 
     texts = _prompts(prompt) if prompt else Prompts().sample_prompts
+    wanted = _validated(Sampling, sampling)
+    if weights is not None and not weights.is_dir():
+        raise CloakBenchError(
+            f"{weights}: no such folder of weights. Run `cloakbench personalise`."
+        )
+    chosen = _model_for(out, force, model, weights)
     run_stage(
-        _validated(Sampling, sampling),
-        model=parse_model(model),
+        wanted,
+        model=chosen,
         prompts=texts,
         weights=weights,
         run=_run(out, identity, seed, device, threads, scratch),
         suffix=suffix,
         negative_prompt=negative_prompt,
     )
+    say(as_json, out, counted(out, "samples"), *_scoring(out))
+
+
+def _spec(text: str, changes: list[str] | None, command: str) -> Any:
+    """The spec of a method that a command line names.
+
+    Raises:
+        CloakBenchError: a photo or folder stands in its place; see `parse_spec`.
+    """
+    if Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir():
+        raise CloakBenchError(
+            f"{text}: stands where a method's name is expected. Write `cloakbench {command} "
+            f"{text}`; `cloakbench methods` lists the names."
+        )
+    return parse_spec(text, changes)
+
+
+def _look(
+    method: Method,
+    model: ModelSpec,
+    out: Path,
+    force: bool,
+    option: str,
+    photos: Path | None,
+    others: Mapping[str, Path | None] | None = None,
+) -> Path:
+    """See that all that a method needs is there, and that its output can be, before it is loaded.
+
+    Returns:
+        Where the photos are.
+
+    Raises:
+        CloakBenchError: something is missing, or the output is there already.
+    """
+    place, files = photos_in(photos, option)
+    for other, folder in (others or {}).items():
+        if _NEEDS[other] in method.uses:
+            photos_in(needed(folder, other, method.name), other)
+    method.check()
+    check_new(out, force, photos, *(others or {}).values(), *method.folders.values())
+    if "model" in method.uses:
+        model.check()
+        check_new(out, force, *model.folders())
+        warn_of_miniature(model, files[0])
+    return place
+
+
+def _model_for(out: Path, force: bool, model: str, *inputs: Path | None) -> ModelSpec:
+    """The model that is sampled, after it and the output were looked at."""
+    chosen = parse_model(model)
+    chosen.check()
+    check_new(out, force, *inputs, *chosen.folders())
+    return chosen
+
+
+def _training_stage(sampling: Sampling | None) -> Any:
+    """The stage that trains and, if that is wanted, samples at once."""
+    from cloakbench.stages.generate import generate
+    from cloakbench.stages.personalise import personalise
+
+    return personalise if sampling is None else partial(generate, sampling=sampling)
+
+
+def _training(photos: Path, model: ModelSpec) -> list[object]:
+    """The command that trains on photos, with no class images."""
+    preset = ["--set", "preset=mini"] if is_miniature(model) else ["--model", model.path]
+    return ["personalise", "lora", "--instance", photos, *preset, "--set", "prior_weight=0"]
+
+
+def _scoring(samples: Path) -> list[object]:
+    """The command that scores samples without references."""
+    return ["score", samples, "--metric", "brisque", "--identity", "identity", "-o", "scores.csv"]
 
 
 def _device(chosen: str, uses: frozenset[str]) -> str:

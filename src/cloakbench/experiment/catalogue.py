@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,15 +12,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import Config
 from cloakbench.faces import backends
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
-from cloakbench.registry import Method, Registry
+from cloakbench.registry import Method, Registry, weight_files
 from cloakbench.score.base import metrics
 
 REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
+NEEDS = {
+    "gpu": "a network of its own, better on a GPU",
+    "model": "the diffusion model, better on a GPU",
+    "surrogate_images": "set_A, clean photos (--surrogate)",
+    "class_images": "class images (--class-images)",
+}
+"""What methods can need beside photos, in words."""
+
 CONFIG_KEYS: dict[str, Registry[Any]] = {
     "protections": protections,
     "purifications": purifiers,
@@ -50,6 +61,8 @@ def describe(kind: str, method: type[Method]) -> dict[str, Any]:
             for name, field in method.model_fields.items()
         ],
         "presets": {name: dict(changes) for name, changes in method.presets.items()},
+        "needs": [need for need in NEEDS if need in _needs(method)],
+        "weights": _weights(method),
     }
 
 
@@ -69,25 +82,29 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
-def print_catalogue(entries: Iterable[dict[str, Any]]) -> None:
-    """One table of all methods."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("kind", "name", "what it does", "settings (default)"):
-        table.add_column(heading)
-    for entry in entries:
-        settings = ", ".join(f"{s['name']} ({s['default']})" for s in entry["settings"])
-        summary = escape(entry["summary"])
-        table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", summary, escape(settings))
-    console = Console()
-    console.print(table)
-    console.print("\n`cloakbench methods NAME` shows one in full, `--json` is for machines.")
+def print_catalogue(entries: Iterable[dict[str, Any]], width: int = 80) -> None:
+    """A line for each method, by what it is, no longer than `width`."""
+    entries = list(entries)
+    longest = max(len(entry["name"]) for entry in entries)
+    for kind, same in itertools.groupby(entries, lambda entry: entry["kind"]):
+        print(f"{kind}s")
+        for entry in same:
+            room = width - longest - 4
+            summary = textwrap.shorten(entry["summary"], room, placeholder=" ...")
+            print(f"  {entry['name']:<{longest}}  {summary}")
+    print("\n`cloakbench methods NAME` shows one in full, `--json` is for machines.")
 
 
 def print_method(entry: dict[str, Any]) -> None:
     """One method in full."""
     console = Console()
     console.print(f"[bold]{entry['name']}[/] ({entry['kind']}): {escape(entry['summary'])}")
-    console.print(f"Source: {escape(entry['source'])}\n")
+    console.print(f"Source: {escape(entry['source'])}")
+    needs = "; ".join(NEEDS[need] for need in entry["needs"])
+    console.print(f"Needs: {escape(needs or 'no model and no other images')}")
+    if entry["weights"]:
+        console.print(f"Weights: {escape(entry['weights'])}", soft_wrap=True)
+    console.print()
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading)
@@ -97,6 +114,22 @@ def print_method(entry: dict[str, Any]) -> None:
     console.print(table)
     for name, changes in entry["presets"].items():
         console.print(f"preset [bold]{name}[/]: {escape(str(changes or 'the defaults'))}")
+
+
+def _needs(method: type[Method]) -> frozenset[str]:
+    """What a method uses at its defaults."""
+    return method().uses if _complete(method) else method.needs
+
+
+def _weights(method: type[Method]) -> str:
+    """The weights of its own that it reads at its defaults, or which of them are missing."""
+    if not _complete(method):
+        return ""
+    try:
+        found = {each.named.name for each in weight_files(method())}
+    except CloakBenchError as error:
+        return str(error)
+    return f"here: {', '.join(sorted(found))}" if found else ""
 
 
 def _complete(method: type[Method]) -> bool:

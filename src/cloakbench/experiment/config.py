@@ -175,7 +175,14 @@ def read(sources: Sequence[str]) -> dict[str, Any]:
     """
     if len(sources) == 1 and sources[0].startswith("{"):
         return dict(parse_json(sources[0], "the config"))
-    return load(map(Path, sources))
+    merged = load(map(Path, sources))
+    missing = [k for k, f in Config.model_fields.items() if f.is_required() and k not in merged]
+    if len(missing) > 1 and len(sources) == 1:
+        raise CloakBenchError(
+            f"config: {sources[0]} has no key '{missing[0]}', nor {len(missing) - 1} others: it "
+            f"holds differences only. Lay it over the default: config.yaml {sources[0]}"
+        )
+    return merged
 
 
 def _merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:

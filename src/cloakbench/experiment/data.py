@@ -13,7 +13,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import photo_files, read_photo, square_crop
+from cloakbench.files.images import SUFFIXES, photo_files, read_photo, square_crop
 from cloakbench.files.layout import SETS
 from cloakbench.files.outputs import check_output, new_folder
 from cloakbench.files.reading import parse_json
@@ -64,7 +64,13 @@ class Dataset(Settings):
             if p.is_dir() and not p.name.startswith(".") and p.name != NO_IDENTITY
         )
         if not names:
-            raise CloakBenchError(f"dataset {self.path}: no identities. Add a folder for each.")
+            photos = any(path.suffix.lower() in SUFFIXES for path in self.folder.iterdir())
+            raise CloakBenchError(
+                f"dataset {self.path}: holds photos, but no folder for each identity. Name the "
+                f"folder around it, with the identity '{self.folder.resolve().name}'."
+                if photos
+                else f"dataset {self.path}: no identities. Add a folder for each."
+            )
         return names
 
     def group(self, name: str) -> list[str]:
@@ -217,10 +223,15 @@ def prepare(
     with new_folder(out, made_of.manifest() | {"photos": names}) as folder:
         for name, files in sets.items():
             (folder / name).mkdir()
-            for number, path in enumerate(files, start=1):
+            for stem, path in zip(prepared_names(len(files)), files, strict=True):
                 photo = read_photo(path)
                 middle = None if around is None else _face(photo, path, around)
-                square_crop(photo, resolution, middle).save(folder / name / f"{number:02d}.png")
+                square_crop(photo, resolution, middle).save(folder / name / f"{stem}.png")
+
+
+def prepared_names(photos: int) -> list[str]:
+    """What the prepared photos of a set are called, without suffix, in the order of their names."""
+    return [f"{number:02d}" for number in range(1, photos + 1)]
 
 
 def _face(photo: Image, path: Path, backend: FaceBackend) -> tuple[float, float] | None:

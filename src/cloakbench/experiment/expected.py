@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment import data
-from cloakbench.experiment.tasks import Task, all_tasks, inputs, manifest, result
+from cloakbench.experiment.tasks import Task, all_tasks, folders, inputs, manifest, result
 from cloakbench.files.digest import code_digest
 from cloakbench.files.layout import PHOTO_LABELS, label
 from cloakbench.files.outputs import MANIFEST, sha256
@@ -120,9 +120,10 @@ class Expected:
         return data.record(self._known_facts(task), identity, sets, digests)
 
     def _made(self, task: Task) -> Record:
-        """The record of what is made from other results."""
+        """The record of what is made from other results, and from folders of the user's."""
         made = {name: each for name, (each, _) in inputs(task, self.experiment).items()}
         sources = {name: Source(self.record(each).key, "") for name, each in made.items()}
+        sources |= {k: read_source(path) for k, path in folders(task, self.experiment).items()}
         return Record(self._known_facts(task), self._who(task), sources)
 
     def _known_facts(self, task: Task) -> Facts:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
 from cloakbench.experiment.claims import Ledger, Measured
 from cloakbench.experiment.config import Config, Entry, check_label, load, read
-from cloakbench.experiment.data import check_distinct
+from cloakbench.experiment.data import check_distinct, prepared_names
 from cloakbench.faces import backends
 from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.files.outputs import check_writable
 from cloakbench.files.weights import sha256_of
+from cloakbench.finished import Finished
 from cloakbench.models.sampling import Samples
 from cloakbench.models.tokens import check_prompts
 from cloakbench.personalise import trainers
@@ -181,6 +183,7 @@ class Experiment:
             self._check_prompts,
             self._check_sizes,
             self._check_photos,
+            self._check_finished,
         ):
             try:
                 look()
@@ -230,6 +233,29 @@ class Experiment:
         for sets in people:
             check_distinct(sets, digests)
 
+    def _check_finished(self) -> None:
+        """Look at the photos of other tools that methods read."""
+        methods = [*self.protections.values(), *self.purifiers.values()]
+        places = [folder for method in methods for folder in method.folders.values()]
+        if not places or not all(folder.is_dir() for folder in places):  # which is told already
+            return
+        side, found = self.config.model_spec.resolution, dict[Path, str]()
+        problems: dict[str, None] = {}
+        for cell in dict.fromkeys(replace(cell, trainer="") for cell in self.cells()):
+            photos = prepared_names(len(self.config.dataset_spec.sets(cell.identity)["set_B"]))
+            protection = self.protections[cell.protection].of(cell)
+            purifier = self.purifiers[cell.purification].of(cell)
+            try:
+                for method in (protection, purifier):
+                    if isinstance(method, Finished):
+                        method.check_photos(photos, (side, side))
+                if isinstance(purifier, Finished):
+                    _check_own(purifier.path, cell.protection, found)
+            except CloakBenchError as error:
+                problems |= dict.fromkeys(error.problems)
+        if problems:
+            raise CloakBenchError(*problems)
+
     def _build(self, registry: Registry[M], entries: Sequence[Entry]) -> dict[str, M]:
         built: dict[str, M] = {}
         for entry in entries:
@@ -265,6 +291,16 @@ class Experiment:
         if self.config.preset in registry[spec["method"]].presets:
             spec.setdefault("preset", self.config.preset)
         return label, spec
+
+
+def _check_own(folder: Path, protection: str, found: dict[Path, str]) -> None:
+    """See that purified photos are those of one protection; notes whose they are."""
+    if (other := found.setdefault(folder, protection)) != protection:
+        raise CloakBenchError(
+            f"{folder}: is read for the protections '{other}' and '{protection}', whose purified "
+            f"photos differ. Put those of each into {folder.parent / protection / folder.name}, "
+            "and so on."
+        )
 
 
 def _is_in(path: Path, folder: Path) -> bool:

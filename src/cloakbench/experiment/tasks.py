@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -114,6 +115,17 @@ def inputs(task: Task, experiment: Experiment) -> dict[str, tuple[Task, Path]]:
             references = {"references": (of("references"), layout.references(cell))}
             of_faces = references if experiment.uses_references else {}
             return {**samples, **of_faces, "photos": data["set_C"]}
+    return {}
+
+
+def folders(task: Task, experiment: Experiment) -> Mapping[str, Path]:
+    """The user's folders that go into a job's result, by the settings that name them."""
+    cell = task.cell
+    match task.stage:
+        case "protect":
+            return experiment.protections[cell.protection].of(cell).folders
+        case "purify":
+            return experiment.purifiers[cell.purification].of(cell).folders
     return {}
 
 

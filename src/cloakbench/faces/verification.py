@@ -14,6 +14,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
 from cloakbench.files.images import SUFFIXES
+from cloakbench.files.layout import SETS
 
 
 def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
         CloakBenchError: there are no portraits.
     """
     folder = bundled(folder)
+    _check_people(folder)
     files = sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise CloakBenchError(f"{folder}: no folders of portraits. Check the path.")
@@ -38,6 +40,18 @@ def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
         "missed": missed,
         **verification([path.relative_to(folder).parts[0] for path in files], vectors),
     }
+
+
+def _check_people(folder: Path) -> None:
+    """See that a folder's folders are people's, not the sets or the photos of one of them."""
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    sets = sorted(inside & {*SETS})
+    photos = sorted(name for name in inside if Path(name).suffix.lower() in SUFFIXES)
+    if sets or photos:
+        raise CloakBenchError(
+            f"{folder}: holds {(sets or photos)[0]}, as one person's folder does, and people are "
+            f"compared. Name the folder around it: {folder.resolve().parent}."
+        )
 
 
 def embed_all(

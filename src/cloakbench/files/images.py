@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from cloakbench.files.outputs import new_file
 from cloakbench.files.verified import verified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -52,20 +53,25 @@ class Photos(NamedTuple):
 
 
 def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
-    """Every photo in a folder, sorted by name; hidden files and those named in `beside` are none.
+    """Every photo in a folder, sorted by name, or the one that is named; hidden files and those
+    named in `beside` are none.
 
     Raises:
         CloakBenchError: the folder is missing, or holds a file that is no photo, or one of a format
             whose package is not installed; or a stage made it, and it is not as the stage left it.
     """
     folder = bundled(folder)
-    if not folder.is_dir():
+    if not folder.exists():
         raise CloakBenchError(f"{folder}: no such folder of photos. Check the path.")
     others = NOT_PHOTOS.union(beside)
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if not path.is_dir() and not path.name.startswith(".") and path.name not in others
+    files = (
+        [folder]
+        if not folder.is_dir()
+        else sorted(
+            path
+            for path in folder.iterdir()
+            if not path.is_dir() and not path.name.startswith(".") and path.name not in others
+        )
     )
     verified(folder)
     for path in files:
@@ -126,18 +132,37 @@ def read_photo(path: Path) -> Image.Image:
     return rgb
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """Width and height of an upright photo [px], without reading its pixels.
+
+    Raises:
+        CloakBenchError: the file is empty or no image.
+    """
+    _check_regular(path)
+    with _opened(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return (image.height, image.width) if turned else image.size
+
+
 def _decoded(path: Path) -> Image.Image:
     """The one image of a file, upright."""
+    with _opened(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in _PHOTO_AND_MORE:
+            raise CloakBenchError(
+                f"{path}: has {frames} images, as animations have. Save the one that is meant."
+            )
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file's image; what fails in opening and reading it is one line."""
     _reads_heic()
     try:
-        with Image.open(path) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1 and opened.format not in _PHOTO_AND_MORE:
-                raise CloakBenchError(
-                    f"{path}: has {frames} images, as animations have. Save the one that is meant."
-                )
-            opened.load()
-            return ImageOps.exif_transpose(opened)
+        with Image.open(path) as image:
+            yield image
     except UnidentifiedImageError:
         raise CloakBenchError(f"{path}: {_unidentified(path)}") from None
     except Image.DecompressionBombError:
@@ -232,14 +257,19 @@ def square_crop(
     around: the point [px] that it has in its middle, as far as the image reaches; the centre if
         None.
     """
-    side = min(image.size)
-    place = (0.5, 0.5)
-    if around is not None:
-        rooms = [length - side for length in image.size]
-        starts = [min(max(p - side / 2, 0), room) for p, room in zip(around, rooms, strict=True)]
-        x, y = (start / room if room else 0.5 for start, room in zip(starts, rooms, strict=True))
-        place = (x, y)
-    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS, centering=place)
+    box = square_box(image.size, around)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def square_box(
+    size: tuple[int, int], around: tuple[float, float] | None = None
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest square of an image [px]; see `square_crop`."""
+    side = min(size)
+    middle = around or (size[0] / 2, size[1] / 2)
+    rooms = [length - side for length in size]
+    left, top = (min(max(p - side / 2, 0), room) for p, room in zip(middle, rooms, strict=True))
+    return left, top, left + side, top + side
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -257,7 +287,7 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def load_photos(folder: Path | str) -> Photos:
-    """Load every photo of a folder; all must share one size, as a stage's output does.
+    """Load every photo of a folder, or one; all must share one size, as a stage's output does.
 
     Raises:
         CloakBenchError: the folder is missing or empty, a file is not a photo, or sizes differ.
@@ -300,3 +330,10 @@ def largest_change(changed: Iterable[Image.Image], original: Iterable[Image.Imag
     return max(
         int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) for a, b in pairs
     )
+
+
+def signal_to_noise(changed: Image.Image, original: Image.Image) -> float:
+    """The peak signal-to-noise ratio of an RGB image to its original [dB]; infinite if equal."""
+    a, b = np.asarray(changed, np.float64), np.asarray(original, np.float64)
+    error = float(np.mean((a - b) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def verified(folder: Path) -> Path:
-    """A folder, or a folder within one, that holds just what the stage which made it wrote.
+    """A folder, or a folder or file within one, that is just what the stage which made it wrote.
 
     A folder that no stage made is the user's, and is taken as it is.
 
@@ -140,9 +140,8 @@ def _checked(folder: Path, made: Path) -> Path:
     own = {path: digest for path, digest in written.items() if path.is_relative_to(folder)}
     if not own:  # such as a user's folder beside results
         return folder
-    found = {
-        path for path in folder.rglob("*") if path.is_file() and path.name not in {MANIFEST, MARKER}
-    }
+    there = [folder] if folder.is_file() else folder.rglob("*")
+    found = {path for path in there if path.is_file() and path.name not in {MANIFEST, MARKER}}
     for path in sorted(found | own.keys()):
         if path not in found:
             raise _spoilt(path, "is missing", made)

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class Purifier(Method):
-    """Maps photos to photos of the same size; see `PhotoPurifier` and `ModelPurifier`."""
+    """Maps photos to photos of the same size; see `PhotoPurifier` and `ModelPurifier`.
+
+    alone: class variable, whether it is no link of a chain and nothing that a loss looks through.
+    """
+
+    alone: ClassVar[bool] = False
 
     def purify(self, photos: Photos, load: Loader = no_model, job: Job = BY_HAND) -> Photos:
         """Purify every photo.
@@ -104,8 +109,17 @@ def build_purifier(spec: Spec | str | list[Spec | str]) -> Purifier:
 
 
 def complete_specs(specs: Any) -> Any:
-    """Resolve presets and defaults of a list of specs, so that it says all that is run."""
-    return [build_purifier(spec).spec() for spec in specs] if isinstance(specs, list) else specs
+    """Resolve presets and defaults of a list of specs, so that it says all that is run.
+
+    Raises:
+        ValueError: one of them works alone.
+    """
+    if not isinstance(specs, list):
+        return specs
+    built = [build_purifier(spec) for spec in specs]
+    if alone := [purifier.name for purifier in built if purifier.alone]:
+        raise ValueError(f"'{alone[0]}' works alone, in no list. Name it by itself")
+    return [purifier.spec() for purifier in built]
 
 
 purifiers: Registry[Purifier] = Registry(

@@ -81,7 +81,7 @@ class Job:
     device: str = "cpu"
     scratch: Path | None = None
     save_every: float = 30.0
-    notes: dict[str, int] = field(default_factory=dict, compare=False)
+    notes: dict[str, float] = field(default_factory=dict, compare=False)
 
     def rng(self, *purpose: object) -> Generator:
         """A CPU generator for one purpose; step numbers in it make resuming exact."""

@@ -145,6 +145,8 @@ def difference(wanted: Record, manifest: Mapping[str, Any]) -> str:
         made = inputs.get(name) if isinstance(inputs, dict) else None
         if not isinstance(made, dict) or made.get("key") != source.key:
             return f"its {name} were made otherwise"
+        if source.key is None and made.get("contents") != source.contents:
+            return f"what is in its {name} has changed since"
     return "" if manifest.get("key") == wanted.key else "its manifest was changed"
 
 

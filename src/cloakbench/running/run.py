@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloakbench.files.outputs import check_output, hold, new_folder, restore
-from cloakbench.files.verified import is_whole
+from cloakbench.files.outputs import MANIFEST, check_output, hold, new_folder, restore
+from cloakbench.files.verified import is_whole, load_manifest
 from cloakbench.running.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.running.record import Facts, Record
 
@@ -29,7 +29,7 @@ class Run:
     """How a stage runs, whatever its method.
 
     out: the folder to write. identity: its name, for seeds. scratch: folder for checkpoints; None
-    keeps none.
+    keeps none. resume: whether an output that is already what this run would make is left as it is.
 
     In `scratch`, every output has a folder with a lock, the checkpoints of the work in progress
     and, under a second name, its finished files: Snakemake does over what it did not see ending,
@@ -41,6 +41,7 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     scratch: Path | None = None
+    resume: bool = False
 
     @property
     def digests(self) -> Path | None:
@@ -83,8 +84,10 @@ class Run:
         """The seed of this run's job of a stage."""
         return job_seed(self.seed, stage, self.identity)
 
-    def restored(self, job: Job) -> bool:
-        """Put the output back if this very job has ended before, unseen."""
+    def restored(self, job: Job, record: Record) -> bool:
+        """Put the output back if this very job has ended before, unseen; see also `resume`."""
+        if self.resume and is_made(self.out, record):
+            return True
         kept = _kept(job)
         if kept is None or not kept.is_dir():
             return False
@@ -116,6 +119,12 @@ class Run:
                 log.warning("%s: %s writes this output; waiting until it ends.", self.out, holder)
             said = True
             time.sleep(1)
+
+
+def is_made(out: Path, record: Record) -> bool:
+    """Whether a folder is whole, and made of just what a record says."""
+    said = load_manifest(out / MANIFEST)
+    return said is not None and said.get("key") == record.key and is_whole(out)
 
 
 def close_job(job: Job) -> None:

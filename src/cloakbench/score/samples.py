@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
-from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.images import SUFFIXES, photo_files, read_photo
 from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
 from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers
@@ -62,7 +62,7 @@ def score_samples(
     _check_metrics(metrics)
     _check_references(references, backend, metrics, cell)
     backend.check()
-    samples = _samples(generated)
+    samples = sample_files(generated)
     of_set = _of_set([path for _, path in samples], photos, metrics)
     wants_faces = any("faces" in metric.reads for metric in metrics)
     searcher = backend if wants_faces else None
@@ -106,9 +106,20 @@ def _check_metrics(metrics: Sequence[Metric]) -> None:
         metric.check()
 
 
-def _samples(generated: Path) -> list[tuple[str, Path]]:
+def sample_files(generated: Path) -> list[tuple[str, Path]]:
+    """The samples of a cell, each with its prompt's key.
+
+    Raises:
+        CloakBenchError: there are none.
+    """
     folders = prompt_folders(generated)
     samples = [(folder.name, path) for folder in folders for path in photo_files(folder)]
+    if not samples and any(path.suffix.lower() in SUFFIXES for path in generated.iterdir()):
+        raise CloakBenchError(
+            f"{generated}: holds pictures, not a folder of samples for each prompt. Put samples "
+            f"into a folder in it, such as {generated / 'photo'}; photos are compared with their "
+            "originals by `cloakbench distances`."
+        )
     if not samples:
         raise CloakBenchError(
             f"{generated}: no samples; one folder of images per prompt is expected. "

@@ -55,7 +55,7 @@ def generate(
         **learnt_from(trainer, instance, class_images),
     )
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
 
     def finish(load: Loader) -> None:

@@ -27,7 +27,7 @@ def facts(
     protection: Protection, model: ModelSpec, prompts: Prompts, cache: Path | None = None
 ) -> Facts:
     """What protected photos are made of, besides photos, class images, seed and identity."""
-    settings = protection.spec()
+    settings = protection.recorded()
     if "model" not in protection.uses:
         return Facts.of("protect", __name__, settings, protection, cache=cache)
     texts = {"instance": prompts.instance_prompt, "class": prompts.class_prompt}
@@ -71,9 +71,10 @@ def protect(
         instance=instance,
         surrogate=surrogate if "surrogate_images" in protection.uses else None,
         class_images=class_images if "class_images" in protection.uses else None,
+        **protection.folders,
     )
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
     protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
     with run.output(job, record) as folder:

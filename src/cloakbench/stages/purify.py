@@ -16,7 +16,7 @@ from cloakbench.running.run import Run
 def facts(purifier: Purifier, model: ModelSpec, cache: Path | None = None) -> Facts:
     """What purified photos are made of, besides photos, seed and identity."""
     used = model if "model" in purifier.uses else None
-    return Facts.of("purify", __name__, purifier.spec(), purifier, model=used, cache=cache)
+    return Facts.of("purify", __name__, purifier.recorded(), purifier, model=used, cache=cache)
 
 
 def purify(
@@ -31,9 +31,10 @@ def purify(
     model: used by purifications that need it, and by none other.
     """
     purifier = build_purifier(spec)
-    record = run.record(facts(purifier, model, run.digests), *model.folders(), photos=photos)
+    known = facts(purifier, model, run.digests)
+    record = run.record(known, *model.folders(), photos=photos, **purifier.folders)
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
     given = load_photos(photos)
     cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)

@@ -41,7 +41,7 @@ def sample(
     if weights is not None:
         _check_base(weights, record)
     job = run.job(record)
-    if run.restored(job):
+    if run.restored(job, record):
         return
 
     def generate(load: Loader) -> None:

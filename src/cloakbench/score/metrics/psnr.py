@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
 from PIL import Image
 
+from cloakbench.files.images import signal_to_noise
 from cloakbench.score.base import PhotoMetric, metrics
 
 
@@ -25,6 +25,4 @@ class PSNR(PhotoMetric):
     display: ClassVar[str] = ".1f"
 
     def compare(self, photo: Image.Image, original: Image.Image) -> float:
-        a, b = np.asarray(photo, np.float64), np.asarray(original, np.float64)
-        error = float(np.mean((a - b) ** 2))
-        return 10 * math.log10(255**2 / error) if error else math.inf
+        return signal_to_noise(photo, original)

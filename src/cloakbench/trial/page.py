@@ -1,0 +1,104 @@
+"""A trial on one page, which needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cloakbench import __version__
+from cloakbench.files.images import read_photo
+from cloakbench.files.text import write_text
+from cloakbench.report.pictures import GAIN, magnify
+from cloakbench.running.record import without_places
+from cloakbench.trial.steps import CLEAN, Protected, Trial
+
+SIDE = 512  # px, longest side of a photo on the page; a perturbation is lost in smaller ones
+QUALITY = 90
+
+LABORATORY = (
+    "The miniature is a laboratory animal: it says what a method does, not what your photos are "
+    "worth on Stable Diffusion."
+)
+ELSEWHERE = (
+    "This is one model, one way to train it and {samples} pictures; another model, a purification "
+    "or more photos may undo what a protection did here."
+)
+
+
+def write_page(trial: Trial, miniature: bool, found: Sequence[Protected]) -> Path:
+    """Write `index.html` into a trial's folder: photos, protected photos, samples, what holds."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    named = trial.named
+    methods = {protection.name: protection for protection in trial.recipe.protections}
+    path = trial.out / "index.html"
+    text = environment.get_template("page.html").render(
+        version=__version__,
+        sentences=sentences(found, miniature),
+        model=without_places(trial.model.path),
+        resolution=trial.model.resolution,
+        trainer=trial.trainer.name,
+        gain=GAIN,
+        methods=methods,
+        photos=[_photo(name, path, found) for name, path in named.items()],
+        renamed=[path.name for name, path in named.items() if path.name != f"{name}.png"],
+        rows=[(each, [_embed(read_photo(sample)) for sample in each.samples]) for each in found],
+        clean=CLEAN,
+    )
+    write_text(path, text)
+    return path
+
+
+def sentences(found: Sequence[Protected], miniature: bool) -> list[str]:
+    """What holds, and what that is worth."""
+    clean, *protected = found
+    samples = len(clean.samples)
+    after = ", ".join(f"{each.faces} after {each.name}" for each in protected)
+    said = [f"Of {samples} pictures each, a face is found in {clean.faces} before, and in {after}."]
+    if clean.faces < samples / 2:
+        said.append(
+            "The model learnt too little of the photos as they are for that to mean anything."
+        )
+    return [*said, LABORATORY if miniature else ELSEWHERE.format(samples=samples)]
+
+
+def _photo(name: str, path: Path, found: Sequence[Protected]) -> dict[str, Any]:
+    """A photo and what was made of it, as the page shows it."""
+    original = _small(read_photo(path))
+    made = {
+        each.name: _small(read_photo(each.photos / f"{name}.png"))
+        for each in found
+        if each.name != CLEAN
+    }
+    return {
+        "name": path.name,
+        "original": _embed(original),
+        "made": [
+            (method, _embed(image), _embed(magnify(image, original)))
+            for method, image in made.items()
+        ],
+    }
+
+
+def _small(image: Image.Image) -> Image.Image:
+    copy = image.copy()
+    copy.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return copy
+
+
+def _embed(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
