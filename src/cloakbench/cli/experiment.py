@@ -68,7 +68,15 @@ def status(
         print_status(found, jobs)
 
 
-def tables(config: ConfigArgument) -> None:
+def tables(
+    config: ConfigArgument,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--latex", help="A metric of the LaTeX tables; repeat. By default those that tell most."
+        ),
+    ] = None,
+) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
@@ -88,10 +96,10 @@ def tables(config: ConfigArgument) -> None:
     expected.check(*STAGES)
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
-    write_tables(experiment.name, made, folder)
+    write_tables(experiment.name, made, folder, columns or ())
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made.summary)
+    print_summary(experiment.name, made.summary, made.contrary)
 
 
 def claims(

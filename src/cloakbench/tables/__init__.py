@@ -1,8 +1,9 @@
 """Tables of an experiment: scores of images, identities and cells, with confidence intervals."""
 
-from cloakbench.tables.experiment import Tables, make_tables, verdicts_so_far, write_tables
+from cloakbench.tables.experiment import Tables, make_tables, verdicts_so_far
 from cloakbench.tables.inference import Interval, mean_interval
 from cloakbench.tables.markdown import print_summary, print_verdicts
+from cloakbench.tables.write import write_tables
 
 __all__ = [
     "Interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -23,12 +24,17 @@ def markdown(title: str, grid: Grid, remark: str = "") -> str:
     return "\n".join([*lines, *(["", remark] if remark else []), ""])
 
 
-def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:
+def print_summary(
+    experiment: str,
+    summary: pd.DataFrame,
+    contrary: Collection[str] = (),
+    console: Console | None = None,
+) -> None:
     """Print the summary with one of its counts, narrow enough for a terminal."""
-    grid = score_grid(summary, counts=("faces",))
+    grid = score_grid(summary, ("faces",), contrary)
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
     title = f"{experiment} ({shared})" if shared else experiment
-    _print(title, grid, note(summary), console)
+    _print(title, grid, note(summary, contrary), console)
 
 
 def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:

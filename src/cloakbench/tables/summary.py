@@ -39,7 +39,23 @@ def by_identity(images: pd.DataFrame) -> pd.DataFrame:
     groups = images.groupby(list(CELL_LABELS), sort=False)
     counts = groups.agg(images=("image", "size"))
     counts["faces"] = groups["face"].sum(min_count=1)  # where no metric looked for any, unknown
-    return counts.join(groups[metric_columns(images)].mean()).reset_index()
+    means = groups[metric_columns(images)].mean()
+    return counts.join(means).join(_saturated(images, CELL_LABELS)).reset_index()
+
+
+def _saturated(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """How many values of each group are at their metric's limit, where any are."""
+    limits = {name: metrics[name].saturates for name in metric_columns(images)}
+    at_limit = pd.DataFrame(
+        {
+            f"{name}_saturated": (images[name] - limit).abs() < 1e-3
+            for name, limit in limits.items()
+            if limit is not None
+        },
+        index=images.index,
+    )
+    some = at_limit.loc[:, at_limit.any()]
+    return some.groupby([images[name] for name in labels], sort=False).sum()
 
 
 def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
@@ -49,7 +65,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
 
     Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (whose values make the
     interval: "identities", or "images" where there is one identity), then each metric's
-    `estimates`.
+    `estimates`; `brisque_saturated` and the like count values at their metric's limit, if any are.
     """
     rows: list[dict[str, Any]] = []
     for labels, frame in _groups(images):
@@ -65,7 +81,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
                 **estimates([(1, units)]),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).join(_saturated(images, GROUP), on=list(GROUP))
 
 
 def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, int]) -> pd.DataFrame:
@@ -153,7 +169,7 @@ def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     labels = [name for name in PHOTO_LABELS if name != "identity"]
     photos = distances.groupby(labels, sort=False).agg(photos=("photo", "size"))
     values = aggregate(aggregate(distances, PHOTO_LABELS).reset_index(), labels)
-    return photos.join(values).reset_index()
+    return photos.join(values).join(_saturated(distances, labels)).reset_index()
 
 
 def aggregate(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
