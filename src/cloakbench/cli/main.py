@@ -42,6 +42,7 @@ _PANELS = {
         experiment.tables,
         experiment.claims,
         experiment.report,
+        experiment.compare,
         experiment.picture,
         manifest.manifest,
     ),

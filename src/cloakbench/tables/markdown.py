@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cloakbench.files.text import markdown_row, markdown_text
-from cloakbench.tables.display import VERDICTS_NOTE, Grid, note, score_grid, verdict_grid
+from cloakbench.tables.compare import Comparison
+from cloakbench.tables.display import (
+    VERDICTS_NOTE,
+    Grid,
+    difference_grid,
+    note,
+    score_grid,
+    verdict_grid,
+)
+from cloakbench.tables.measures import keep, main_metrics
+
+COMPARED = (
+    "The second run less the first, of the people who are in both: with 95 % intervals over them "
+    "and p of sign-flip tests; without, where nobody is. Arrows point to where protections hold."
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +55,18 @@ def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | N
     """Print claims and their verdicts, narrow enough for a terminal."""
     grid = verdict_grid(verdicts, ("claim", "verdict", "effect", "p by Holm", "n", "people"))
     _print(f"{experiment}, claims", grid, VERDICTS_NOTE, console)
+
+
+def print_comparison(
+    title: str, found: Comparison, chosen: Collection[str], console: Console | None = None
+) -> None:
+    """Print differences of some metrics between two runs, and what was left out."""
+    names = [*chosen] or main_metrics(found.differences)
+    grid = difference_grid(keep(found.differences, names))
+    remark = COMPARED + "".join(
+        f" {name}: left out, {why}." for name, why in found.left_out.items()
+    )
+    _print(title, grid, remark, console)
 
 
 def _print(title: str, grid: Grid, remark: str, console: Console | None) -> None:
