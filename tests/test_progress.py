@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from conftest import Workflow
 
+from snakemake_logger_plugin_cloakbench import _words
 from snakemake_logger_plugin_cloakbench.estimate import Estimate
 
 
@@ -14,6 +16,18 @@ def planned(**jobs: int) -> Estimate:
     estimate = Estimate()
     estimate.plan({**jobs, "total": sum(jobs.values())})
     return estimate
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels", "line"),
+    [
+        ("protect_quick", {"identity": "anna", "protection": "noise"}, "protect      anna noise"),
+        ("class_images", {}, "class_images of nobody in particular, for prior preservation"),
+        ("all", None, "all"),
+    ],
+)
+def test_a_job_is_told_in_words(rule, labels, line):
+    assert _words(SimpleNamespace(rule_name=rule, wildcards=labels)) == line
 
 
 def test_nothing_is_promised_before_a_job_has_finished():

@@ -31,9 +31,10 @@ TERMS = {
 
 
 class Heading(NamedTuple):
-    """A column's heading; `more`: shown on request only."""
+    """A column's heading, and a smaller line; `more`: shown on request only."""
 
     text: str
+    rest: str
     more: bool
 
 
@@ -72,9 +73,9 @@ def view(key: str, name: str, grid: Grid, shown: Collection[str], remark: str = 
     """
     first = sum(column in CELL_LABELS for column in grid.columns) or 1
     columns = grid.columns[first:]
-    headings = [Heading(" / ".join(grid.headings[:first]), False)]
+    headings = [Heading(grid.headings[0], " / ".join(grid.headings[1:first]), False)]
     headings += [
-        Heading(text, column not in shown)
+        Heading(text, "", column not in shown)
         for text, column in zip(grid.headings[first:], columns, strict=True)
     ]
     rows = [
