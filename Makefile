@@ -10,7 +10,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
+.PHONY: help setup large slurm browser screenshots demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -29,6 +29,12 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 
 slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
 	$(INSTALL) --require-hashes -r requirements-slurm.lock
+
+browser: setup ## install what tests the report in a browser, too, if the system has a Chromium
+	$(INSTALL) --require-hashes -r requirements-browser.lock
+
+screenshots: browser ## picture the demo's report for the docs
+	python tools/screenshots.py results/report/mini/index.html --out docs/report
 
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
@@ -66,6 +72,8 @@ lock: setup ## pin all packages again, newest allowed
 	$(LOCK) --upgrade --output-file requirements.lock
 	$(LOCK) --extra slurm --constraint requirements.lock --output-file .venv/slurm.lock
 	awk '/^[a-z]/ {on = /^snakemake-executor/} on' .venv/slurm.lock > requirements-slurm.lock
+	$(LOCK) --group browser --constraint requirements.lock --output-file .venv/browser.lock
+	awk '/^[a-z]/ {on = /^(axe-|greenlet|playwright|pyee)/} on' .venv/browser.lock > requirements-browser.lock
 
 clean: ## remove results and checkpoints, keep the environment
 	rm -rf results/[!R]* results/.scratch .snakemake

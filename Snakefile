@@ -49,10 +49,11 @@ onstart:
 
 onsuccess:
     sweep(SCRATCH)
-    if Expected(
-        EXPERIMENT
-    ).has_tables():  # not an older one, after a run of some rules alone
+    made = Expected(EXPERIMENT)  # nothing older, after a run of some rules alone
+    if made.has_tables():
         print((TABLES / "summary.md").read_text(encoding="utf-8"))
+    if made.has_report():
+        print(f"report: {REPORT}")
 
 
 onerror:

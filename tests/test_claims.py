@@ -250,7 +250,8 @@ def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
     assert read["verdict"].tolist() == ["holds", "holds"]
     methods: dict[str, Any] = {"protection": {}, "purification": {}, "trainer": {}}
     page = make_report("demo", [], Layout(tmp_path), made, methods).read_text("utf-8")
-    assert 0 < page.index("<h2>Claims</h2>") < page.index("<h2>Scores</h2>")
+    assert "Of 2 claims 2 hold." in page
+    assert 0 < page.index('<p>higher: <span class="word holds">') < page.index(">Scores</h2>")
 
 
 def test_claims_are_decided_by_the_cells_that_are_there(told: Ledger, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from cloakbench.models.spec import ModelSpec
 
 COMMANDS = [
     "data", "class-images", "protect", "purify", "personalise", "sample", "references", "score",
-    "distances", "check", "status", "tables", "report", "manifest", "methods", "schema", "synth",
-    "pretrain",
+    "distances", "check", "status", "tables", "report", "compare", "manifest", "methods", "schema",
+    "synth", "pretrain",
 ]  # fmt: skip
 
 

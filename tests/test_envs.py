@@ -67,7 +67,9 @@ def test_conda_environment_pins_what_the_lock_file_pins():
     assert pins == {name: _locked(python)[name] for name in _wanted()}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-slurm.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-slurm.lock", "requirements-browser.lock"]
+)
 def test_lock_file_names_no_host_and_hashes_every_package(lock):
     text = (REPOSITORY / lock).read_text()
     assert "://" not in text
@@ -85,7 +87,7 @@ def test_set_up_installs_nothing_that_is_not_pinned_and_hashed():
         if line.startswith("\t") and ("pip install" in line or "$(INSTALL)" in line)
     ]
 
-    assert len(steps) == 4
+    assert len(steps) == 5
     for step in steps:
         assert "--require-hashes" in step or "--no-build-isolation --editable ." in step, step
     assert {"uv", "hatchling", "editables"} <= _locked("3.12").keys()

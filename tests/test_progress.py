@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import Workflow
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snakemake_logger_plugin_cloakbench import _words
 from snakemake_logger_plugin_cloakbench.estimate import Estimate
 
 
@@ -17,6 +19,18 @@ def planned(**jobs: int) -> Estimate:
     estimate = Estimate()
     estimate.plan({**jobs, "total": sum(jobs.values())})
     return estimate
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels", "line"),
+    [
+        ("protect_quick", {"identity": "anna", "protection": "noise"}, "protect      anna noise"),
+        ("class_images", {}, "class_images of nobody in particular, for prior preservation"),
+        ("all", None, "all"),
+    ],
+)
+def test_a_job_is_told_in_words(rule, labels, line):
+    assert _words(SimpleNamespace(rule_name=rule, wildcards=labels)) == line
 
 
 def test_rules_of_which_nothing_has_finished_are_named_and_not_guessed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -23,11 +24,11 @@ from cloakbench.files.outputs import MANIFEST
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
-from cloakbench.report import make_report
+from cloakbench.report import make_report, plot
 from cloakbench.report.gallery import SAMPLES
 from cloakbench.report.page import _prose
-from cloakbench.report.pictures import embed, magnify
-from cloakbench.report.plot import score_plot
+from cloakbench.report.pictures import magnify, photos
+from cloakbench.tables import write_tables
 
 METHODS = {
     "protection": {name: protections.build(name) for name in ("clean", "noise", "aspl")},
@@ -51,7 +52,13 @@ def pictures(folder: Path, count: int, shift: int = 0) -> None:
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
     layout, made = Layout(tmp_path), study(tmp_path)
-    for cell in made:
+    show(made, layout)
+    return made
+
+
+def show(cells: list[Cell], layout: Layout) -> None:
+    """Photos and samples of the cells."""
+    for cell in cells:
         pictures(layout.data(cell) / "set_B", 2)
         pictures(layout.protected(cell), 2, shift=0 if cell.protection == "clean" else 5)
         for prompt in ("photo", "portrait"):
@@ -59,7 +66,6 @@ def cells(tmp_path: Path) -> list[Cell]:
         settings = CDL if cell.trainer == "cdl" else SAMPLED
         said = {"stage": "sample", "settings": settings, "files": {}}
         (layout.generated(cell) / MANIFEST).write_text(json.dumps(said))
-    return made
 
 
 @pytest.fixture
@@ -75,10 +81,18 @@ def images(page: str) -> list[Image.Image]:
 
 def test_the_page_holds_every_picture_it_promises(page: str) -> None:
     originals, protected_and_perturbation, samples = 2, 2 * 2 * 2, 3 * 2 * 2 * SAMPLES
+    evidence = 3 + 3  # a photo and three samples of one person
     found = images(page)
 
-    assert len(found) == 2 * (originals + protected_and_perturbation + samples)
+    assert len(found) == evidence + 2 * (originals + protected_and_perturbation + samples)
     assert {image.size for image in found} == {(48, 48)}
+
+
+def test_small_photos_are_in_the_page_pixel_by_pixel(page: str, cells, tmp_path: Path) -> None:
+    saved = Image.open(Layout(tmp_path).protected(cells[-1]) / "00.png")
+
+    assert any(np.array_equal(np.asarray(each), np.asarray(saved)) for each in images(page))
+    assert page.count("<img") == page.count('class="small"')
 
 
 def test_the_page_shows_scores_with_intervals_and_prompts_as_text(page: str) -> None:
@@ -126,37 +140,82 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
 
     assert all(link.startswith(("data:", "#")) for link in links)
-    assert "<script" not in page
-    assert "@import" not in page
+    assert not re.search(
+        r"@import|url\((?!#)|import\(|fetch\(|XMLHttpRequest|https?://\S+\.js", page
+    )
+
+
+class Structure(HTMLParser):
+    """What of a page's elements machines can judge: nesting, names, headings, ids, scopes."""
+
+    void = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.levels: list[int] = []
+        self.svg: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        given = dict(attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+        if "svg" in self.open:
+            return
+        self.ids += [given["id"]] if "id" in given else []
+        self.links |= {given["href"]} if tag == "a" else set()
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        assert tag != "img" or given["alt"]
+        assert tag != "th" or given["scope"]
+        assert tag not in {"input", "select"} or "label" in self.open
+        assert "tabindex" not in given or given["aria-label"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
 
 def test_the_page_is_well_formed(page: str) -> None:
-    class Checker(HTMLParser):
-        void = frozenset({"meta", "img", "br", "link"})
+    found = Structure(re.sub("<script>.*</script>", "", page, flags=re.DOTALL))
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.open: list[str] = []
+    assert found.open == []
+    assert len(found.ids) == len({*found.ids})
+    assert found.links <= {f"#{name}" for name in found.ids}
+    assert found.levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(found.levels))
 
-        def handle_starttag(self, tag: str, attrs: list) -> None:
-            if tag not in self.void:
-                self.open.append(tag)
-            assert tag != "img" or dict(attrs)["alt"]
 
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open.pop() == tag
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    checker = Checker()
-    checker.feed(page)
-    assert checker.open == []
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_and_marks_stand_out_in_light_and_dark() -> None:
+    style = (Path(plot.__file__).parent / "page.css").read_text()
+    for colours in re.findall(r":root \{ (.*?) \}", style):
+        named = dict(re.findall(r"--(\w+): (#\w{6}|#fff)", colours))
+        pages = [colour if len(colour) == 7 else "#ffffff" for colour in
+                 (named["page"], named["card"])]  # fmt: skip
+        for page in pages:
+            text = ("ink", "soft", "mark", "held", "lost")
+            assert min(contrast(named[name], page) for name in text) >= 4.5
+            assert min(contrast(look.colour, page) for look in (plot.PROTECTED, plot.UNDONE)) >= 3
 
 
 def test_the_page_counts_one_thing_in_the_singular(page: str, cells, tmp_path: Path) -> None:
     layout, tables = Layout(tmp_path), tabulate(cells[:1], tmp_path)
     alone = make_report("one", cells[:1], layout, tables, METHODS)
 
-    assert "2 identities, 12 cells, 72 samples." in page
-    assert "1 identity, 1 cell, 6 samples." in alone.read_text(encoding="utf-8")
+    assert "2 identities, 12 cells, 72 samples<" in page
+    assert "1 identity, 1 cell, 6 samples<" in alone.read_text(encoding="utf-8")
 
 
 def test_a_missing_folder_of_samples_is_named(cells: list[Cell], tmp_path: Path) -> None:
@@ -175,22 +234,62 @@ def test_a_perturbation_is_magnified_around_middle_grey() -> None:
     assert magnify(changed, original).getpixel((0, 0)) == (137, 77, 255)
 
 
-def test_large_pictures_are_shrunk_and_stay_small_files() -> None:
+def test_of_large_pictures_the_first_is_whole_and_the_others_stay_small_files() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 300, 3), dtype=np.uint8)
-    uri = embed(Image.fromarray(noise))
+    whole, preview = photos(dict.fromkeys("ab", Image.fromarray(noise)), "noise")
 
-    assert len(uri) < 60_000
-    [image] = images(f'src="{uri}"')
-    assert image.size == (128, 256)
+    assert (whole.width, whole.height) == (256, 512)
+    assert (preview.width, preview.height) == (128, 256)
+    assert len(preview.uri) < 60_000
+    assert not whole.small
 
 
-def test_the_figure_takes_the_colour_of_the_page(cells: list[Cell], tmp_path: Path) -> None:
-    summary = tabulate(cells, tmp_path).summary
+def test_the_figure_takes_the_colour_of_the_page_and_has_its_own_as_a_file(
+    cells: list[Cell], tmp_path: Path
+) -> None:
+    tables = tabulate(cells, tmp_path)
 
-    svg = score_plot(summary)
+    svg = plot.score_plot(tables)
 
     assert "currentColor" in svg
     assert "aspl / cdl" in svg
     assert "100%" in svg, "shares are percentages, as in the tables"
-    assert score_plot(summary) == svg
-    assert score_plot(summary.drop(columns=["relative_ism", "fdfr"])) == ""
+    assert {*re.findall("#[0-9a-f]{6}", svg)} == {plot.PROTECTED.colour, plot.UNDONE.colour}
+    assert plot.score_plot(tables) == svg
+    assert "prefers-color-scheme:dark" in plot.standalone(svg)
+    nothing = tables.summary.drop(columns=["relative_ism", "fdfr"])
+    assert plot.score_plot(tables._replace(summary=nothing)) == ""
+
+
+def test_a_table_shows_few_columns_and_has_the_others(page: str) -> None:
+    scores = page.split('id="scores"')[1].split("</table>")[0]
+    headings = re.findall(r'<th scope="col"( class="more")?><button[^>]*>(.*?)</button>', scores)
+
+    assert [text for more, text in headings if not more] == [
+        "protection <small>trainer</small>", "FDFR\u00a0↑", "relative ISM\u00a0↓",
+    ]  # fmt: skip
+    assert [text for more, text in headings if more] == [
+        "budget", "identities", "images", "faces", "identified\u00a0↓",
+    ]  # fmt: skip
+
+
+def test_names_are_text_and_never_code(tmp_path: Path) -> None:
+    """In the page, in its figure, and in tables as Markdown, LaTeX and CSV."""
+    names = ("<b onclick=x()>anna", "=1+1 & $x^2$ [a](b) {c}", "[anna]")
+    layout, made = Layout(tmp_path), study(tmp_path, names)
+    show(made, layout)
+    tables = tabulate(made, tmp_path)
+    methods = {"protection": {"<b>": protections.build("clean")}}
+
+    page = make_report("<b>$a$", made, layout, tables, methods).read_text("utf-8")
+    write_tables("<b>$a$", tables, tmp_path / "tables")
+
+    Structure(re.sub("<script>.*</script>", "", page, flags=re.DOTALL))
+    markdown = (tmp_path / "tables" / "identities.md").read_text("utf-8")
+    assert "<b onclick" not in page + markdown
+    assert "<b>$a$" not in page + markdown
+    assert "[a](b)" not in markdown
+    assert r"=1+1 \& \$x\textasciicircum{}2\$ [a](b) \{c\}" in (
+        tmp_path / "tables" / "identities.tex"
+    ).read_text("utf-8")
+    assert ",'=1+1 " in (tmp_path / "tables" / "identities.csv").read_text("utf-8")

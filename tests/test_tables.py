@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from cloakbench.files.verified import seal
 from cloakbench.tables import Tables, make_tables, print_summary, write_tables
 from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
-from cloakbench.tables.latex import latex
+from cloakbench.tables.latex import PACKAGES, latex
 from cloakbench.tables.markdown import markdown
 from cloakbench.tables.summary import contrasts, photo_summary
 
@@ -328,13 +330,56 @@ def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
     )
 
 
-def test_latex_escapes_names_and_typesets_symbols() -> None:
-    grid = Grid(["name_1", "FDFR ↑"], [[Value("a&b"), Value("\N{MINUS SIGN}5%", "[0%, ∞]")]], {})
-    title, *tabular = latex("demo", grid).splitlines()
+def test_latex_escapes_names_and_aligns_numbers() -> None:
+    values = [Value("\N{MINUS SIGN}5%", "[0%, ∞] n=1"), Value("\N{EN DASH}"), Value("12%")]
+    rows = [[Value(f"a&{n}"), Value("b_1"), value] for n, value in enumerate(values)]
+    grid = Grid(["protection", "trainer", "FDFR ↑"], rows, {}, ["protection", "trainer", "fdfr"])
 
-    assert title == "% demo"
-    assert r"name\_1 & FDFR $\uparrow$ \\" in tabular
-    assert r"a\&b & $-$5\% [0\%, $\infty$] \\" in tabular
+    table = latex("Mine & yours.", grid, "50 %\nfun", "mine", {(2, "fdfr")})
+
+    assert r"\caption{Mine \& yours.}\label{tab:mine}" in table
+    assert "% 50 % fun\n" in table, "a comment of one line"
+    assert r"{@{}lS[table-format=+2.0]@{}}" in table
+    assert r"protection & {FDFR [\%] $\uparrow$} \\*" in table
+    assert r"a\&0 & -5 \\*" in table
+    assert r"{\scriptsize b\_1} & {\scriptsize [0, $\infty$]} \\*" in table
+    assert r" & {\scriptsize n=1} \\" in table
+    assert r"a\&1 & {--} \\*" in table
+    assert r"a\&2 & \bfseries 12 \\*" in table
+
+
+def test_latex_tables_have_few_columns_or_those_that_are_chosen(made, tmp_path: Path) -> None:
+    write_tables("demo", made, tmp_path / "few")
+    write_tables("demo", made, tmp_path / "mine", ["identified", "brisque"])
+
+    few, mine = ((tmp_path / name / "summary.tex").read_text("utf-8") for name in ("few", "mine"))
+    assert "{relative ISM" in few
+    assert "identified" not in few
+    assert "{identified [" in mine
+    assert "relative ISM $" not in mine
+    assert few.count(r"\bfseries") == 2 + 2, "two trainers have the best of each column"
+    assert "{BRISQUE}" in (tmp_path / "mine" / "photos.tex").read_text("utf-8")
+    with pytest.raises(CloakBenchError, match="--latex: unknown metric 'fdrf': did you mean"):
+        write_tables("demo", made, tmp_path, ["fdrf"])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX to compile with")
+def test_latex_compiles_and_fits_the_page(tmp_path: Path) -> None:
+    names = tuple(f"person_{number:06d}" for number in range(8))
+    write_tables("demo", tabulate(study(tmp_path, names), tmp_path), tmp_path / "tables")
+    inputs = "".join(f"\\input{{{file.stem}}}" for file in (tmp_path / "tables").glob("*.tex"))
+    text = f"\\documentclass{{article}}{PACKAGES}\\begin{{document}}{inputs}\\end{{document}}"
+    (tmp_path / "tables" / "all.tex").write_text(text)
+    for _ in range(2):  # longtable knows its widths the second time
+        run = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+            cwd=tmp_path / "tables", capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if "siunitx.sty' not found" in run.stdout:
+        pytest.skip("LaTeX has no siunitx here")
+
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull" not in run.stdout
 
 
 def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path: Path) -> None:
@@ -417,7 +462,7 @@ def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:
 def test_the_terminal_shows_the_summary(made) -> None:
     console = Console(file=io.StringIO(), width=120)
 
-    print_summary("demo", made.summary, console)
+    print_summary("demo", made.summary, console=console)
 
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()

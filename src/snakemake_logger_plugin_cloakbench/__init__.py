@@ -29,6 +29,12 @@ _HIDDEN = {
 _CHATTER = ("None", "Select jobs", "Assuming unrestricted shared",
             "Conda environments: ignored")  # fmt: skip
 
+_WITHOUT_LABELS = {
+    "class_images": "of nobody in particular, for prior preservation",
+    "tables": "of all cells",
+    "report": "of all cells",
+}
+
 
 class LogHandler(LogHandlerBase):
     """Shows running jobs as lines and the whole run as a bar (plain lines off a terminal)."""
@@ -105,5 +111,7 @@ class LogHandler(LogHandlerBase):
 
 
 def _words(record: Any) -> str:
-    """A job's rule and labels."""
-    return f"{record.rule_name:<12} {' '.join(map(str, (record.wildcards or {}).values()))}"
+    """A job's stage and labels; the rule of a stage's quick methods is called after the stage."""
+    labels = " ".join(map(str, (record.wildcards or {}).values()))
+    stage = record.rule_name.removesuffix("_quick")
+    return f"{stage:<12} {labels or _WITHOUT_LABELS.get(stage, '')}".rstrip()

@@ -104,7 +104,15 @@ def status(
         print_status(found, jobs)
 
 
-def tables(config: ConfigArgument) -> None:
+def tables(
+    config: ConfigArgument,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--latex", help="A metric of the LaTeX tables; repeat. By default those that tell most."
+        ),
+    ] = None,
+) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
@@ -124,10 +132,10 @@ def tables(config: ConfigArgument) -> None:
     expected.check(*STAGES)
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
-    write_tables(experiment.name, made, folder)
+    write_tables(experiment.name, made, folder, columns or ())
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made.summary)
+    print_summary(experiment.name, made.summary, made.contrary)
 
 
 def claims(
@@ -164,6 +172,51 @@ def claims(
             print_verdicts(experiment.name, made)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A folder of tables, or a config.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric to print; repeat. By default those that tell most."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines, all metrics.")] = False,
+) -> None:
+    """Compare two runs cell by cell: the second less the first, paired by person.
+
+    Cells are compared if both runs have them, and metrics if they were measured alike. A config
+    without a model is laid over config.yaml.
+
+    Example: cloakbench compare results/tables/before results/tables/after
+    """
+    from cloakbench.errors import CloakBenchError, nearest
+    from cloakbench.tables import compare as compared
+    from cloakbench.tables import print_comparison, read_run
+    from cloakbench.tables.summary import metric_columns
+
+    found = compared(read_run(_tables_folder(first)), read_run(_tables_folder(second)))
+    known = metric_columns(found.differences)
+    for name in metric or ():
+        if name not in known:
+            raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
+    if as_json:
+        rows = json.loads(found.differences.to_json(orient="records"))
+        typer.echo(json.dumps({"cells": rows, "left_out": found.left_out}, indent=2))
+    else:
+        print_comparison(f"{second} less {first}", found, metric or ())
+
+
+def _tables_folder(path: Path) -> Path:
+    """Where a run's tables are, by itself or by the run's config."""
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.files.reading import parse_yaml
+
+    if path.is_dir() or not path.exists():
+        return path
+    whole = "model" in (parse_yaml(path.read_text("utf-8"), str(path)) or {})
+    experiment = Experiment.read([str(path)] if whole else ["config.yaml", str(path)])
+    return experiment.layout.tables(experiment.name)
 
 
 def picture(

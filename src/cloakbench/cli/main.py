@@ -53,6 +53,7 @@ _PANELS = {
         experiment.tables,
         experiment.claims,
         experiment.report,
+        experiment.compare,
         experiment.picture,
         manifest.manifest,
     ),

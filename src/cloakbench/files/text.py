@@ -56,7 +56,8 @@ def markdown_row(texts: Iterable[object]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that no viewer of Markdown takes for HTML, or for the end of a cell or line."""
-    for mark, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+    """Text that no viewer of Markdown takes for HTML, a link, or the end of a cell or line."""
+    marks = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("](", "]\\("))
+    for mark, safe in marks:
         text = text.replace(mark, safe)
     return " ".join(text.splitlines())

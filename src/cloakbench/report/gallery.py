@@ -13,7 +13,7 @@ from PIL import Image
 from cloakbench.files.layout import PHOTO_LABELS, Cell, Layout, label, prompt_folders
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.verified import load_manifest
-from cloakbench.report.pictures import embed, first, perturbations
+from cloakbench.report.pictures import GAIN, Picture, first, perturbations, photos, samples
 from cloakbench.score.base import metrics
 from cloakbench.tables import Tables
 from cloakbench.tables.display import Value, heading, score_value
@@ -34,7 +34,7 @@ class Column:
     trainer: str
     scores: list[tuple[str, Value]]
     negative_prompt: str
-    prompts: list[tuple[str, list[str]]]
+    prompts: list[tuple[str, list[Picture]]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Purified:
     """One purification of a protection; no pictures where the photos are left as they are."""
 
     purification: str
-    photos: list[str]
+    photos: list[Picture]
     distances: list[tuple[str, Value]]
     columns: list[Column]
 
@@ -52,8 +52,8 @@ class Protected:
     """One protection; no perturbations where nothing was changed."""
 
     protection: str
-    photos: list[str]
-    perturbations: list[str]
+    photos: list[Picture]
+    perturbations: list[Picture]
     purifications: list[Purified]
 
 
@@ -62,7 +62,7 @@ class Gallery:
     """Everything that the report shows of one identity."""
 
     title: str
-    originals: list[str]
+    originals: list[Picture]
     protections: list[Protected]
 
 
@@ -95,31 +95,35 @@ class _Maker:
         originals = first(self.layout.data(cell) / "set_B", PHOTOS)
         return Gallery(
             title=f"{cell.identity} · {cell.dataset} · {cell.model}",
-            originals=[embed(image) for image in originals.values()],
+            originals=photos(originals, f"original of {cell.identity}"),
             protections=[
                 self._protected(same, originals) for same in _grouped(cells, ("protection",))
             ],
         )
 
     def _protected(self, cells: list[Cell], originals: dict[str, Image.Image]) -> Protected:
-        photos = first(self.layout.protected(cells[0]), PHOTOS)
-        changed = any(photos[stem] != originals.get(stem) for stem in photos)
+        cell = cells[0]
+        own = first(self.layout.protected(cell), PHOTOS)
+        changed = any(own[stem] != originals.get(stem) for stem in own)
+        name = f"{cell.protection} of {cell.identity}"
+        magnified = f"perturbation \N{MULTIPLICATION SIGN} {GAIN}, {name}"
         return Protected(
-            protection=cells[0].protection,
-            photos=[embed(image) for image in photos.values()] if changed else [],
-            perturbations=perturbations(photos, originals) if changed else [],
+            protection=cell.protection,
+            photos=photos(own, f"protected by {name}") if changed else [],
+            perturbations=perturbations(own, originals, magnified) if changed else [],
             purifications=[self._purified(same) for same in _grouped(cells, ("purification",))],
         )
 
     def _purified(self, cells: list[Cell]) -> Purified:
         cell = cells[0]
-        photos = [] if cell.purification == "none" else self._purified_photos(cell)
+        own = [] if cell.purification == "none" else self._purified_photos(cell)
         return Purified(
-            cell.purification, photos, self._distances(cell), [self._column(c) for c in cells]
+            cell.purification, own, self._distances(cell), [self._column(c) for c in cells]
         )
 
-    def _purified_photos(self, cell: Cell) -> list[str]:
-        return [embed(image) for image in first(self.layout.purified(cell), PHOTOS).values()]
+    def _purified_photos(self, cell: Cell) -> list[Picture]:
+        own = first(self.layout.purified(cell), PHOTOS)
+        return photos(own, f"{cell.protection}, then {cell.purification}, of {cell.identity}")
 
     def _distances(self, cell: Cell) -> list[tuple[str, Value]]:
         rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
@@ -128,22 +132,26 @@ class _Maker:
 
     def _column(self, cell: Cell) -> Column:
         row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
-        names = metric_columns(self.tables.identities)
+        names, against = metric_columns(self.tables.identities), self.tables.contrary
         folder = self.layout.generated(cell)
         folders, settings = prompt_folders(folder), _settings(folder)
         texts = settings.get("prompts", {})
         return Column(
             trainer=cell.trainer,
-            scores=[(heading(name), score_value(row, name)) for name in names],
+            scores=[(heading(name, against), score_value(row, name)) for name in names],
             negative_prompt=settings.get("negative_prompt", ""),
             prompts=[
                 (
                     texts.get(folder.name, folder.name),
-                    [embed(image) for image in first(folder, SAMPLES).values()],
+                    samples(first(folder, SAMPLES), f"{_words(cell)}, {folder.name}", folder.name),
                 )
                 for folder in folders
             ],
         )
+
+
+def _words(cell: Cell) -> str:
+    return f"{cell.identity} by {cell.protection} / {cell.purification} / {cell.trainer}"
 
 
 def _settings(samples: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Put tables, figure and pictures on one page."""
+"""Put verdicts, figure, tables and pictures on one page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from cloakbench import __version__
 from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.text import write_text
 from cloakbench.registry import Method
-from cloakbench.report.gallery import Gallery, galleries
+from cloakbench.report.evidence import IS, Evidence, evidence, headline
+from cloakbench.report.gallery import PHOTOS, SAMPLES, Gallery, galleries
 from cloakbench.report.pictures import GAIN
-from cloakbench.report.plot import score_plot
-from cloakbench.score.base import metrics
+from cloakbench.report.plot import score_plot, standalone
+from cloakbench.report.views import View, view
+from cloakbench.score.base import DISTANCES
 from cloakbench.tables.display import (
     CONTRASTS_NOTE,
+    VERDICT,
     VERDICTS_NOTE,
     difference_grid,
     note,
@@ -24,14 +27,18 @@ from cloakbench.tables.display import (
     score_grid,
     verdict_grid,
 )
-from cloakbench.tables.summary import metric_columns
+from cloakbench.tables.findings import control
+from cloakbench.tables.measures import LEVEL, main_metrics
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
+CLAIMS = ("verdict", "effect", "p by Holm")
+"""Columns of claims that are shown first."""
 
 
 def make_report(
@@ -57,51 +64,98 @@ def make_report(
     Raises:
         CloakBenchError: photos or samples of a cell are missing; the message names them.
     """
-    pictures = galleries(cells, layout, tables)
-    plot = score_plot(tables.summary)
-    write_text(layout.figure(experiment), plot or EMPTY)
-    path = layout.report(experiment)
-    write_text(path, _render(experiment, cells, tables, methods, pictures, plot))
+    from markupsafe import Markup
+
+    pictures, shown = galleries(cells, layout, tables), evidence(cells, layout, tables)
+    plot = score_plot(tables)
+    write_text(layout.figure(experiment), standalone(plot or EMPTY))
+    path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
+    write_text(
+        path,
+        _template().render(
+            experiment=experiment,
+            version=__version__,
+            methods=methods,
+            counts=_counts(len(cells), len(tables.images), len(people)),
+            shown=_shown(len(pictures), len(people)),
+            plot=Markup(plot),
+            galleries=pictures,
+            **_results(tables, shown),
+            contents=_contents(tables, pictures, bool(plot)),
+        ),
+    )
     return path
 
 
-def _render(
-    experiment: str,
-    cells: Sequence[Cell],
-    tables: Tables,
-    methods: Mapping[str, Mapping[str, Method]],
-    pictures: list[Gallery],
-    plot: str,
-) -> str:
+def _results(tables: Tables, shown: list[Evidence]) -> dict[str, object]:
+    verdicts = tables.verdicts
+    claims = [] if verdicts is None else verdict_grid(verdicts).rows
+    return {
+        "headline": headline(shown, verdicts),
+        "claims": [dict(zip(VERDICT, map(str, row), strict=True)) for row in claims],
+        "control": control(tables),
+        "evidence": shown,
+        "tables": _views(tables),
+    }
+
+
+def _views(tables: Tables) -> list[View]:
+    """The tables of the page, in order; those that say most first."""
+    against, names = tables.contrary, main_metrics(tables.summary)
+    remark = note(tables.summary, against)
+    scores = score_grid(tables.summary, contrary=against)
+    made = [view("scores", "Scores", scores, names, remark)]
+    if len(tables.contrasts):
+        differences = difference_grid(tables.contrasts, against)
+        columns = ("baseline", *names[:2])
+        title = "Differences to the controls"
+        made.append(view("differences", title, differences, columns, CONTRASTS_NOTE))
+    if tables.verdicts is not None:
+        claims = verdict_grid(tables.verdicts)
+        made.append(view("claims", "Claims", claims, CLAIMS, VERDICTS_NOTE))
+    photos = photo_grid(tables.photos)
+    return [*made, view("photos", "Photos against their originals", photos, DISTANCES)]
+
+
+def _contents(tables: Tables, pictures: list[Gallery], plot: bool) -> list[tuple[str, str]]:
+    return [
+        ("verdicts", "What holds"),
+        *([("figure", "Figure")] if plot else []),
+        *((each.key, each.name) for each in _views(tables)),
+        *([("pictures", "Pictures")] if pictures else []),
+        ("methods", "Methods"),
+    ]
+
+
+def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["prose"] = _prose
-    identities = {(cell.model, cell.dataset, cell.identity) for cell in cells}
-    return environment.get_template("template.html").render(
-        experiment=experiment,
-        version=__version__,
-        counts=_counts(len(cells), len(tables.images), len(identities)),
-        hidden=len(identities) - len(pictures),
-        verdicts=None if tables.verdicts is None else verdict_grid(tables.verdicts),
-        verdicts_note=VERDICTS_NOTE,
-        summary=score_grid(tables.summary),
-        contrasts=difference_grid(tables.contrasts),
-        photos=photo_grid(tables.photos),
-        note=note(tables.summary),
-        contrasts_note=CONTRASTS_NOTE,
-        methods=methods,
-        plot=Markup(plot),
-        metrics=[metrics[name] for name in metric_columns(tables.images)],
-        galleries=pictures,
-        gain=GAIN,
+    environment.globals |= {
+        "said": IS,
+        "gain": GAIN,
+        "level": LEVEL,
+        "style": Markup((folder / "page.css").read_text("utf-8")),
+        "script": Markup((folder / "page.js").read_text("utf-8")),
+    }
+    return environment.get_template("template.html")
+
+
+def _shown(pictures: int, people: int) -> str:
+    """What of all pictures the page has."""
+    whose = f"{pictures} of {people} people" if pictures < people else "all people"
+    return (
+        f"Of {whose}, the first {PHOTOS} photos of a set and the first {SAMPLES} samples of a "
+        "prompt; of pictures above 256 px, the first of each row is whole."
     )
 
 

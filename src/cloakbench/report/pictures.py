@@ -1,10 +1,11 @@
-"""Small pictures that live inside the HTML file."""
+"""Pictures that live inside the HTML file."""
 
 from __future__ import annotations
 
 import base64
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,18 +13,65 @@ from PIL import Image
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import photo_files, read_photo
 
-SIDE = 256  # px, longest side of a picture in the report
-QUALITY = 80  # WebP; about 8 kB for a portrait of 256 px
+SIDE = 512  # px, longest side of a whole picture in the report
+PREVIEW = 256  # px, of the others; smaller ones are whole anyway
+QUALITY = 80  # of WebP with losses; about 8 kB for a portrait of 256 px
 GAIN = 10  # magnification of a perturbation
 
 
-def embed(image: Image.Image) -> str:
-    """A data URI of the image as WebP, at most `SIDE` px; smaller images keep their size."""
+class Picture(NamedTuple):
+    """A picture as a data URI, its size as embedded [px], what it shows in words, and a key that
+    it shares with those that it is compared with: those of the same photo, or of the same draw.
+    """
+
+    uri: str
+    width: int
+    height: int
+    words: str
+    key: str
+
+    @property
+    def small(self) -> bool:
+        """Whether pages enlarge it, and should show its pixels as they are."""
+        return max(self.width, self.height) < PREVIEW
+
+
+def embed(
+    image: Image.Image, words: str, key: str = "", side: int = PREVIEW, exact: bool = False
+) -> Picture:
+    """A picture of at most `side` px; smaller images keep their size.
+
+    exact: without losses, which would change a perturbation; takes ten times the space.
+    """
     small = image.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    small.save(buffer, format="WEBP", lossless=exact, quality=QUALITY)
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri, *small.size, words, key)
+
+
+def photos(images: dict[str, Image.Image], words: str) -> list[Picture]:
+    """Pictures of photos by stem, exact where that is small, and in any case the first."""
+    return [
+        embed(image, f"{words}, photo {number}", f"photo:{stem}", *_room(number, image))
+        for number, (stem, image) in enumerate(images.items(), 1)
+    ]
+
+
+def samples(images: dict[str, Image.Image], words: str, prompt: str) -> list[Picture]:
+    """Pictures of a prompt's samples by stem: the first whole, the others as previews."""
+    return [
+        embed(
+            image, f"{words}, sample {number}", f"sample:{prompt} {stem}", _room(number, image)[0]
+        )
+        for number, (stem, image) in enumerate(images.items(), 1)
+    ]
+
+
+def _room(number: int, image: Image.Image) -> tuple[int, bool]:
+    """The side of a picture, and whether it is exact."""
+    return SIDE if number == 1 else PREVIEW, number == 1 or max(image.size) <= PREVIEW
 
 
 def magnify(changed: Image.Image, original: Image.Image) -> Image.Image:
@@ -38,19 +86,21 @@ def first(folder: Path, count: int) -> dict[str, Image.Image]:
 
 
 def perturbations(
-    protected: dict[str, Image.Image], originals: dict[str, Image.Image]
-) -> list[str]:
-    """Magnified differences of protected photos to their originals, as data URIs.
+    protected: dict[str, Image.Image], originals: dict[str, Image.Image], words: str
+) -> list[Picture]:
+    """Magnified differences of protected photos to their originals.
 
     Raises:
         CloakBenchError: a photo has no original of its name and size.
     """
-    pictures = []
-    for stem, image in protected.items():
+    made = []
+    for number, (stem, image) in enumerate(protected.items(), 1):
         if stem not in originals or originals[stem].size != image.size:
             raise CloakBenchError(
                 f"protected photo '{stem}' has no original of its name and size. "
                 "Run `cloakbench protect` again."
             )
-        pictures.append(embed(magnify(image, originals[stem])))
-    return pictures
+        magnified = magnify(image, originals[stem])
+        text = f"{words}, photo {number}"
+        made.append(embed(magnified, text, f"photo:{stem}", _room(number, image)[0]))
+    return made

@@ -54,6 +54,7 @@ class Metric(Method):
         most_of_strangers: the mean cosine of two strangers' faces above which it says nothing.
         hidden: the least and the largest mean that a person without any score could have had, for
             the bounds of a mean over people; None where nothing bounds it.
+        saturates: the value of all images that are far from what it knows; None where it has none.
         aggregate: what tables make of many photos' values; a "mean" is of the finite ones, and
             infinite where there are no others. Of samples it is always the mean.
     """
@@ -67,6 +68,7 @@ class Metric(Method):
     of_faces: ClassVar[bool] = False
     most_of_strangers: ClassVar[float] = 1.0
     hidden: ClassVar[tuple[float, float] | None] = None
+    saturates: ClassVar[float | None] = None
     aggregate: ClassVar[Literal["mean", "max"]] = "mean"
 
     @property

@@ -35,6 +35,15 @@ def read_distances(cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
     return _concat([_read(path, labels, "distances") for path, labels in files.items()])
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that `write_csv` wrote: names are text, and only empty cells are missing."""
+    types = dict.fromkeys(NAMES, str)
+    frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+    for name in frame.columns.intersection([*NAMES]):
+        frame[name] = frame[name].map(read_text_cell, na_action="ignore")
+    return frame
+
+
 def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         raise CloakBenchError("the experiment has no cells, so there is nothing to tabulate.")
@@ -43,9 +52,7 @@ def _concat(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(
-            sealed(path), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
-        )
+        frame = read_table(sealed(path))
     except FileNotFoundError:
         raise CloakBenchError(
             f"{path}: no such file. Run `cloakbench {command}` for this cell first."
@@ -54,8 +61,6 @@ def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
         raise CloakBenchError(
             f"{path}: not a table ({error}). Run `cloakbench {command}` again."
         ) from None
-    for name in frame.columns.intersection([*NAMES]):
-        frame[name] = frame[name].map(read_text_cell, na_action="ignore")
     for name, expected in labels.items():
         found = set(frame[name]) if name in frame else {"no such column"}
         if found != {expected}:

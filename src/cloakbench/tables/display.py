@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -22,6 +22,12 @@ NOTE = (
 OF_FACES = (
     " Of samples with a face only: {}; where some have none, n says of how many {}, and what "
     "follows it is the mean if the others were strangers, or the person."
+)
+CONTRARY = (
+    " Without an arrow: {}; protections move it here the other way than its arrow would point."
+)
+SATURATED = (
+    " {}: at its limit is the value that all images far from natural ones get, whatever they show."
 )
 CONTRASTS_NOTE = (
     "A cell's score minus that of its baseline, which has controls in the place of some of the "
@@ -54,11 +60,14 @@ class Value(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table of text: headings, rows of values, and the labels that all rows share."""
+    """A table of text: headings, rows of values, the labels that all rows share, and what the
+    columns are called in the table that it is made of.
+    """
 
     headings: list[str]
     rows: list[list[Value]]
     shared: dict[str, str]
+    columns: Sequence[str] = ()
 
 
 def number(value: float, spec: str) -> str:
@@ -71,21 +80,28 @@ def number(value: float, spec: str) -> str:
     return text.replace("-", MINUS) if re.search("[1-9]", text) else text.lstrip("+-")
 
 
-def score_grid(frame: pd.DataFrame, counts: Sequence[str] = COUNTS) -> Grid:
-    """Scores per identity or cell, with intervals where the table has them."""
-    return _grid(frame, counts, "")
+def score_grid(
+    frame: pd.DataFrame, counts: Sequence[str] = COUNTS, contrary: Collection[str] = ()
+) -> Grid:
+    """Scores per identity or cell, with intervals where the table has them.
+
+    contrary: metrics without an arrow, since theirs is wrong here.
+    """
+    return _grid(frame, counts, "", contrary)
 
 
-def difference_grid(frame: pd.DataFrame) -> Grid:
+def difference_grid(
+    frame: pd.DataFrame, contrary: Collection[str] = (), counts: Sequence[str] = COUNTS
+) -> Grid:
     """Differences between cells, with their signs, and of how many people or images they are."""
-    return _grid(frame, ("identities", "images"), "+")
+    return _grid(frame, counts, "+", contrary)
 
 
-def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
+def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str, contrary: Collection[str]) -> Grid:
     names = metric_columns(frame)
     shared, labels = _labels(frame)
     counts = [name for name in counts if name in frame]
-    headings = [*labels, *counts, *(heading(name) for name in names)]
+    headings = [*labels, *counts, *(heading(name, contrary) for name in names)]
     rows = [
         [
             *(Value(str(row[name])) for name in labels),
@@ -94,7 +110,7 @@ def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str) -> Grid:
         ]
         for row in frame.to_dict("records")
     ]
-    return Grid(headings, rows, shared)
+    return Grid(headings, rows, shared, [*labels, *counts, *names])
 
 
 def photo_grid(frame: pd.DataFrame) -> Grid:
@@ -105,13 +121,14 @@ def photo_grid(frame: pd.DataFrame) -> Grid:
         [*(Value(str(row[name])) for name in labels), *(score_value(row, name) for name in names)]
         for row in frame.to_dict("records")
     ]
-    return Grid([*labels, *(metrics[name].title for name in names)], rows, shared)
+    headings = [*labels, *(metrics[name].title for name in names)]
+    return Grid(headings, rows, shared, [*labels, *names])
 
 
 def verdict_grid(frame: pd.DataFrame, headings: Sequence[str] = VERDICT) -> Grid:
     """Claims with their verdicts and what these rest on: columns of `VERDICT`."""
     rows = [_verdict(row) for row in frame.to_dict("records")]
-    return Grid([*headings], [[row[name] for name in headings] for row in rows], {})
+    return Grid([*headings], [[row[name] for name in headings] for row in rows], {}, headings)
 
 
 def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
@@ -129,9 +146,10 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
     }
 
 
-def heading(metric: str) -> str:
-    """A metric's title with the arrow of its direction."""
-    return f"{metrics[metric].title} {ARROWS[metrics[metric].protects]}"
+def heading(metric: str, contrary: Collection[str] = ()) -> str:
+    """A metric's title with the arrow of its direction, if it is right here."""
+    arrow = "" if metric in contrary else f" {ARROWS[metrics[metric].protects]}"
+    return f"{metrics[metric].title}{arrow}"
 
 
 def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
@@ -140,14 +158,15 @@ def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
     sign: "+" for values that always have one.
     """
     spec = sign + metrics[metric].display
-    parts = [_spread(row, metric, spec), _missing(row, metric, spec)]
+    parts = [spread(row, metric, spec), _missing(row, metric, spec), _saturated(row, metric)]
     if not math.isnan(row.get(f"{metric}_p", math.nan)):
         p, holm = (number(row[f"{metric}_{of}"], ".2g") for of in ("p", "holm"))
         parts.append(f"p={p}, {holm} by Holm")
     return Value(number(row[metric], spec), " ".join(filter(None, parts)))
 
 
-def _spread(row: Mapping[Any, Any], metric: str, spec: str) -> str:
+def spread(row: Mapping[Any, Any], metric: str, spec: str) -> str:
+    """The interval of one metric of one row, or the values of few; "" where there is neither."""
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
     if not math.isnan(low):
         return f"[{number(low, spec)}, {number(high, spec)}]"
@@ -164,11 +183,23 @@ def _missing(row: Mapping[Any, Any], metric: str, spec: str) -> str:
     return f"n={n:.0f}{ends}"
 
 
-def note(summary: pd.DataFrame) -> str:
-    """The line that explains a summary's arrows, brackets and missing values."""
-    over = " or ".join(summary["over"].unique())
-    titles = [metrics[name].title for name in metric_columns(summary) if metrics[name].of_faces]
-    return NOTE.format(over) + (OF_FACES.format("; ".join(titles), over) if titles else "")
+def _saturated(row: Mapping[Any, Any], metric: str) -> str:
+    count = row.get(f"{metric}_saturated", 0)
+    return f"at its limit {count:.0f} times" if count > 0 else ""
+
+
+def note(summary: pd.DataFrame, contrary: Collection[str] = ()) -> str:
+    """The line that explains a summary's arrows, brackets, missing values and limits."""
+    over, names = " or ".join(summary["over"].unique()), metric_columns(summary)
+    titles = [metrics[name].title for name in names if metrics[name].of_faces]
+    against = [metrics[name].title for name in names if name in contrary]
+    limits = [metrics[name].title for name in names if f"{name}_saturated" in summary]
+    return (
+        NOTE.format(over)
+        + (OF_FACES.format("; ".join(titles), over) if titles else "")
+        + (CONTRARY.format("; ".join(against)) if against else "")
+        + (SATURATED.format("; ".join(limits)) if limits else "")
+    )
 
 
 def _labels(frame: pd.DataFrame) -> tuple[dict[str, str], list[str]]:

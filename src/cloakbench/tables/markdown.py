@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from cloakbench.files.text import markdown_row, markdown_text
-from cloakbench.tables.display import VERDICTS_NOTE, Grid, note, score_grid, verdict_grid
+from cloakbench.tables.compare import Comparison
+from cloakbench.tables.display import (
+    VERDICTS_NOTE,
+    Grid,
+    difference_grid,
+    note,
+    score_grid,
+    verdict_grid,
+)
+from cloakbench.tables.measures import keep, main_metrics
+
+COMPARED = (
+    "The second run less the first, of the people who are in both: with 95 % intervals over them "
+    "and p of sign-flip tests; without, where nobody is. Arrows point to where protections hold."
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,18 +38,35 @@ def markdown(title: str, grid: Grid, remark: str = "") -> str:
     return "\n".join([*lines, *(["", remark] if remark else []), ""])
 
 
-def print_summary(experiment: str, summary: pd.DataFrame, console: Console | None = None) -> None:
+def print_summary(
+    experiment: str,
+    summary: pd.DataFrame,
+    contrary: Collection[str] = (),
+    console: Console | None = None,
+) -> None:
     """Print the summary with one of its counts, narrow enough for a terminal."""
-    grid = score_grid(summary, counts=("faces",))
+    grid = score_grid(summary, ("faces",), contrary)
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
     title = f"{experiment} ({shared})" if shared else experiment
-    _print(title, grid, note(summary), console)
+    _print(title, grid, note(summary, contrary), console)
 
 
 def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:
     """Print claims and their verdicts, narrow enough for a terminal."""
     grid = verdict_grid(verdicts, ("claim", "verdict", "effect", "p by Holm", "n", "people"))
     _print(f"{experiment}, claims", grid, VERDICTS_NOTE, console)
+
+
+def print_comparison(
+    title: str, found: Comparison, chosen: Collection[str], console: Console | None = None
+) -> None:
+    """Print differences of some metrics between two runs, and what was left out."""
+    names = [*chosen] or main_metrics(found.differences)
+    grid = difference_grid(keep(found.differences, names))
+    remark = COMPARED + "".join(
+        f" {name}: left out, {why}." for name, why in found.left_out.items()
+    )
+    _print(title, grid, remark, console)
 
 
 def _print(title: str, grid: Grid, remark: str, console: Console | None) -> None:

@@ -39,7 +39,23 @@ def by_identity(images: pd.DataFrame) -> pd.DataFrame:
     groups = images.groupby(list(CELL_LABELS), sort=False)
     counts = groups.agg(images=("image", "size"))
     counts["faces"] = groups["face"].sum(min_count=1)  # where no metric looked for any, unknown
-    return counts.join(groups[metric_columns(images)].mean()).reset_index()
+    means = groups[metric_columns(images)].mean()
+    return counts.join(means).join(_saturated(images, CELL_LABELS)).reset_index()
+
+
+def _saturated(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """How many values of each group are at their metric's limit, where any are."""
+    limits = {name: metrics[name].saturates for name in metric_columns(images)}
+    at_limit = pd.DataFrame(
+        {
+            f"{name}_saturated": (images[name] - limit).abs() < 1e-3
+            for name, limit in limits.items()
+            if limit is not None
+        },
+        index=images.index,
+    )
+    some = at_limit.loc[:, at_limit.any()]
+    return some.groupby([images[name] for name in labels], sort=False).sum()
 
 
 def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
@@ -49,10 +65,10 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
 
     Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (whose values make the
     interval: "identities", or "images" where there is one identity), then each metric's
-    `estimates`.
+    `estimates`; `brisque_saturated` and the like count values at their metric's limit, if any are.
     """
     rows: list[dict[str, Any]] = []
-    for labels, frame in _groups(images):
+    for labels, frame in groups_of(images):
         over, units = _units(frame)
         rows.append(
             {
@@ -65,7 +81,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
                 **estimates([(1, units)]),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).join(_saturated(images, GROUP), on=list(GROUP))
 
 
 def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, int]) -> pd.DataFrame:
@@ -76,7 +92,7 @@ def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, in
     (see `_baselines`), `over`, how many of these there are, then each metric's `estimates`, its
     `paired_tests`, and `_holm`: their p after Holm's correction for the rows of its column.
     """
-    groups = {tuple(labels.values()): (labels, frame) for labels, frame in _groups(images)}
+    groups = {tuple(labels.values()): (labels, frame) for labels, frame in groups_of(images)}
     floors = [labels for labels, _ in groups.values() if labels["trainer"] in controls.floor]
     rows: list[dict[str, Any]] = []
     for labels, frame in groups.values():
@@ -85,7 +101,7 @@ def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, in
             found = [(sign, groups.get(tuple(other.values()))) for sign, other in others]
             if all(group for _, group in found):
                 frames = [(1, frame), *((sign, group[1]) for sign, group in found if group)]
-                over, terms = _paired(frames)
+                over, terms = paired(frames)
                 names = {"baseline": name, "over": over, over: len(terms[0][1])}
                 rows.append({**labels, **names, **estimates(terms), **paired_tests(terms, over)})
     made = pd.DataFrame(rows, columns=None if rows else [*GROUP, "baseline", "over"])
@@ -153,7 +169,7 @@ def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     labels = [name for name in PHOTO_LABELS if name != "identity"]
     photos = distances.groupby(labels, sort=False).agg(photos=("photo", "size"))
     values = aggregate(aggregate(distances, PHOTO_LABELS).reset_index(), labels)
-    return photos.join(values).reset_index()
+    return photos.join(values).join(_saturated(distances, labels)).reset_index()
 
 
 def aggregate(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -169,7 +185,8 @@ def aggregate(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return means
 
 
-def _groups(images: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+def groups_of(images: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Cells of the study, over all identities: labels and rows."""
     for key, frame in images.groupby(list(GROUP), sort=False):
         yield dict(zip(GROUP, _names(key), strict=True)), frame
 
@@ -187,7 +204,7 @@ def _units(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return "images", frame.set_index(["prompt", "image"])[columns]
 
 
-def _paired(frames: Sequence[tuple[int, pd.DataFrame]]) -> tuple[str, list[Term]]:
+def paired(frames: Sequence[tuple[int, pd.DataFrame]]) -> tuple[str, list[Term]]:
     """Units of the identities that all cells have, with the cells' signs."""
     shared = set.intersection(*(set(frame["identity"]) for _, frame in frames))
     units = [(sign, *_units(frame[frame["identity"].isin(shared)])) for sign, frame in frames]

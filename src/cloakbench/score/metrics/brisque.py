@@ -17,8 +17,9 @@ class Brisque(ImageMetric):
     """BRISQUE of the whole image at its own resolution, with the package that Anti-DreamBooth uses.
 
     Higher is worse quality. Values depend on the resolution: compare cells of one model only.
-    Typical values lie in [0, 100]; the regression behind the score has no hard limits. An image
-    of one colour has no natural statistics and no score (NaN).
+    Typical values lie in [0, 100]; the regression behind the score has no hard limits, but gives
+    155.845 for every image far from those that it has learnt. An image of one colour has no
+    natural statistics and no score (NaN).
     """
 
     source: ClassVar[str] = (
@@ -30,6 +31,7 @@ class Brisque(ImageMetric):
     bounds: ClassVar = (-np.inf, np.inf)
     reads: ClassVar = frozenset({"pixels"})
     display: ClassVar[str] = ".1f"
+    saturates: ClassVar = 155.845  # the offset of the package's support vectors, all far away
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         with warnings.catch_warnings():  # numpy on one-element arrays and flat images

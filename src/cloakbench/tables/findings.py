@@ -1,0 +1,199 @@
+"""What an experiment says of each protection, in the words of the ledger of claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cloakbench.score.base import metrics
+from cloakbench.tables.display import Value, number, score_value, spread
+from cloakbench.tables.experiment import Tables
+from cloakbench.tables.inference import holm
+from cloakbench.tables.measures import (
+    IDENTITY,
+    LEVEL,
+    QUALITY,
+    Row,
+    chosen,
+    directed,
+    has_values,
+    is_beside,
+)
+
+LEARNT = 0.2  # of the way from a stranger to the person, below which a person is not learnt
+FACELESS = 0.5  # share of samples of clean photos above which nothing is learnt
+
+
+class Way(NamedTuple):
+    """What is done with photos: a purification and a trainer."""
+
+    purification: str
+    trainer: str
+
+
+class Finding(NamedTuple):
+    """Whether a protection harms, by one metric, beside one control or more, in one way or more.
+
+    verdict: "holds", "contradicted" or "undecided", by p of the sign-flip test after Holm's
+        correction for all findings of an experiment. Of several comparisons it is the one least
+        favourable to the protection, as in the ledger.
+    holm: p after the correction; NaN where there is no p.
+    few: whether so few people could not decide it, whatever they show.
+    """
+
+    verdict: str
+    metric: str
+    way: Way
+    baseline: str
+    difference: Value
+    p: float
+    holm: float
+    n: int
+    over: str
+    few: bool
+
+    @property
+    def title(self) -> str:
+        return metrics[self.metric].title
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """P, before and after the correction."""
+        return number(self.p, ".2g"), number(self.holm, ".2g")
+
+
+class Findings(NamedTuple):
+    """Of one protection: likeness and quality where nothing undoes it, and likeness in the way that
+    is least favourable to it, where there are others.
+    """
+
+    protection: str
+    identity: Finding
+    quality: Finding | None
+    undone: Finding | None
+
+
+class Control(NamedTuple):
+    """Whether clean photos are learnt, without which a protection has nothing to harm."""
+
+    learnt: bool
+    way: Way
+    scores: list[tuple[str, Value]]
+
+
+def findings(tables: Tables) -> list[Findings]:
+    """What holds of each protection that is no control, in the order of the tables."""
+    made = [
+        found
+        for protection in tables.summary["protection"].unique()
+        if protection not in tables.controls.protection
+        and (found := _find(tables, str(protection)))
+    ]
+    decided = iter(_decided([each for found in made for each in found[1:] if each]))
+    return [
+        found._replace(
+            identity=next(decided),
+            quality=found.quality and next(decided),
+            undone=found.undone and next(decided),
+        )
+        for found in made
+    ]
+
+
+def control(tables: Tables) -> Control | None:
+    """How well clean photos are learnt; None where there are none, or nothing tells."""
+    way, known = first_way(tables), tables.controls.protection[:1]
+    summary = tables.summary.to_dict("records")
+    rows = [row for row in summary if _way(row) == way and row["protection"] in known]
+    names = [name for name in ("relative_ims", "fdfr") if has_values(tables.summary, name)]
+    if not rows or not names:
+        return None
+    score, faceless = rows[0].get("relative_ims", math.nan), rows[0].get("fdfr", math.nan)
+    failed = score < LEARNT or faceless > FACELESS
+    return Control(not failed, way, [(metrics[n].title, score_value(rows[0], n)) for n in names])
+
+
+def first_way(tables: Tables) -> Way:
+    """The controls among purifications and trainers; what the first cell has, where there are
+    none.
+    """
+    rows = tables.summary[~tables.summary["trainer"].isin(tables.controls.floor)]
+    own = [
+        next((label for label in known if label in set(rows[name])), rows[name].iloc[0])
+        for name, known in (
+            ("purification", tables.controls.purification),
+            ("trainer", tables.controls.trainer),
+        )
+    ]
+    return Way(*own)
+
+
+def typical(tables: Tables, found: Finding, protection: str) -> str | None:
+    """The person whose difference to the control is nearest to the mean of all."""
+    clean = tables.controls.protection[:1]
+    own = tables.identities[
+        (tables.identities[list(Way._fields)] == pd.Series(found.way._asdict())).all(axis=1)
+    ].set_index("identity")
+    values = own[own["protection"] == protection][found.metric].dropna()
+    if clean:
+        values = (values - own[own["protection"] == clean[0]][found.metric]).dropna()
+    return None if values.empty else str((values - values.mean()).abs().idxmin())
+
+
+def _find(tables: Tables, protection: str) -> Findings | None:
+    frame, known = tables.contrasts, tables.controls.protection
+    own = [r for r in frame.to_dict("records") if r["protection"] == protection]
+    bare = [r for r in own if _way(r) == first_way(tables) and is_beside(r, known)]
+    others = [r for r in own if _way(r) != first_way(tables) and is_beside(r, known[:1])]
+    identity, quality = chosen(frame, IDENTITY), chosen(frame, QUALITY)
+    found = _judge(bare, identity)
+    if found is None:
+        return None
+    return Findings(protection, found, _judge(bare, quality), _judge(others, identity))
+
+
+def _judge(rows: Sequence[Row], metric: str | None) -> Finding | None:
+    """What rows say, which all have to speak for the protection; not yet decided."""
+    if metric is None or not (rows := [row for row in rows if not math.isnan(row[metric])]):
+        return None
+    worst = max(rows, key=lambda row: _doubt(row, metric))
+    harms, spec = directed(worst, metric) > 0, f"+{metrics[metric].display}"
+    p = float(worst[f"{metric}_p"])
+    return Finding(
+        "holds" if harms else "contradicted",
+        metric,
+        _way(worst),
+        worst["baseline"],
+        Value(number(worst[metric], spec), spread(worst, metric, spec)),
+        p if harms else min(1.0, p * len(rows)),  # one of them may contradict by chance
+        math.nan,
+        int(worst[f"{metric}_n"]),
+        worst["over"],
+        few=False,
+    )
+
+
+def _decided(family: Sequence[Finding]) -> list[Finding]:
+    corrected = holm(np.array([each.p for each in family]))
+    return [
+        each._replace(
+            verdict=each.verdict if p <= LEVEL else "undecided",
+            holm=float(p),
+            few=2.0 ** (1 - each.n) * len(family) > LEVEL,
+        )
+        for each, p in zip(family, corrected, strict=True)
+    ]
+
+
+def _way(row: Row) -> Way:
+    return Way(row["purification"], row["trainer"])
+
+
+def _doubt(row: Row, metric: str) -> tuple[float, float]:
+    """Larger, the less a row speaks for the protection."""
+    p, size = row[f"{metric}_p"], directed(row, metric)
+    return (0.0 if math.isnan(p) else p if size > 0 else 2 - p), -size

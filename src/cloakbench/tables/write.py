@@ -1,0 +1,93 @@
+"""Files of an experiment's tables: CSV for machines, Markdown and LaTeX for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.files.text import write_csv, write_text
+from cloakbench.score.base import DISTANCES
+from cloakbench.tables.display import (
+    CONTRASTS_NOTE,
+    COUNTS,
+    VERDICT,
+    VERDICTS_NOTE,
+    Grid,
+    difference_grid,
+    note,
+    photo_grid,
+    score_grid,
+    verdict_grid,
+)
+from cloakbench.tables.experiment import Tables
+from cloakbench.tables.latex import latex
+from cloakbench.tables.markdown import markdown
+from cloakbench.tables.measures import LEVEL, best, keep, main_metrics
+from cloakbench.tables.summary import metric_columns
+
+SHORT_VERDICT = ("claim", "verdict", "effect", "p by Holm", "n")
+CAPTIONS = {
+    "summary": " Arrows point to where the protection holds, brackets are 95 % intervals, and bold "
+    "protects most.",
+    "contrasts": f" Brackets are 95 % intervals; bold: p is at most {LEVEL} by Holm.",
+}
+"""What captions say besides the title; of tables with bold values."""
+
+
+def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence[str] = ()) -> None:
+    """Write every table as CSV, and the short ones as Markdown and LaTeX too.
+
+    chosen: metrics of the LaTeX tables, which have to fit a page; by default those that tell most.
+
+    Raises:
+        CloakBenchError: a chosen metric is in no table.
+    """
+    for name, frame in tables.frames.items():
+        write_csv(frame, folder / f"{name}.csv")
+    for name, (title, grid, remark) in _short(experiment, tables).items():
+        write_text(folder / f"{name}.md", markdown(title, grid, remark))
+    known = [*metric_columns(tables.images), *metric_columns(tables.distances)]
+    for name in chosen:
+        if name not in known:
+            raise CloakBenchError(f"--latex: unknown metric '{name}': {nearest(name, known)}")
+    names = [*chosen] or main_metrics(tables.summary)
+    few = tables._replace(
+        summary=keep(tables.summary, names),
+        contrasts=keep(tables.contrasts, names).filter(regex=r"^(?!.*_p$)"),
+        identities=keep(tables.identities, names),
+        photos=keep(tables.photos, chosen or DISTANCES),
+    )
+    for name, (title, grid, remark) in _short(experiment, few, counts=()).items():
+        bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
+        caption, key = f"{title}.{CAPTIONS.get(name, '')}", f"{experiment}-{name}"
+        write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
+
+
+def _short(
+    experiment: str, tables: Tables, counts: Sequence[str] = COUNTS
+) -> dict[str, tuple[str, Grid, str]]:
+    """Tables that people read: their titles, what is in them, and what explains it.
+
+    counts: columns of counts; none where columns have to be few.
+    """
+    against = tables.contrary
+    remark = note(tables.summary, against)
+    short = {
+        "summary": (experiment, score_grid(tables.summary, counts, against), remark),
+        "contrasts": (
+            f"{experiment}, differences to the controls",
+            difference_grid(tables.contrasts, against, counts),
+            f"{CONTRASTS_NOTE} {remark}",
+        ),
+        "identities": (
+            f"{experiment}, by identity",
+            score_grid(tables.identities, counts, against),
+            "",
+        ),
+        "photos": (f"{experiment}, photos against their originals", photo_grid(tables.photos), ""),
+    }
+    if tables.verdicts is not None:
+        claims = verdict_grid(tables.verdicts, VERDICT if counts else SHORT_VERDICT)
+        short["verdicts"] = (f"{experiment}, claims", claims, VERDICTS_NOTE)
+    return short
