@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_PANELS = {
+_PANELS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Stages": (
         stages.data,
         stages.class_images,
