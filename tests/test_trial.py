@@ -164,9 +164,11 @@ def test_what_holds_is_said_with_what_it_is_worth():
     def row(name: str, faces: int) -> Protected:
         return Protected(name, Path(), [Path()] * 8, faces)
 
-    held, caveat = sentences([row("clean", 8), row("pid", 6), row("aspl", 1)], True)
-    assert held.endswith("a face is found in 8 before, and in 6 after pid, 1 after aspl.")
+    counts, held, caveat = sentences([row("clean", 8), row("pid", 6), row("aspl", 1)], True)
+    assert counts.endswith("a face is found in 8 before, and in 6 after pid, 1 after aspl.")
+    assert held == "aspl kept the model from drawing a face in most of them."
     assert caveat == LABORATORY
+    assert "Neither kept the model" in sentences([row("clean", 8), row("pid", 8)], True)[1]
     failed = sentences([row("clean", 2), row("pid", 1)], False)
     assert "learnt too little of the photos as they are" in failed[1]
 

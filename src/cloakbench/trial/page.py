@@ -67,9 +67,17 @@ def sentences(found: Sequence[Protected], miniature: bool) -> list[str]:
     samples = len(clean.samples)
     after = ", ".join(f"{each.faces} after {each.name}" for each in protected)
     said = [f"Of {samples} pictures each, a face is found in {clean.faces} before, and in {after}."]
+    hidden = [each.name for each in protected if each.faces < clean.faces / 2]
     if clean.faces < samples / 2:
         said.append(
             "The model learnt too little of the photos as they are for that to mean anything."
+        )
+    elif hidden:
+        said.append(f"{' and '.join(hidden)} kept the model from drawing a face in most of them.")
+    else:
+        said.append(
+            "Neither kept the model from drawing faces; whether they are yours, and what else it "
+            "learnt, is to be seen on the page."
         )
     return [*said, LABORATORY if miniature else ELSEWHERE.format(samples=samples)]
 
