@@ -65,6 +65,7 @@ class Revision:
     def _again(self, row: dict[str, str]) -> float:
         path = self.folder / row["output_file"]
         shutil.rmtree(path.parent) if path.name == "job.json" else path.unlink()
+        shutil.rmtree(self.folder / "results" / ".scratch", ignore_errors=True)  # nothing to resume
         words = shlex.split(row["shellcmd"])
         start = words.index("cloakbench") + 1
         end = next(n for n, word in enumerate(words) if word in {">", "2>"})
