@@ -75,7 +75,7 @@ class Finished(Method):
                 f"finished photo as the one that it was made of ({_few(names)}); its suffix may "
                 "differ."
             )
-        chosen = sorted(files, key=lambda path: [*names].index(path.stem))
+        chosen = sorted(files, key=lambda path: names.index(path.stem))
         sizes = {path: found for path in chosen if (found := photo_size(path)) != size}
         if sizes:
             raise CloakBenchError(
