@@ -192,6 +192,7 @@ def test_a_control_that_failed_is_said_before_any_verdict(cells, tmp_path: Path)
     page = path.read_text("utf-8")
     warning, verdicts = page.index("The control failed: clean"), page.index('class="verdicts"')
     assert 0 < warning < verdicts
+    assert "<h1>The control failed: clean photos are not learnt.</h1>" in page
 
 
 def test_the_page_is_well_formed(page: str) -> None:

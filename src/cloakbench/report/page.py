@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
+FAILED = "The control failed: clean photos are not learnt"
 CLAIMS = ("verdict", "effect", "p by Holm")
 """Columns of claims that are shown first."""
 
@@ -92,10 +93,12 @@ def _results(tables: Tables, shown: list[Evidence]) -> dict[str, object]:
     """What the page says first."""
     verdicts = tables.verdicts
     claims = [] if verdicts is None else verdict_grid(verdicts).rows
+    learnt = control(tables)
+    failed = learnt is not None and not learnt.learnt
     return {
-        "headline": headline(shown, verdicts),
+        "headline": FAILED if failed else headline(shown, verdicts),
         "claims": [dict(zip(VERDICT, map(str, row), strict=True)) for row in claims],
-        "control": control(tables),
+        "control": learnt,
         "evidence": shown,
     }
 
