@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -175,10 +175,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A folder in which the workflow runs, with the config that is laid over the default one."""
+    """A folder in which the workflow runs, with the config that is laid over the default one.
+
+    said: what the run printed that made what is there.
+    """
 
     folder: Path
     config: dict[str, Any]
+    said: str = ""
 
     def snakemake(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         config = self.folder / "tiny.yaml"
@@ -231,4 +235,4 @@ def workflow(tiny_model, tiny_weights, tmp_path_factory: pytest.TempPathFactory)
     )
     run = workflow.snakemake()
     assert run.returncode == 0, run.stdout + run.stderr
-    return workflow
+    return replace(workflow, said=run.stdout)

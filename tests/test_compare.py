@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from conftest import REPOSITORY
 from test_tables import row, study, tabulate
 from typer.testing import CliRunner
 
@@ -94,6 +97,20 @@ def test_what_are_no_tables_is_refused_in_a_line(damage: str, tmp_path: Path) ->
     with pytest.raises(CloakBenchError, match=r"images\.csv") as error:
         read_run(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_is_named_by_its_config_too(tmp_path: Path, monkeypatch) -> None:
+    """One that says what differs from config.yaml, as those in config/ do."""
+    monkeypatch.chdir(REPOSITORY)
+    config = tmp_path / "before.yaml"
+    config.write_text(yaml.safe_dump({"experiment": "run", "results": str(tmp_path / "results")}))
+    folder = run(tmp_path / "made")
+    shutil.copytree(folder, tmp_path / "results" / "tables" / "run")
+
+    found = CliRunner().invoke(app, ["compare", str(config), str(folder), "--json"])
+
+    assert found.exit_code == 0, found.output
+    assert {cell["fdfr"] for cell in json.loads(found.output)["cells"]} == {0}
 
 
 def test_the_command_prints_a_table_and_gives_machines_all_of_it(tmp_path: Path) -> None:

@@ -177,6 +177,24 @@ class Structure(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_equal_results_make_equal_pages(page: str, cells: list[Cell], tmp_path: Path) -> None:
+    again = make_report("demo", cells, Layout(tmp_path), tabulate(cells, tmp_path), METHODS)
+
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_a_control_that_failed_is_said_before_any_verdict(cells, tmp_path: Path) -> None:
+    tables = tabulate(cells, tmp_path)
+    failed = tables.summary.assign(fdfr=0.9)
+
+    path = make_report("demo", cells, Layout(tmp_path), tables._replace(summary=failed), METHODS)
+
+    page = path.read_text("utf-8")
+    warning, verdicts = page.index("The control failed: clean"), page.index('class="verdicts"')
+    assert 0 < warning < verdicts
+    assert "<h1>The control failed: clean photos are not learnt.</h1>" in page
+
+
 def test_the_page_is_well_formed(page: str) -> None:
     found = Structure(re.sub("<script>.*</script>", "", page, flags=re.DOTALL))
 
@@ -257,6 +275,8 @@ def test_the_figure_takes_the_colour_of_the_page_and_has_its_own_as_a_file(
     assert {*re.findall("#[0-9a-f]{6}", svg)} == {plot.PROTECTED.colour, plot.UNDONE.colour}
     assert plot.score_plot(tables) == svg
     assert "prefers-color-scheme:dark" in plot.standalone(svg)
+    hostile = tables.summary.replace("aspl", "<b>$x^2$")
+    assert "&lt;b&gt;$x^2$ / cdl" in plot.score_plot(tables._replace(summary=hostile))
     nothing = tables.summary.drop(columns=["relative_ism", "fdfr"])
     assert plot.score_plot(tables._replace(summary=nothing)) == ""
 

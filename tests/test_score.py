@@ -697,3 +697,10 @@ def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path, tiny_we
     assert table[["fdfr", "identified"]].to_numpy().tolist() == [[0, 1], [1, 0]]
     assert table["kid"].nunique() == 1
     assert pd.read_csv(tmp_path / "distances.csv")["linf"].tolist() == [0]
+
+
+def test_the_limit_of_brisque_is_what_its_regression_gives_far_away():
+    """Every support vector's kernel is zero there, and the offset is left."""
+    from cloakbench.score.metrics.brisque import Brisque, _model
+
+    assert Brisque.saturates == pytest.approx(-_model().model.rho[0], abs=1e-3)

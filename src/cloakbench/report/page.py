@@ -27,7 +27,7 @@ from cloakbench.tables.display import (
     score_grid,
     verdict_grid,
 )
-from cloakbench.tables.findings import control
+from cloakbench.tables.findings import LEARNT, control
 from cloakbench.tables.measures import LEVEL, main_metrics
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
+FAILED = "The control failed: clean photos are not learnt"
 CLAIMS = ("verdict", "effect", "p by Holm")
 """Columns of claims that are shown first."""
 
@@ -67,7 +68,7 @@ def make_report(
     from markupsafe import Markup
 
     pictures, shown = galleries(cells, layout, tables), evidence(cells, layout, tables)
-    plot = score_plot(tables)
+    plot, views = score_plot(tables), _views(tables)
     write_text(layout.figure(experiment), standalone(plot or EMPTY))
     path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
     write_text(
@@ -80,22 +81,25 @@ def make_report(
             shown=_shown(len(pictures), len(people)),
             plot=Markup(plot),
             galleries=pictures,
+            tables=views,
+            contents=_contents(views, pictures, bool(plot)),
             **_results(tables, shown),
-            contents=_contents(tables, pictures, bool(plot)),
         ),
     )
     return path
 
 
 def _results(tables: Tables, shown: list[Evidence]) -> dict[str, object]:
+    """What the page says first."""
     verdicts = tables.verdicts
     claims = [] if verdicts is None else verdict_grid(verdicts).rows
+    learnt = control(tables)
+    failed = learnt is not None and not learnt.learnt
     return {
-        "headline": headline(shown, verdicts),
+        "headline": FAILED if failed else headline(shown, verdicts),
         "claims": [dict(zip(VERDICT, map(str, row), strict=True)) for row in claims],
-        "control": control(tables),
+        "control": learnt,
         "evidence": shown,
-        "tables": _views(tables),
     }
 
 
@@ -117,11 +121,12 @@ def _views(tables: Tables) -> list[View]:
     return [*made, view("photos", "Photos against their originals", photos, DISTANCES)]
 
 
-def _contents(tables: Tables, pictures: list[Gallery], plot: bool) -> list[tuple[str, str]]:
+def _contents(views: list[View], pictures: list[Gallery], plot: bool) -> list[tuple[str, str]]:
+    """Sections by id and title."""
     return [
         ("verdicts", "What holds"),
         *([("figure", "Figure")] if plot else []),
-        *((each.key, each.name) for each in _views(tables)),
+        *((each.key, each.name) for each in views),
         *([("pictures", "Pictures")] if pictures else []),
         ("methods", "Methods"),
     ]
@@ -144,6 +149,7 @@ def _template() -> Template:
         "said": IS,
         "gain": GAIN,
         "level": LEVEL,
+        "learnt": LEARNT,
         "style": Markup((folder / "page.css").read_text("utf-8")),
         "script": Markup((folder / "page.js").read_text("utf-8")),
     }

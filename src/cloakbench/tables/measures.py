@@ -62,11 +62,17 @@ def best(frame: pd.DataFrame, against: Collection[str]) -> set[tuple[int, str]]:
 
 
 def contrary(contrasts: pd.DataFrame, controls: Controls) -> frozenset[str]:
-    """Metrics that move here against their arrow: a protection's interval lies on the other side
-    of its control's, and no protection's on this side.
+    """Metrics that move here against their arrow: where nothing undoes a protection its interval
+    lies on the other side of its control's, and no protection's on this side.
     """
-    rows = [row for row in contrasts.to_dict("records") if is_beside(row, controls.protection[:1])]
-    rows = [row for row in rows if row["protection"] not in controls.protection]
+    rows = [
+        row
+        for row in contrasts.to_dict("records")
+        if is_beside(row, controls.protection[:1])
+        and row["protection"] not in controls.protection
+        and row["purification"] in (controls.purification[:1] or [row["purification"]])
+        and row["trainer"] in (controls.trainer[:1] or [row["trainer"]])
+    ]
     moved = {name: {_side(row, name) for row in rows} for name in metrics.names()}
     return frozenset(name for name, sides in moved.items() if -1 in sides and 1 not in sides)
 

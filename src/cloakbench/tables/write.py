@@ -43,20 +43,21 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
     Raises:
         CloakBenchError: a chosen metric is in no table.
     """
-    for name, frame in tables.frames.items():
-        write_csv(frame, folder / f"{name}.csv")
-    for name, (title, grid, remark) in _short(experiment, tables).items():
-        write_text(folder / f"{name}.md", markdown(title, grid, remark))
     known = [*metric_columns(tables.images), *metric_columns(tables.distances)]
     for name in chosen:
         if name not in known:
             raise CloakBenchError(f"--latex: unknown metric '{name}': {nearest(name, known)}")
-    names = [*chosen] or main_metrics(tables.summary)
+    for name, frame in tables.frames.items():
+        write_csv(frame, folder / f"{name}.csv")
+    for name, (title, grid, remark) in _short(experiment, tables).items():
+        write_text(folder / f"{name}.md", markdown(title, grid, remark))
+    names = [each for each in chosen if each in tables.summary] or main_metrics(tables.summary)
+    of_photos = [each for each in chosen if each in tables.photos] or DISTANCES
     few = tables._replace(
         summary=keep(tables.summary, names),
         contrasts=keep(tables.contrasts, names).filter(regex=r"^(?!.*_p$)"),
         identities=keep(tables.identities, names),
-        photos=keep(tables.photos, chosen or DISTANCES),
+        photos=keep(tables.photos, of_photos),
     )
     for name, (title, grid, remark) in _short(experiment, few, counts=()).items():
         bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
