@@ -6,11 +6,11 @@ BIN := .venv/bin
 INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
-	--group dev --group build pyproject.toml
+	--group dev --group build --group docs pyproject.toml
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
+.PHONY: help setup large slurm demo behaviour ablation protections purifications purified-clean claims benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -56,6 +56,14 @@ lint: setup ## format, lint, types and workflow checks
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
+docs: setup ## build the documentation site into site/
+	mkdocs build --strict --quiet
+
+build: setup ## build source distribution and wheel into dist/, and check them
+	rm -rf dist
+	uv build --quiet --no-build-isolation --out-dir dist
+	twine check --strict dist/*
+
 format: setup ## reformat all code, and write the config's schema anew
 	ruff check --fix .
 	ruff format .
@@ -67,5 +75,5 @@ lock: setup ## pin all packages again, newest allowed
 	$(LOCK) --extra slurm --constraint requirements.lock --output-file .venv/slurm.lock
 	awk '/^[a-z]/ {on = /^snakemake-executor/} on' .venv/slurm.lock > requirements-slurm.lock
 
-clean: ## remove results and checkpoints, keep the environment
-	rm -rf results/[!R]* results/.scratch .snakemake
+clean: ## remove results, checkpoints and what was built, keep the environment
+	rm -rf results/[!R]* results/.scratch .snakemake dist site

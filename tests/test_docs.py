@@ -13,7 +13,8 @@ from conftest import REPOSITORY
 from cloakbench.protect import protections
 from cloakbench.protect.ascent import Ascent
 
-README = (REPOSITORY / "README.md").read_text("utf-8")
+BEHAVIOUR = (REPOSITORY / "docs" / "behaviour" / "README.md").read_text("utf-8")
+RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
 FOLDERS = ("benchmarks", "config", "docs", "resources")
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
@@ -31,23 +32,23 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
-def test_the_readmes_scores_are_those_of_the_behaviour_table():
+def test_the_page_on_behaviour_shows_the_scores_of_its_table():
     made = (REPOSITORY / "docs" / "behaviour" / "summary.md").read_text("utf-8")
     full = {row[0]: row[1:] for row in rows(made)}
-    shown = [row for row in rows(README) if row[0] in ("clean", "noise", "aspl")]
+    shown = [row for row in rows(BEHAVIOUR) if row[0] in ("clean", "noise", "aspl")]
 
     assert len(shown) == 3
     for protection, *scores in shown:
         assert set(scores) <= set(full[protection])
 
 
-def test_the_readmes_differences_are_those_of_the_contrasts():
+def test_the_page_on_behaviour_shows_differences_of_its_contrasts():
     made = (REPOSITORY / "docs" / "behaviour" / "contrasts.md").read_text("utf-8")
     [row] = [row for row in rows(made) if row[:2] == ["aspl", "clean"]]
     values = re.sub("[%+−]", "", " ".join(row))
 
     for shown in ("0.138 [0.080, 0.204]", "30 points [0, +77]", "39 points\n[−83, +5]"):
-        assert shown in README
+        assert shown in BEHAVIOUR
         ends = sorted(re.findall(r"[\d.]+", shown))
         assert any(
             sorted(re.findall(r"[\d.]+", found)) == ends
@@ -55,10 +56,10 @@ def test_the_readmes_differences_are_those_of_the_contrasts():
         )
 
 
-def test_the_readmes_figures_of_the_model_are_the_measured_ones():
+def test_the_shown_figures_of_the_model_are_the_measured_ones():
     measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
     vae, clip = measured["vae"], measured["clip"]
-    text = " ".join(" ".join(row) for row in rows(README))
+    text = " ".join(" ".join(row) for row in rows(RESOURCES))
 
     for shown in (
         f"{vae['psnr']:.1f} dB, {vae['ssim']:.3f}",

@@ -1,4 +1,4 @@
-"""Outside of a clone: the built wheel, a plug-in package beside it, and the README's Python."""
+"""Outside of a clone: the built wheel, a plug-in package beside it, and the docs' Python."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def test_a_package_s_code_counts_and_its_comments_do_not(installed, site):
     assert before == commented != edited
 
 
-def test_the_readme_s_lines_of_python_run_in_an_empty_folder(installed):
-    lines = block("README.md", "python", "From Python")
+def test_the_start_page_s_lines_of_python_run_in_an_empty_folder(installed):
+    lines = block("docs/start.md", "python", "From Python")
 
     protected, purified = installed(sys.executable, "-c", lines).splitlines()
 
