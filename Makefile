@@ -1,4 +1,4 @@
-# make demo | test | lint | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
+# make demo | test | lint | docs | build | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo $$p && break; done)
@@ -57,7 +57,7 @@ lint: setup ## format, lint, types and workflow checks
 	snakemake --lint
 
 docs: setup ## build the documentation site into site/
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 build: setup ## build source distribution and wheel into dist/, and check them
 	rm -rf dist

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import REPOSITORY
 
+from cloakbench.cli.main import app
 from cloakbench.protect import protections
 from cloakbench.protect.ascent import Ascent
 
@@ -77,6 +80,23 @@ def test_links_lead_somewhere(path: Path):
 
     for link in links:
         assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_commands_that_documents_show_are_ones_that_there_are():
+    """Their names, options and numbers of arguments; what is asked for is not run."""
+    shown = [
+        line.strip()
+        for path in DOCUMENTS
+        for line in re.sub(r"\\\n\s*", "", path.read_text("utf-8")).splitlines()
+        if re.match(r" *cloakbench [a-z-]", line)
+    ]
+    assert len(shown) > 15
+    for line in shown:
+        command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+        while hasattr(command, "commands"):
+            words = words[2:] if words[0] == "--plugin" else words
+            command = command.commands[words.pop(0)]
+        command.make_context(line, words)  # refuses what the command line would
 
 
 def test_every_recipe_that_a_source_names_is_there():
