@@ -15,6 +15,6 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && useradd --create-home cloak \
     && chmod -R a+rwX . /home/cloak
-ENV HOME=/home/cloak PYTHONDONTWRITEBYTECODE=1
+ENV HOME=/home/cloak LOGNAME=cloak PYTHONDONTWRITEBYTECODE=1
 USER cloak
 ENTRYPOINT ["snakemake"]

@@ -81,7 +81,7 @@ def site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    uv("build", "--wheel", "--out-dir", built, REPOSITORY)
+    uv("build", "--out-dir", built, REPOSITORY)  # the wheel from the source distribution
     into = ("--no-deps", "--python", sys.executable, "--target", site)
     uv("pip", "install", *into, *built.glob("*.whl"), package)
     return site
