@@ -104,7 +104,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_the_tutorial_ends_with_its_line_in_a_table(tiny_model, tiny_weights, tmp_path: Path):
+def test_the_tutorial_ends_with_its_line_in_a_table(tiny_model, tmp_path: Path):
     """On a tiny model, one person and no controls; without class images and faces."""
     code, config = (
         re.findall(rf"```{language}\n(.*?)```", TUTORIAL, re.DOTALL)[0]
@@ -132,4 +132,4 @@ def test_the_tutorial_ends_with_its_line_in_a_table(tiny_model, tiny_weights, tm
 
     assert run.returncode == 0, run.stdout + run.stderr
     table = (tmp_path / "results" / "tables" / "fade" / "summary.md").read_text()
-    assert re.search(r"^\| fade +\|", table, re.MULTILINE), table
+    assert "| fade |" in table
