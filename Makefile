@@ -1,4 +1,4 @@
-# make demo | test | lint | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
+# make demo | test | lint | docs | build | clean; each sets up .venv first. Needs Python 3.11+ and a C++ compiler.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo $$p && break; done)
@@ -6,11 +6,11 @@ BIN := .venv/bin
 INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
-	--group dev --group build pyproject.toml
+	--group dev --group build --group docs pyproject.toml
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm browser screenshots demo behaviour ablation protections purifications purified-clean claims benchmark test lint format lock clean
+.PHONY: help setup large slurm browser screenshots demo behaviour ablation protections purifications purified-clean claims benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -62,6 +62,14 @@ lint: setup ## format, lint, types and workflow checks
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
+docs: setup ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+build: setup ## build source distribution and wheel into dist/, and check them
+	rm -rf dist
+	uv build --quiet --no-build-isolation --out-dir dist
+	twine check --strict dist/*
+
 format: setup ## reformat all code, and write the config's schema anew
 	ruff check --fix .
 	ruff format .
@@ -75,5 +83,5 @@ lock: setup ## pin all packages again, newest allowed
 	$(LOCK) --group browser --constraint requirements.lock --output-file .venv/browser.lock
 	awk '/^[a-z]/ {on = /^(axe-|greenlet|playwright|pyee)/} on' .venv/browser.lock > requirements-browser.lock
 
-clean: ## remove results and checkpoints, keep the environment
-	rm -rf results/[!R]* results/.scratch .snakemake
+clean: ## remove results, checkpoints and what was built, keep the environment
+	rm -rf results/[!R]* results/.scratch .snakemake dist site

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import REPOSITORY
 
+from cloakbench.cli.main import app
 from cloakbench.protect import protections
 from cloakbench.protect.ascent import Ascent
 
-README = (REPOSITORY / "README.md").read_text("utf-8")
+BEHAVIOUR = (REPOSITORY / "docs" / "behaviour" / "README.md").read_text("utf-8")
+RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
 FOLDERS = ("benchmarks", "config", "docs", "resources")
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
@@ -31,23 +35,23 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
-def test_the_readmes_scores_are_those_of_the_behaviour_table():
+def test_the_page_on_behaviour_shows_the_scores_of_its_table():
     made = (REPOSITORY / "docs" / "behaviour" / "summary.md").read_text("utf-8")
     full = {row[0]: row[1:] for row in rows(made)}
-    shown = [row for row in rows(README) if row[0] in ("clean", "noise", "aspl")]
+    shown = [row for row in rows(BEHAVIOUR) if row[0] in ("clean", "noise", "aspl")]
 
     assert len(shown) == 3
     for protection, *scores in shown:
         assert set(scores) <= set(full[protection])
 
 
-def test_the_readmes_differences_are_those_of_the_contrasts():
+def test_the_page_on_behaviour_shows_differences_of_its_contrasts():
     made = (REPOSITORY / "docs" / "behaviour" / "contrasts.md").read_text("utf-8")
     [row] = [row for row in rows(made) if row[:2] == ["aspl", "clean"]]
     values = re.sub("[%+−]", "", " ".join(row))
 
     for shown in ("0.138 [0.080, 0.204]", "30 points [0, +77]", "39 points\n[−83, +5]"):
-        assert shown in README
+        assert shown in BEHAVIOUR
         ends = sorted(re.findall(r"[\d.]+", shown))
         assert any(
             sorted(re.findall(r"[\d.]+", found)) == ends
@@ -55,10 +59,10 @@ def test_the_readmes_differences_are_those_of_the_contrasts():
         )
 
 
-def test_the_readmes_figures_of_the_model_are_the_measured_ones():
+def test_the_shown_figures_of_the_model_are_the_measured_ones():
     measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
     vae, clip = measured["vae"], measured["clip"]
-    text = " ".join(" ".join(row) for row in rows(README))
+    text = " ".join(" ".join(row) for row in rows(RESOURCES))
 
     for shown in (
         f"{vae['psnr']:.1f} dB, {vae['ssim']:.3f}",
@@ -76,6 +80,23 @@ def test_links_lead_somewhere(path: Path):
 
     for link in links:
         assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_commands_that_documents_show_are_ones_that_there_are():
+    """Their names, options and numbers of arguments; what is asked for is not run."""
+    shown = [
+        line.strip()
+        for path in DOCUMENTS
+        for line in re.sub(r"\\\n\s*", "", path.read_text("utf-8")).splitlines()
+        if re.match(r" *cloakbench [a-z-]", line)
+    ]
+    assert len(shown) > 15
+    for line in shown:
+        command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+        while hasattr(command, "commands"):
+            words = words[2:] if words[0] == "--plugin" else words
+            command = command.commands[words.pop(0)]
+        command.make_context(line, words)  # refuses what the command line would
 
 
 def test_every_recipe_that_a_source_names_is_there():

@@ -1,4 +1,4 @@
-"""Outside of a clone: the built wheel, a plug-in package beside it, and the README's Python."""
+"""Outside of a clone: the built wheel, a plug-in package beside it, and the docs' Python."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    uv("build", "--wheel", "--out-dir", built, REPOSITORY)
+    uv("build", "--out-dir", built, REPOSITORY)  # the wheel from the source distribution
     into = ("--no-deps", "--python", sys.executable, "--target", site)
     uv("pip", "install", *into, *built.glob("*.whl"), package)
     return site
@@ -158,8 +158,8 @@ def test_a_package_s_code_counts_and_its_comments_do_not(installed, site):
     assert before == commented != edited
 
 
-def test_the_readme_s_lines_of_python_run_in_an_empty_folder(installed):
-    lines = block("README.md", "python", "From Python")
+def test_the_start_page_s_lines_of_python_run_in_an_empty_folder(installed):
+    lines = block("docs/start.md", "python", "From Python")
 
     protected, purified = installed(sys.executable, "-c", lines).splitlines()
 
