@@ -61,7 +61,7 @@ def _saturated(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
     """Mean scores over identities with 95 % intervals, one row per cell of the study.
 
-    budgets: grey levels by protection.
+    budgets: grey levels by protection; 255 bounds nothing.
 
     Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (whose values make the
     interval: "identities", or "images" where there is one identity), then each metric's
@@ -73,7 +73,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
         rows.append(
             {
                 **labels,
-                "budget": f"{budgets[labels['protection']]}/255",
+                "budget": _levels(budgets[labels["protection"]]),
                 "identities": frame["identity"].nunique(),
                 "images": len(frame),
                 "faces": frame["face"].sum(min_count=1),
@@ -156,7 +156,12 @@ def _replaced(labels: Labels, controls: Controls) -> Iterator[Labels]:
 def _name(labels: Labels, replaced: Labels, budgets: Mapping[str, int]) -> str:
     name = " + ".join(replaced.values())
     budget = budgets.get(replaced.get("protection", ""), 0)
-    return f"{name}, {budget}/255" if budget not in {0, budgets[labels["protection"]]} else name
+    own = {0, budgets[labels["protection"]]}
+    return name if budget in own else f"{name}, {_levels(budget)}"
+
+
+def _levels(budget: int) -> str:
+    return f"{budget}/255" if budget < 255 else "any"
 
 
 def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
