@@ -369,7 +369,8 @@ def _spec(text: str, changes: list[str] | None, command: str) -> Any:
     Raises:
         CloakBenchError: a photo or folder stands in its place; see `parse_spec`.
     """
-    if Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir():
+    is_json = text[:1] in "{["
+    if not is_json and (Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir()):
         raise CloakBenchError(
             f"{text}: stands where a method's name is expected. Write `cloakbench {command} "
             f"{text}`; `cloakbench methods` lists the names."
