@@ -7,6 +7,8 @@ INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
 	--group dev --group build --group docs pyproject.toml
+CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -82,6 +84,10 @@ lock: setup ## pin all packages again, newest allowed
 	awk '/^[a-z]/ {on = /^snakemake-executor/} on' .venv/slurm.lock > requirements-slurm.lock
 	$(LOCK) --group browser --constraint requirements.lock --output-file .venv/browser.lock
 	awk '/^[a-z]/ {on = /^(axe-|greenlet|playwright|pyee)/} on' .venv/browser.lock > requirements-browser.lock
+	$(CONDA_LOCK) --constraint requirements.lock --output-file .venv/conda.lock
+	awk '1; /- pip:/ {exit}' envs/cloakbench.yaml > .venv/conda.yaml
+	sed -e ':a' -e '/\\$$/{N; s/ *\\\n */ /; ba' -e '}' -e 's/^/      - /' .venv/conda.lock >> .venv/conda.yaml
+	mv .venv/conda.yaml envs/cloakbench.yaml
 
 clean: ## remove results, checkpoints and what was built, keep the environment
 	rm -rf results/[!R]* results/.scratch .snakemake dist site

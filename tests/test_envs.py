@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.markers import Marker
+from packaging.requirements import Requirement
 
 RESOURCES = REPOSITORY / "resources"
 ENVIRONMENT = REPOSITORY / "envs" / "cloakbench.yaml"
@@ -63,8 +64,11 @@ def _wanted() -> list[str]:
 def test_conda_environment_pins_what_the_lock_file_pins():
     entries = yaml.safe_load(ENVIRONMENT.read_text())["dependencies"]
     (python,) = (entry.partition("=")[2] for entry in entries if str(entry).startswith("python="))
-    pins = dict(entry.split("==") for entry in entries[-1]["pip"])
-    assert pins == {name: _locked(python)[name] for name in _wanted()}
+    required = [Requirement(entry.split(" --hash")[0]) for entry in entries[-1]["pip"]]
+    pins = {each.name: str(each.specifier).removeprefix("==") for each in required}
+    assert pins.keys() >= set(_wanted())
+    assert pins.items() <= _locked(python).items()
+    assert all(" --hash=sha256:" in entry for entry in entries[-1]["pip"])
 
 
 @pytest.mark.parametrize(
