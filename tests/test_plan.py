@@ -70,7 +70,7 @@ def test_every_job_is_there_and_what_runs_no_model_is_not_guessed(config):
     }
     assert line(made, "protect").seconds is None
     assert not made.known
-    assert made.problems == []
+    assert made.missing == made.uncounted == []
 
 
 def test_a_training_takes_as_many_flops_more_as_it_has_steps(config):
@@ -142,7 +142,7 @@ def test_all_that_is_missing_is_said_at_once_and_the_rest_planned(config, tmp_pa
 
     made = plan(config, purifications=["none", missing], metrics=["ism", "liqe"])
 
-    assert len(made.problems) == 3  # its weights, liqe's, and liqe's images
+    assert len(made.missing) == 3  # its weights, liqe's, and liqe's images
     assert line(made, "personalise").seconds is not None
 
 
@@ -154,7 +154,34 @@ def test_a_model_that_is_known_is_planned_before_it_is_downloaded(config):
     need = line(made, "personalise").need
     assert need is not None
     assert 4.2e9 < need.device < 6e9
-    assert any("hf download" in problem for problem in made.problems)
+    assert any("hf download" in line for line in made.missing)
+
+
+def test_a_method_that_looks_at_data_is_not_counted_and_named(config, monkeypatch):
+    """As one of a plug-in may; the rest of the plan is there."""
+
+    def fit(*_: object) -> None:
+        raise NotImplementedError("nonzero() needs data")
+
+    monkeypatch.setattr("cloakbench.personalise.base.FineTuning.fit", fit)
+
+    made = plan(config)
+
+    assert line(made, "personalise").seconds is None
+    assert line(made, "class_images").seconds is not None
+    assert made.uncounted == ["personalise dreambooth: cannot be counted (nonzero() needs data)."]
+
+
+def test_a_folder_that_is_called_like_an_architecture_is_counted_as_what_it_is(
+    config, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sd15").symlink_to(tiny_model.path)
+    called = {**config["models"]["tiny"], "path": "sd15"}
+
+    assert flops(plan(config, models={"tiny": called}), "class_images") == flops(
+        plan(config), "class_images"
+    )
 
 
 def test_the_command_prints_a_table_or_plain_data(config, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, reason
 from cloakbench.files.digest import code_digest
 from cloakbench.files.outputs import new_file
 from cloakbench.identity import Identity
@@ -54,13 +54,14 @@ class Needs:
         """What a job takes, in its first try or in a frugal one; None if it runs no model.
 
         Raises:
-            CloakBenchError: the model is not here and not known, or of another family.
+            CloakBenchError: the model is not here and not known, or of another family; or the
+                method, such as a plug-in's, looks at data, which counting has none of.
         """
         if (work := self._work(task)) is None:
             return None
         key = self._key(task, frugal)
         if key not in self._known:
-            self._known[key] = self._count(work, frugal)
+            self._known[key] = self._count(work, task, frugal)
             with new_file(self._path) as part:
                 part.write_text(json.dumps({k: asdict(need) for k, need in self._known.items()}))
         return self._known[key]
@@ -172,7 +173,7 @@ class Needs:
                 )
             )
 
-    def _count(self, work: Work, frugal: bool) -> Need:
+    def _count(self, work: Work, task: Task, frugal: bool) -> Need:
         from cloakbench.counting import count
 
         family = "cloakbench.models.families.stable_diffusion"
@@ -180,5 +181,11 @@ class Needs:
         self._trained = 0
         if spec.folders() and spec.module != family:
             raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")
-        counts = count(spec, work, frugal=frugal)
+        try:
+            counts = count(spec, work, frugal=frugal)
+        except CloakBenchError:
+            raise
+        except Exception as error:
+            name = f"{task.stage} {task.label}"
+            raise CloakBenchError(f"{name}: cannot be counted ({reason(error)}).") from error
         return Need(counts.flops, counts.gpu, counts.host, self._trained)

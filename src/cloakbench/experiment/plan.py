@@ -78,7 +78,8 @@ class Plan:
     cells: int
     samples: int
     lines: list[Line]
-    problems: list[str]
+    missing: list[str]
+    uncounted: list[str]
 
     @property
     def known(self) -> bool:
@@ -117,7 +118,8 @@ class Plan:
             "host_bytes": host,
             "disk_bytes_left": self.disk,
             "jobs": [asdict(line) for line in self.lines],
-            "problems": self.problems,
+            "missing": self.missing,
+            "uncounted": self.uncounted,
         }
 
 
@@ -142,8 +144,9 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
     ]
     config = experiment.config
     samples = config.sampling.images * len(config.prompts.sample)
-    problems = list(dict.fromkeys([*planner.missing, *planner.uncounted]))
-    return Plan(experiment.name, card, len(experiment.cells()), samples, lines, problems)
+    cells, missing = len(experiment.cells()), planner.missing
+    uncounted = [each for each in dict.fromkeys(planner.uncounted) if each not in missing]
+    return Plan(experiment.name, card, cells, samples, lines, missing, uncounted)
 
 
 class _Planner:
@@ -252,8 +255,9 @@ def print_plan(plan: Plan, at_once: int = 1, console: Console | None = None) -> 
     where = f"{_gigabytes(card)} of the card and " if card else ""
     console.print(f"the largest job takes {where}{_gigabytes(host)} of the host's memory")
     console.print("* counted, not measured; ? neither, for it runs no diffusion model")
-    for problem in plan.problems:
-        console.print(Text(f"missing: {problem}"), soft_wrap=True)
+    for kind, problems in {"missing": plan.missing, "not counted": plan.uncounted}.items():
+        for problem in problems:
+            console.print(Text(f"{kind}: {problem}"), soft_wrap=True)
 
 
 def _memory(line: Line, card: str) -> str:

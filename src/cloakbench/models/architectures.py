@@ -56,13 +56,15 @@ HUB_IDS = {
 def parts(model: ModelSpec) -> dict[str, Any]:
     """The parts of `StableDiffusion` for a model, frozen; its path may be an architecture's name.
 
-    Weights are what torch draws, on its current device; nothing is read of a model that is known.
+    Weights are what torch draws, on its current device. Of a model that is here its settings are
+    read, so that a folder may have any name.
 
     Raises:
         CloakBenchError: the model is none of `ARCHITECTURES`, and is not here.
     """
     name = HUB_IDS.get(model.path, model.path)
-    made = _known(name) if name in ARCHITECTURES else _configured(model.folder())
+    known = name in ARCHITECTURES and not model.folders()
+    made = _known(name) if known else _configured(model.folder())
     for network in ("vae", "text_encoder", "unet"):
         made[network].requires_grad_(False).eval()
     return made

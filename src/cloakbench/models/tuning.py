@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,6 @@ class FineTuner:
 
     def __post_init__(self) -> None:
         self.parameters = self.model.trainable()
-        self.gradients = NarrowGradients(self.model.networks, self.parameters)
         self._failed = torch.zeros((), dtype=torch.bool, device=self.model.device)
         self.optimiser = self.fresh_optimiser()
 
@@ -63,6 +63,10 @@ class FineTuner:
         return torch.optim.AdamW(
             self.parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+
+    @cached_property
+    def _narrow(self) -> NarrowGradients:
+        return NarrowGradients(self.model.networks, self.parameters)
 
     def forget(self) -> None:
         """Go on with an optimiser that is new; the moments' memory is free."""
@@ -94,12 +98,12 @@ class FineTuner:
         losses: may be made one after another, so that the activations of one are there at a time.
         """
         narrow = self.model.frugal and self.model.casts  # it takes more operators
-        with self.gradients.kept() if narrow else nullcontext():
+        with self._narrow.kept() if narrow else nullcontext():
             for loss in losses:
                 loss.backward()
                 self._failed |= ~torch.isfinite(loss.detach())
         if narrow:
-            self.gradients.descend(self.optimiser, 1.0)
+            self._narrow.descend(self.optimiser, 1.0)
             return
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
