@@ -54,7 +54,7 @@ benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 test: setup ## run all tests, but for those of `make large`
 	pytest -m "not large" --numprocesses auto --maxprocesses 4 --dist loadfile
 
-large: setup ## run the tests of the largest jobs, counted at full size: minutes and 10 GB of memory
+large: setup ## run the tests of the largest jobs, counted and run at full size: long, and much memory
 	pytest -m large
 
 lint: setup ## format, lint, types and workflow checks

@@ -6,8 +6,9 @@
 
 Weights are drawn at random in the architecture, so samples are noise; what is tried is that the
 whole workflow runs on the real thing, and what its jobs take. Every method takes its fewest steps
-(its preset `tiny`). On a CPU: minutes, and 10 GB of memory for `advdm` and `lora`; more for methods
-that train all weights. 4 GB of disk, where temporary files go.
+(its preset `tiny`); on a CPU that is a quarter of an hour or more, and methods that train all
+weights want several times the memory of `advdm` and `lora`. The model takes 4 GB of disk, where
+temporary files go.
 """
 
 from __future__ import annotations
