@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
 
-ALL_BUT_PHOTOS = {
-    "class_images": 1,
+OF_A_SEED = {
     "protect_quick": 2,
     "purify_quick": 2,
     "distances": 2,
@@ -26,7 +25,7 @@ ALL_BUT_PHOTOS = {
     "tables": 1,
     "report": 1,
 }
-"""Jobs that a seed goes into, and what follows from them."""
+"""Jobs that are done with each seed, and what follows from them."""
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_without_the_workflows_books_nothing_is_forgotten_and_nothing_done_twice
     HAPPENS[what](copied)
 
     assert copied.planned() == {}
-    assert copied.planned(seed=1) == ALL_BUT_PHOTOS
+    assert copied.planned(seeds=[0, 1]) == OF_A_SEED
 
 
 def test_what_was_outdated_is_made_again_once(copied: Workflow):
@@ -105,8 +104,8 @@ def test_no_table_tells_of_another_experiment_than_its_cells(command, copied, mo
 
 FILES = {
     "references": "mini/bundled/references.json",
-    "score": "mini/bundled/*/scores/noise/none/cdl.csv",
-    "distances": "mini/bundled/*/scores/noise/none.csv",
+    "score": "mini/bundled/*/seed_0/scores/noise/none/cdl.csv",
+    "distances": "mini/bundled/*/seed_0/scores/noise/none.csv",
     "tables": "tables/tiny/summary.csv",
     "report": "report/tiny/index.html",
 }
@@ -122,7 +121,7 @@ def test_a_file_that_was_changed_is_made_again(rule, copied):
 
 def test_samples_that_were_made_again_otherwise_are_scored_again(copied):
     """As on another machine: what made them is the same, and their bytes are not."""
-    [said] = (copied.folder / "results").glob("*/*/*/generated/noise/none/cdl/job.json")
+    [said] = (copied.folder / "results").glob("*/*/*/*/generated/noise/none/cdl/job.json")
     manifest = json.loads(said.read_text())
     manifest["files"] = dict.fromkeys(manifest["files"], "0" * 64)
     said.write_text(json.dumps(manifest))

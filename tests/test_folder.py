@@ -206,7 +206,7 @@ def test_purified_photos_have_a_folder_for_each_protection(config, tool, tmp_pat
     own = (
         Experiment.parse(config | changes)
         .purifiers["theirs"]
-        .of(Cell("mini", "people", "bert", "noise", "theirs", ""))
+        .of(Cell("mini", "people", "bert", "0", "noise", "theirs", ""))
     )
     assert own.path == tmp_path / "purified" / "noise" / "bert"
 

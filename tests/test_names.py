@@ -110,13 +110,13 @@ def test_a_cluster_is_given_no_command_that_is_in_a_name(name, hostile, monkeypa
 def test_a_key_that_is_there_twice_is_refused_by_the_plan_too(hostile):
     shutil.rmtree(hostile.folder / "identities" / HOSTILE)
     with (hostile.folder / "config.yaml").open("a") as file:
-        file.write("seed: 1\nseed: 2\n")
+        file.write("seeds: [1]\nseeds: [2]\n")
 
     run = hostile.snakemake("--dry-run")
 
     assert run.returncode == 1
-    assert "config.yaml: the key 'seed' is there twice. Keep one of them." in run.stderr
-    with pytest.raises(CloakBenchError, match="the key 'seed' is there twice"):
+    assert "config.yaml: the key 'seeds' is there twice. Keep one of them." in run.stderr
+    with pytest.raises(CloakBenchError, match="the key 'seeds' is there twice"):
         load([hostile.folder / "config.yaml"])
 
 

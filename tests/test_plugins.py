@@ -119,7 +119,7 @@ def test_jobs_know_a_config_s_plug_ins_and_rerun_when_their_code_changes(stripes
     (tmp_path / "config.yaml").write_text((REPOSITORY / "config.yaml").read_text())
     changes = {"experiment": "plugged", "plugins": [stripes.name], "protections": ["stripes"]}
     workflow = Workflow(tmp_path, changes)
-    target = "results/mini/bundled/person_000003/protected/stripes/job.json"
+    target = "results/mini/bundled/person_000003/seed_0/protected/stripes/job.json"
 
     run = workflow.snakemake(target)
     assert run.returncode == 0, run.stdout + run.stderr

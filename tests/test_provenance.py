@@ -26,7 +26,7 @@ def config(dataset: Path, tiny_model: ModelSpec, tmp_path: Path) -> dict[str, An
     return {
         "experiment": "study",
         "results": str(tmp_path / "results"),
-        "seed": 7,
+        "seeds": [7],
         "model": "tiny",
         "models": {"tiny": {"path": tiny_model.path, "resolution": 64}},
         "dataset": "people",
@@ -65,7 +65,7 @@ def test_its_config_runs_the_same_experiment(experiment):
     assert again.trainers == experiment.trainers
     assert again.metrics == experiment.metrics
     assert again.config.prompts == experiment.config.prompts
-    assert again.config.seed == 7
+    assert again.config.seeds == [7]
 
 
 def test_it_names_no_place_and_no_host(experiment, tmp_path):

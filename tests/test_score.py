@@ -50,7 +50,7 @@ from cloakbench.score.references import (
 )
 from cloakbench.score.samples import score_samples
 
-CELL = Cell("mini", "synthetic", "anna", "aspl", "none", "dreambooth")
+CELL = Cell("mini", "synthetic", "anna", "0", "aspl", "none", "dreambooth")
 FACE_METRICS = ["relative_ims", "fdfr", "ism", "relative_ism", "identified", "identified_detected"]
 BLACK = (0, 0, 0)
 
@@ -223,7 +223,7 @@ def test_rows_carry_labels_prompt_and_image(tmp_path: Path) -> None:
     table = scores(tmp_path, Colours(), ["ism"])
 
     assert list(table.columns) == [
-        *("model", "dataset", "identity", "protection", "purification", "trainer"),
+        *("model", "dataset", "identity", "seed", "protection", "purification", "trainer"),
         *("prompt", "image", "face", "faces", "ism"),
     ]
     assert table.iloc[0][["identity", "prompt", "image"]].tolist() == ["anna", "photo", "00"]

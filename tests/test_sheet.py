@@ -49,7 +49,7 @@ def test_a_folder_without_pictures_is_named(tmp_path):
 
 
 def test_a_sheet_of_cells_has_the_photos_and_every_prompt(tmp_path):
-    layout, first = Layout(tmp_path), Cell("m", "d", "anna", "aspl", "none", "dreambooth")
+    layout, first = Layout(tmp_path), Cell("m", "d", "anna", "0", "aspl", "none", "dreambooth")
     cells = [first, replace(first, trainer="cdl")]
     picture(layout.data(first) / "set_B" / "0.png", RED)
     for cell in cells:

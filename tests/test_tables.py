@@ -34,7 +34,7 @@ BASE = {"clean": 0.8, "noise": 0.75, "aspl": 0.3}
 def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Cell]:
     """Score files of a small study: scores fall with the protection and the second identity."""
     cells = [
-        Cell("mini", "synthetic", identity, protection, "none", trainer)
+        Cell("mini", "synthetic", identity, "0", protection, "none", trainer)
         for identity, protection, trainer in itertools.product(
             identities, PROTECTIONS, ("dreambooth", "cdl")
         )
@@ -276,7 +276,7 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "'quoted'", "a=b", "-
 
 
 def test_no_cell_is_a_formula_and_reading_gives_back_what_was_written(tmp_path: Path) -> None:
-    cell = Cell("m", "d", "anna", "aspl", "none", "cdl")
+    cell = Cell("m", "d", "anna", "0", "aspl", "none", "cdl")
     made = pd.DataFrame([{**label(cell), "image": text, "ism": -0.5} for text in FORMULAS])
     write_scores(made, Layout(tmp_path).scores(cell), MADE)
 

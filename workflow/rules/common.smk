@@ -21,7 +21,7 @@ from cloakbench.experiment.tasks import Task, all_tasks, inputs, named, result
 from cloakbench.errors import CloakBenchError, explain_os_error
 from cloakbench.running.jobs import sweep
 from cloakbench.files.layout import WILDCARDS as W
-from cloakbench.files.layout import Cell
+from cloakbench.files.layout import CLASS_SEED, Cell
 from cloakbench.files.outputs import MANIFEST, hold, new_file
 from cloakbench.score.base import photo_metrics
 
@@ -81,6 +81,7 @@ wildcard_constraints:
     model=one_of([CONFIG.model]),
     dataset=one_of([CONFIG.dataset]),
     identity=one_of(CONFIG.dataset_spec.identities()),
+    seed=one_of(map(str, CONFIG.seeds)),
     protection=one_of(PROTECTIONS),
     purification=one_of(PURIFIERS),
     trainer=one_of(TRAINERS),

@@ -40,7 +40,7 @@ rule class_images:
         sampling=literal(CLASS_SAMPLING_JSON),
         model=literal(MODEL_JSON),
         prompts=literal(CLASS_PROMPTS_JSON),
-        seed=CONFIG.seed,
+        seed=CLASS_SEED,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

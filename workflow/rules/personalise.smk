@@ -30,12 +30,11 @@ rule personalise:
         model=literal(MODEL_JSON),
         prompts=literal(TRAINING_PROMPTS),
         sampling=literal(*SAMPLING),
-        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench personalise {params.spec:q} --model {params.model:q} "
         "{params.photos:q} "
         "--prompts {params.prompts:q} {params.sampling:q} --out {params.out:q} --force "
-        "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
+        "--identity {wildcards.identity:q} --seed {wildcards.seed} --threads {threads} "
         "--scratch {params.scratch:q} > {log:q} 2>&1"

@@ -18,13 +18,12 @@ rule protect:
         model=options(
             PROTECTIONS, "protection", model=MODEL_JSON, prompts=TRAINING_PROMPTS_JSON
         ),
-        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench protect {params.spec:q} {params.model:q} "
         "{params.photos:q} --out {params.out:q} --force "
-        "--identity {wildcards.identity:q} --seed {params.seed} "
+        "--identity {wildcards.identity:q} --seed {wildcards.seed} "
         "--threads {threads} --scratch {params.scratch:q} > {log:q} 2>&1"
 
 

@@ -16,13 +16,12 @@ rule purify:
         spec=spec(PURIFIERS, "purification"),
         photos=places("purify"),
         model=options(PURIFIERS, "purification", model=MODEL_JSON),
-        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench purify {params.spec:q} {params.model:q} "
         "{params.photos:q} --out {params.out:q} --force "
-        "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
+        "--identity {wildcards.identity:q} --seed {wildcards.seed} --threads {threads} "
         "--scratch {params.scratch:q} > {log:q} 2>&1"
 
 

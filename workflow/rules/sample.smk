@@ -30,11 +30,10 @@ rule sample:
         trainer=by_label("trainer", TRAINER_OPTIONS),
         sampling=literal(SAMPLING_JSON),
         model=literal(MODEL_JSON),
-        seed=CONFIG.seed,
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
         "cloakbench sample {params.weights:q} {params.prompts:q} {params.trainer:q} "
         "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} --force "
-        "--identity {wildcards.identity:q} --seed {params.seed} --threads {threads} "
+        "--identity {wildcards.identity:q} --seed {wildcards.seed} --threads {threads} "
         "--scratch {params.scratch:q} > {log:q} 2>&1"

@@ -2,7 +2,7 @@ METRICS = [metric for metric in EXPERIMENT.metrics if metric.judges_samples]
 PHOTO_METRICS = photo_metrics(EXPERIMENT.metrics)
 FACES = EXPERIMENT.faces
 LABELS = " ".join(
-    f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:5]
+    f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:-1]
 )
 
 

@@ -227,6 +227,8 @@ def picture(
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
 
+    Of an experiment with several seeds, the first one's.
+
     Example: cloakbench picture config.yaml --identity person_000003 -o samples.png
     """
     from cloakbench.errors import CloakBenchError, nearest
@@ -237,7 +239,8 @@ def picture(
     experiment = Experiment.read(config)
     read = [*experiment.originals(), experiment.layout.root / experiment.config.model]
     check_file(out, *read, *map(Path, config), option="--out")
-    cells = [cell for cell in experiment.cells() if cell.identity == identity]
+    first = str(experiment.config.seeds[0])
+    cells = [c for c in experiment.cells() if c.identity == identity and c.seed == first]
     if not cells:
         known = experiment.config.chosen_identities
         raise CloakBenchError(f"--identity: unknown '{identity}': {nearest(identity, known)}")

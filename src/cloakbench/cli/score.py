@@ -75,6 +75,7 @@ def score(
     ] = None,
     model: Label = "",
     dataset: Label = "",
+    seed: Label = "",
     protection: Label = "",
     purification: Label = "",
     trainer: Label = "",
@@ -96,7 +97,7 @@ def score(
     from cloakbench.score.samples import facts, sample_files, score_samples
 
     check_new_file(output, force, generated, reference, photos)
-    cell = Cell(model, dataset, identity, protection, purification, trainer)
+    cell = Cell(model, dataset, identity, seed, protection, purification, trainer)
     backend = backends.build(parse_spec(faces))
     metrics = build_metrics([parse_spec(text) for text in metric or []])
     given = {"samples": generated, "references": reference, "photos": photos}
@@ -121,6 +122,7 @@ def distances(
     model: Label = "",
     dataset: Label = "",
     identity: Label = "",
+    seed: Label = "",
     protection: Label = "",
     purification: Label = "",
     force: ForceOption = False,
@@ -142,7 +144,7 @@ def distances(
         check_new_file(output, force, photos, originals)
     for place, argument in ((photos, "PHOTOS"), (originals, "ORIGINALS")):
         photos_in(place, argument)
-    cell = Cell(model, dataset, identity, protection, purification, trainer="")
+    cell = Cell(model, dataset, identity, seed, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
     table = measure_folder(photos, originals, cell, metrics)
     if output is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictInt, ValidationError
 
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.experiment.data import Dataset
@@ -41,7 +41,9 @@ class Config(Settings):
         [], description="Python files that add methods, beside those of installed packages"
     )
     results: UserPath = Field(Path("results"), description="folder that all results go to")
-    seed: int = Field(0, description="root of all seeds")
+    seeds: list[Annotated[StrictInt, Field(ge=0)]] = Field(
+        [0], description="roots of all draws: every cell is repeated with each", min_length=1
+    )
     model: str = Field(description="the model that is used, by its name in `models`")
     models: dict[str, ModelSpec] = Field(description="models by name")
     dataset: str = Field(description="the dataset that is used, by its name in `datasets`")
@@ -96,6 +98,11 @@ class Config(Settings):
             if times > 1:
                 raise CloakBenchError(
                     f"config: identities: '{identity}' is there {times} times. Name it once."
+                )
+        for seed, times in Counter(self.seeds).items():
+            if times > 1:
+                raise CloakBenchError(
+                    f"config: seeds: {seed} is there {times} times. Name it once."
                 )
         for key, known in (("model", self.models), ("dataset", self.datasets)):
             if (chosen := getattr(self, key)) not in known:

@@ -14,7 +14,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.experiment import data
 from cloakbench.experiment.tasks import Task, all_tasks, folders, inputs, manifest, result
 from cloakbench.files.digest import code_digest
-from cloakbench.files.layout import PHOTO_LABELS, label
+from cloakbench.files.layout import CLASS_SEED, PHOTO_LABELS, label
 from cloakbench.files.outputs import MANIFEST, sha256
 from cloakbench.files.verified import Source, is_whole, load_manifest, read_source
 from cloakbench.files.weights import sha256_of
@@ -141,8 +141,9 @@ class Expected:
                 return {"labels": label(task.cell, PHOTO_LABELS)}
             case "score":
                 return {"labels": label(task.cell)}
-        identity = "class" if task.stage == "class_images" else task.cell.identity
-        return {"identity": identity, "seed": self.experiment.config.seed}
+            case "class_images":
+                return {"identity": "class", "seed": CLASS_SEED}
+        return {"identity": task.cell.identity, "seed": int(task.cell.seed)}
 
     def _facts_of(self, task: Task) -> Facts:
         experiment, config, cell = self.experiment, self.experiment.config, task.cell

@@ -135,8 +135,9 @@ class Experiment:
             CloakBenchError: all identities are wanted, and the dataset's folder is missing.
         """
         return [
-            Cell(self.config.model, self.config.dataset, identity, *methods)
+            Cell(self.config.model, self.config.dataset, identity, str(seed), *methods)
             for identity in self.config.chosen_identities
+            for seed in self.config.seeds
             for methods in self._combinations()
         ]
 
@@ -241,7 +242,7 @@ class Experiment:
             return
         side, found = self.config.model_spec.resolution, dict[Path, str]()
         problems: dict[str, None] = {}
-        for cell in dict.fromkeys(replace(cell, trainer="") for cell in self.cells()):
+        for cell in dict.fromkeys(replace(cell, seed="", trainer="") for cell in self.cells()):
             photos = prepared_names(len(self.config.dataset_spec.sets(cell.identity)["set_B"]))
             protection = self.protections[cell.protection].of(cell)
             purifier = self.purifiers[cell.purification].of(cell)

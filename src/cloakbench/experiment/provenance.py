@@ -20,7 +20,7 @@ import yaml
 from cloakbench import __version__
 from cloakbench.experiment.status import duration, read_benchmark
 from cloakbench.experiment.tasks import all_tasks, manifest
-from cloakbench.files.layout import STAGES
+from cloakbench.files.layout import CLASS_SEED, STAGES
 from cloakbench.files.text import markdown_row, markdown_text, write_text
 from cloakbench.files.verified import load_manifest
 from cloakbench.files.weights import WEIGHTS
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SEEDS = (
     "A job's seed is 63 bits of the SHA-256 of the root seed, the stage and the identity; "
     "each draw adds its purpose and step (cloakbench.running.jobs.job_seed). No method's name goes "
-    "in."
+    f"in. Class images have the root seed {CLASS_SEED}."
 )
 
 
@@ -50,7 +50,7 @@ def make_provenance(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "software": software(),
         "config": settings(experiment),
-        "seeds": {"root": experiment.config.seed, "derivation": SEEDS},
+        "seeds": {"roots": experiment.config.seeds, "derivation": SEEDS},
         "weights": weight_digests(manifests),
         "environments": environments(manifests),
         "costs": costs(experiment),
@@ -164,7 +164,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             f"cloakbench {software['cloakbench']} (commit {software['commit'] or 'unknown'}"
             f"{changed}), Python {software['python']} on {software['system']}: {packages}.",
             "",
-            f"Root seed {made['seeds']['root']}. {made['seeds']['derivation']}",
+            f"Root seeds: {', '.join(map(str, made['seeds']['roots']))}. {made['seeds']['derivation']}",
             "",
             "## Time and memory of jobs",
             "",

@@ -18,27 +18,34 @@ SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (
 
 BESIDE_MODELS = ("tables", "report", "logs", "benchmarks")  # folders beside those of models
 
+CLASS_SEED = 0
+"""Class images are drawn once for a model, whatever its cells are repeated with."""
+
 STAGES = {
     "class_images": 1,
     "data": 3,
     "references": 2,
-    "protect": 4,
-    "purify": 5,
-    "distances": 5,
-    "personalise": 6,
-    "sample": 6,  # where weights are kept; else `personalise` samples
-    "score": 6,
+    "protect": 5,
+    "purify": 6,
+    "distances": 6,
+    "personalise": 7,
+    "sample": 7,  # where weights are kept; else `personalise` samples
+    "score": 7,
 }
 """How many of a cell's labels name a job of a stage: cells that share them share the job."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination that is trained, sampled and scored."""
+    """One combination that is trained, sampled and scored.
+
+    seed: the root of its draws; cells that differ in it alone repeat each other.
+    """
 
     model: str
     dataset: str
     identity: str
+    seed: str
     protection: str
     purification: str
     trainer: str
@@ -88,12 +95,16 @@ class Layout:
         """Cropped and resized photos: `set_A/`, `set_B/`, `set_C/`."""
         return self.identity(cell) / "data"
 
+    def repeat(self, cell: Cell) -> Path:
+        """All that an identity's photos become with one seed."""
+        return self.identity(cell) / f"seed_{cell.seed}"
+
     def protected(self, cell: Cell) -> Path:
         """Protected instance images, the unit of the `protect` stage."""
-        return self.identity(cell) / "protected" / cell.protection
+        return self.repeat(cell) / "protected" / cell.protection
 
     def purified(self, cell: Cell) -> Path:
-        return self.identity(cell) / "purified" / cell.protection / cell.purification
+        return self.repeat(cell) / "purified" / cell.protection / cell.purification
 
     def personalised(self, cell: Cell) -> Path:
         """Weights of the personalised model."""
@@ -105,12 +116,12 @@ class Layout:
 
     def scores(self, cell: Cell) -> Path:
         """One row per sample."""
-        folder = self.identity(cell) / "scores" / cell.protection / cell.purification
+        folder = self.repeat(cell) / "scores" / cell.protection / cell.purification
         return folder / f"{cell.trainer}.csv"
 
     def distances(self, cell: Cell) -> Path:
         """One row per protected or purified photo against its original."""
-        folder = self.identity(cell) / "scores" / cell.protection
+        folder = self.repeat(cell) / "scores" / cell.protection
         return folder / f"{cell.purification}.csv"
 
     def references(self, cell: Cell) -> Path:
@@ -140,14 +151,16 @@ class Layout:
 
     def _record(self, kind: str, stage: str, cell: Cell, suffix: str) -> Path:
         labels = [*vars(cell).values()][: STAGES[stage]]
-        folder = self.root.joinpath(kind, *labels[:3], stage, *labels[3:])
+        repeat = [f"seed_{each}" for each in labels[3:4]]
+        folder = self.root.joinpath(kind, *labels[:3], stage, *repeat, *labels[4:])
         return folder.with_name(f"{folder.name}.{suffix}")
 
     def _trained(self, cell: Cell, stage: str) -> Path:
-        return self.identity(cell) / stage / cell.protection / cell.purification / cell.trainer
+        return self.repeat(cell) / stage / cell.protection / cell.purification / cell.trainer
 
 
 CELL_LABELS = tuple(Cell.__dataclass_fields__)
+REPEATED = ("identity", "seed")  # what a cell of the study is repeated over
 PHOTO_LABELS = CELL_LABELS[:-1]  # photos are protected and purified before a trainer sees them
 
 

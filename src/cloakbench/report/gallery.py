@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from cloakbench.files.layout import PHOTO_LABELS, Cell, Layout, label, prompt_folders
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, label, prompt_folders
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.verified import load_manifest
 from cloakbench.report.pictures import GAIN, Picture, first, perturbations, photos, samples
@@ -131,7 +131,8 @@ class _Maker:
         return [(metrics[name].title, score_value(values, name)) for name in metric_columns(rows)]
 
     def _column(self, cell: Cell) -> Column:
-        row = _select(self.tables.identities, label(cell)).iloc[0].to_dict()
+        own = label(cell, [name for name in CELL_LABELS if name != "seed"])
+        row = _select(self.tables.identities, own).iloc[0].to_dict()
         names, against = metric_columns(self.tables.identities), self.tables.contrary
         folder = self.layout.generated(cell)
         folders, settings = prompt_folders(folder), _settings(folder)

@@ -19,12 +19,14 @@ from cloakbench.report.views import View, view
 from cloakbench.score.base import DISTANCES
 from cloakbench.tables.display import (
     CONTRASTS_NOTE,
+    SEEDS_NOTE,
     VERDICT,
     VERDICTS_NOTE,
     difference_grid,
     note,
     photo_grid,
     score_grid,
+    seed_grid,
     verdict_grid,
 )
 from cloakbench.tables.findings import LEARNT, control
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
 FAILED = "The control failed: clean photos are not learnt"
 CLAIMS = ("verdict", "effect", "p by Holm")
-"""Columns of claims that are shown first."""
+SPREAD = ("metric", "SD of people", "SD of seeds")
+"""Columns of claims, and of what is due to seeds, that are shown first."""
 
 
 def make_report(
@@ -67,7 +70,8 @@ def make_report(
     """
     from markupsafe import Markup
 
-    pictures, shown = galleries(cells, layout, tables), evidence(cells, layout, tables)
+    pictured = [cell for cell in cells if cell.seed == cells[0].seed]
+    pictures, shown = galleries(pictured, layout, tables), evidence(pictured, layout, tables)
     plot, views = score_plot(tables), _views(tables)
     write_text(layout.figure(experiment), standalone(plot or EMPTY))
     path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
@@ -117,6 +121,9 @@ def _views(tables: Tables) -> list[View]:
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts)
         made.append(view("claims", "Claims", claims, CLAIMS, VERDICTS_NOTE))
+    if tables.seeds is not None:
+        spreads = seed_grid(tables.seeds)
+        made.append(view("seeds", "People and seeds", spreads, SPREAD, SEEDS_NOTE))
     photos = photo_grid(tables.photos)
     return [*made, view("photos", "Photos against their originals", photos, DISTANCES)]
 

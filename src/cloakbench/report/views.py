@@ -25,6 +25,12 @@ TERMS = {
     "p": "How often chance alone makes as large a difference.",
     "p by Holm": "The same after Holm's correction for all claims.",
     "n": "People who have a value.",
+    "metric": "What is measured.",
+    "seeds": "How often each person's cell is repeated, with other draws.",
+    "mean": "Of all people and seeds.",
+    "SD of people": "How much people differ from each other in truth.",
+    "SD of seeds": "How much one person differs from seed to seed.",
+    "share of seeds": "Of the variance of people's means, the part that is due to seeds.",
     "people": "About how many people would decide the claim, were all like these.",
 }
 """What columns that are no metrics say."""

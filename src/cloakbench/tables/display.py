@@ -45,6 +45,12 @@ VERDICTS_NOTE = (
     "the claim with 90 % probability, were all like these."
 )
 VERDICT = ("claim", "source", "verdict", "endpoint", "effect", "p", "p by Holm", "n", "people")
+SEEDS_NOTE = (
+    "Every cell is repeated with each seed. SD of people: of their true means; SD of seeds: of one "
+    "person's mean, from seed to seed. Share: of the variance of people's means over their seeds "
+    "that is due to seeds, so that more seeds would narrow intervals by that at most."
+)
+SPREADS = ("metric", "n", "seeds", "mean", "SD of people", "SD of seeds", "share of seeds")
 LABELS = (*CELL_LABELS, "baseline", "budget")
 COUNTS = ("identities", "images", "faces")
 
@@ -144,6 +150,24 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
         "p by Holm": Value(number(row["p_holm"], ".2g")),
         **{name: Value(number(row[name], ".0f")) for name in ("n", "people")},
     }
+
+
+def seed_grid(frame: pd.DataFrame) -> Grid:
+    """What is due to seeds: columns of `repeats`."""
+    shared, labels = _labels(frame)
+    rows = [
+        [
+            *(Value(str(row[name])) for name in labels),
+            Value(metrics[row["metric"]].title),
+            *(Value(str(row[name])) for name in ("n", "seeds")),
+            Value(number(row["mean"], metrics[row["metric"]].display)),
+            *(Value(number(row[name], ".3g")) for name in ("sd_people", "sd_seeds")),
+            Value(number(row["share"], ".0%")),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    headings = [*labels, *SPREADS]
+    return Grid(headings, rows, shared, headings)
 
 
 def heading(metric: str, contrary: Collection[str] = ()) -> str:

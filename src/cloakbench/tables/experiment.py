@@ -11,6 +11,7 @@ from cloakbench.experiment.claims import Ledger
 from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.measures import contrary
+from cloakbench.tables.repeats import repeats
 from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
 from cloakbench.tables.verdicts import verdicts
 
@@ -20,8 +21,8 @@ class Tables(NamedTuple):
 
     images: one row per sample; identities: per identity and cell; summary: per cell, over
     identities; contrasts: differences to the controls; distances: one row per photo; photos: per
-    protection and purification, over identities; verdicts: on claims, where there are any.
-    controls: what the contrasts are to.
+    protection and purification, over identities; verdicts: on claims, where there are any; seeds:
+    what is due to them, where there are several. controls: what the contrasts are to.
     """
 
     images: pd.DataFrame
@@ -31,6 +32,7 @@ class Tables(NamedTuple):
     distances: pd.DataFrame
     photos: pd.DataFrame
     verdicts: pd.DataFrame | None
+    seeds: pd.DataFrame | None
     controls: Controls = Controls()
 
     @property
@@ -68,6 +70,7 @@ def make_tables(
         distances=distances,
         photos=photo_summary(distances),
         verdicts=None if claims is None else verdicts(claims, images, distances),
+        seeds=repeats(images),
         controls=controls,
     )
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Controls
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, REPEATED, Controls
 from cloakbench.score.base import metrics
 from cloakbench.tables.estimates import Term, estimates, paired_tests
 from cloakbench.tables.inference import holm
 
-GROUP = tuple(name for name in CELL_LABELS if name != "identity")
+GROUP = tuple(name for name in CELL_LABELS if name not in REPEATED)
+PERSONAL = tuple(name for name in CELL_LABELS if name != "seed")
 REPLACED = (("protection",), ("purification",), ("trainer",), ("purification", "trainer"))
 """What a cell and its baselines differ in: protections are compared, and what undoes them."""
 REPLACEABLE = ("protection", "purification", "trainer")
@@ -31,16 +32,16 @@ def metric_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def by_identity(images: pd.DataFrame) -> pd.DataFrame:
-    """Mean scores of every identity in every cell.
+    """Mean scores of every identity in every cell, over its seeds.
 
-    Columns: the cell's labels, `images`, `faces` (images with a face), then the metrics; a mean
-    is over the images that have a value, NaN where none has.
+    Columns: `PERSONAL`, `images`, `faces` (images with a face), then the metrics; a mean is over
+    the images that have a value, NaN where none has.
     """
-    groups = images.groupby(list(CELL_LABELS), sort=False)
+    groups = images.groupby(list(PERSONAL), sort=False)
     counts = groups.agg(images=("image", "size"))
     counts["faces"] = groups["face"].sum(min_count=1)  # where no metric looked for any, unknown
     means = groups[metric_columns(images)].mean()
-    return counts.join(means).join(_saturated(images, CELL_LABELS)).reset_index()
+    return counts.join(means).join(_saturated(images, PERSONAL)).reset_index()
 
 
 def _saturated(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -87,8 +88,8 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
 def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, int]) -> pd.DataFrame:
     """Paired differences of each cell to its baselines: controls in its methods' places.
 
-    Differences are taken per identity (per prompt and image where there is one identity, since
-    compared cells share their sampling noise) and then averaged. Columns: `GROUP`, `baseline`
+    Differences are taken per identity (per seed, prompt and image where there is one identity,
+    since compared cells share their sampling noise) and then averaged. Columns: `GROUP`, `baseline`
     (see `_baselines`), `over`, how many of these there are, then each metric's `estimates`, its
     `paired_tests`, and `_holm`: their p after Holm's correction for the rows of its column.
     """
@@ -167,11 +168,11 @@ def _levels(budget: int) -> str:
 def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
     """What every protection and purification does to the photos.
 
-    Columns: labels but the identity, `photos`, and the metrics of photos, each by its `aggregate`.
-    That is first of an identity's photos and then of the identities, so that an identity with more
-    photos does not weigh more.
+    Columns: labels but identity and seed, `photos`, and the metrics of photos, each by its
+    `aggregate`. That is first of an identity's photos and then of the identities, so that an
+    identity with more photos does not weigh more.
     """
-    labels = [name for name in PHOTO_LABELS if name != "identity"]
+    labels = [name for name in PHOTO_LABELS if name not in REPEATED]
     photos = distances.groupby(labels, sort=False).agg(photos=("photo", "size"))
     values = aggregate(aggregate(distances, PHOTO_LABELS).reset_index(), labels)
     return photos.join(values).join(_saturated(distances, labels)).reset_index()
@@ -206,7 +207,7 @@ def _units(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     columns = metric_columns(frame)
     if frame["identity"].nunique() > 1:
         return "identities", frame.groupby("identity")[columns].mean()
-    return "images", frame.set_index(["prompt", "image"])[columns]
+    return "images", frame.set_index(["seed", "prompt", "image"])[columns]
 
 
 def paired(frames: Sequence[tuple[int, pd.DataFrame]]) -> tuple[str, list[Term]]:

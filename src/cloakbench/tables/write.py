@@ -11,6 +11,7 @@ from cloakbench.score.base import DISTANCES
 from cloakbench.tables.display import (
     CONTRASTS_NOTE,
     COUNTS,
+    SEEDS_NOTE,
     VERDICT,
     VERDICTS_NOTE,
     Grid,
@@ -18,6 +19,7 @@ from cloakbench.tables.display import (
     note,
     photo_grid,
     score_grid,
+    seed_grid,
     verdict_grid,
 )
 from cloakbench.tables.experiment import Tables
@@ -91,4 +93,7 @@ def _short(
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts, VERDICT if counts else SHORT_VERDICT)
         short["verdicts"] = (f"{experiment}, claims", claims, VERDICTS_NOTE)
+    if tables.seeds is not None:
+        spreads = seed_grid(tables.seeds)
+        short["seeds"] = (f"{experiment}, people and seeds", spreads, SEEDS_NOTE)
     return short

@@ -23,8 +23,8 @@ def noise_survival(model: DiffusionModel, pixels: Tensor) -> float:
 def protections_survival(model: DiffusionModel, results: Path) -> dict[str, float]:
     """Of every protection in a dataset's folder of results, means over identities by label."""
     found: dict[str, list[float]] = {}
-    for protected in sorted(results.glob("*/protected/*")):
-        clean = load_photos(protected.parents[1] / "data" / "set_B").pixels
+    for protected in sorted(results.glob("*/seed_*/protected/*")):
+        clean = load_photos(protected.parents[2] / "data" / "set_B").pixels
         changed = load_photos(protected).pixels
         if not torch.equal(clean, changed):
             found.setdefault(protected.name, []).append(survival(model, clean, changed))
