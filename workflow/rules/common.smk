@@ -56,13 +56,14 @@ REPORT = LAYOUT.report(EXPERIMENT.name)
 CELLS = EXPERIMENT.cells()
 ENVIRONMENT = "../../envs/cloakbench.yaml"
 SCRATCH = LAYOUT.scratch
-CLASS_IMAGES = LAYOUT.class_images(CONFIG.model, CONFIG.prompts.class_noun)
+CLASS_IMAGES = LAYOUT.class_images(W.model, CONFIG.prompts.class_noun)
 OUTDATED = LAYOUT.root / ".outdated"
 
 PROTECTIONS = EXPERIMENT.protections
 PURIFIERS = EXPERIMENT.purifiers
 TRAINERS = EXPERIMENT.trainers
-MODEL_JSON = CONFIG.model_spec.model_dump_json()
+MODELS = {name: model.model_dump_json() for name, model in EXPERIMENT.models.items()}
+MODEL_JSON = MODELS[CONFIG.model]
 OF_CLASS = {"class_noun", "of_class"}
 CLASS_PROMPTS_JSON = CONFIG.prompts.model_dump_json(include=OF_CLASS)
 PROMPTS_JSON = CONFIG.prompts.model_dump_json()
@@ -78,7 +79,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    model=one_of([CONFIG.model]),
+    model=one_of(MODELS),
     dataset=one_of([CONFIG.dataset]),
     identity=one_of(CONFIG.dataset_spec.identities()),
     seed=one_of(map(str, CONFIG.seeds)),
@@ -235,13 +236,16 @@ def spec(methods, key):
     return look
 
 
-def options(methods, key, **values):
+def options(methods, key, values):
     """Options of the command, for `params`, for the methods that use a model: others do not depend
-    on them.
+    on them. `values` is a function from a label to the options.
     """
-    given = [f"--{name}={value}" for name, value in values.items()]
+
+    def given(label):
+        return [f"--{name}={value}" for name, value in values(label).items()]
+
     return by_label(
-        key, {k: given if "model" in m.uses else [] for k, m in methods.items()}
+        key, {k: given(k) if "model" in m.uses else [] for k, m in methods.items()}
     )
 
 

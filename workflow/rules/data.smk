@@ -27,9 +27,9 @@ rule class_images:
     output:
         manifest(CLASS_IMAGES),
     log:
-        LAYOUT.log("class_images", CELLS[0]),
+        LAYOUT.log("class_images", W),
     benchmark:
-        LAYOUT.benchmark("class_images", CELLS[0])
+        LAYOUT.benchmark("class_images", W)
     priority: 90
     conda:
         ENVIRONMENT
@@ -38,7 +38,7 @@ rule class_images:
         gpu=1,
     params:
         sampling=literal(CLASS_SAMPLING_JSON),
-        model=literal(MODEL_JSON),
+        model=by_label("model", MODELS),
         prompts=literal(CLASS_PROMPTS_JSON),
         seed=CLASS_SEED,
         scratch=SCRATCH,

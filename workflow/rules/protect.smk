@@ -1,3 +1,8 @@
+def made_on(label):
+    model = MODELS[EXPERIMENT.surrogates[label]]
+    return {"model": model, "prompts": TRAINING_PROMPTS_JSON}
+
+
 rule protect:
     input:
         sources("protect"),
@@ -15,9 +20,7 @@ rule protect:
     params:
         spec=spec(PROTECTIONS, "protection"),
         photos=places("protect"),
-        model=options(
-            PROTECTIONS, "protection", model=MODEL_JSON, prompts=TRAINING_PROMPTS_JSON
-        ),
+        model=options(PROTECTIONS, "protection", made_on),
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

@@ -15,7 +15,7 @@ rule purify:
     params:
         spec=spec(PURIFIERS, "purification"),
         photos=places("purify"),
-        model=options(PURIFIERS, "purification", model=MODEL_JSON),
+        model=options(PURIFIERS, "purification", lambda label: {"model": MODEL_JSON}),
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:

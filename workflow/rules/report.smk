@@ -1,4 +1,7 @@
-OF_SOME = {"verdicts": CONFIG.claims, "seeds": CONFIG.seeds[1:]}  # tables that not all have
+OF_SOME = {
+    "verdicts": CONFIG.claims,
+    "seeds": CONFIG.seeds[1:],
+}  # tables that not all have
 SOME_TABLES = [
     TABLES / f"{name}.{kind}"
     for name, wanted in OF_SOME.items()

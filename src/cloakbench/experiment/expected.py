@@ -128,7 +128,7 @@ class Expected:
 
     def _known_facts(self, task: Task) -> Facts:
         """What all jobs of a stage with a label have in common, gathered once."""
-        kind = (task.stage, task.label if task.stage in OF_METHODS else "")
+        kind = (task.stage, task.label if task.stage in {*OF_METHODS, "class_images"} else "")
         if kind not in self._facts:
             self._facts[kind] = self._facts_of(task)
         return self._facts[kind]
@@ -147,7 +147,8 @@ class Expected:
 
     def _facts_of(self, task: Task) -> Facts:
         experiment, config, cell = self.experiment, self.experiment.config, task.cell
-        model, prompts, cache = config.model_spec, config.prompts, experiment.digests
+        model, prompts = config.models[experiment.model_of(task)], config.prompts
+        cache = experiment.digests
         match task.stage:
             case "data":
                 resolution = model.resolution

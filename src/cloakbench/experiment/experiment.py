@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, explain_os_error, nearest
 from cloakbench.experiment.claims import Ledger, Measured
@@ -19,6 +19,7 @@ from cloakbench.files.outputs import check_writable
 from cloakbench.files.weights import sha256_of
 from cloakbench.finished import Finished
 from cloakbench.models.sampling import Samples
+from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tokens import check_prompts
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
@@ -26,6 +27,9 @@ from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.running.run import DIGESTS
 from cloakbench.score.base import build_metrics, check_strangers, metrics, photo_metrics
+
+if TYPE_CHECKING:
+    from cloakbench.experiment.tasks import Task
 
 M = TypeVar("M", bound=Method)
 
@@ -39,6 +43,7 @@ class Experiment:
     config: what it was built from.
     layout: where its results are.
     digests: a cache of the SHA-256 of weights and photos.
+    surrogates: by protection, the name of the model that it is made on, if it needs one.
     protections, purifiers, trainers: by label, in the config's order.
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
@@ -56,7 +61,10 @@ class Experiment:
         self.layout = Layout(config.results)
         self.digests = self.layout.scratch / DIGESTS
         _check_preset(config.preset)
-        self.protections = self._build(protections, config.protections)
+        entries, models = zip(*map(self._surrogate, config.protections), strict=True)
+        self.protections = self._build(protections, entries)
+        self.surrogates = dict(zip(self.protections, models, strict=True))
+        self._check_surrogates()
         built = self._build(purifiers, config.purifications)
         noun = config.prompts.class_noun
         self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
@@ -110,6 +118,26 @@ class Experiment:
     def uses_references(self) -> bool:
         """Whether any metric compares faces with those of clean photos."""
         return any(metric.needs_reference for metric in self.metrics)
+
+    def model_of(self, task: Task) -> str:
+        """The name of the model that a job runs."""
+        return self.surrogates[task.label] if task.stage == "protect" else task.cell.model
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """All models that are used, by name; the studied one first."""
+        return {name: self.config.models[name] for name in self._models_used()}
+
+    def _check_surrogates(self) -> None:
+        for label, name in self.surrogates.items():
+            if name != self.config.model and "model" not in self.protections[label].uses:
+                raise CloakBenchError(
+                    f"config: protection '{label}' runs no model. Leave out `model: {name}`."
+                )
+
+    def _models_used(self) -> dict[str, None]:
+        running = [k for k, method in self.protections.items() if "model" in method.uses]
+        return dict.fromkeys([self.config.model, *(self.surrogates[k] for k in running)])
 
     @property
     def controls(self) -> Controls:
@@ -167,7 +195,8 @@ class Experiment:
 
     def originals(self) -> list[Path]:
         """Folders that are read and never written: the people's photos and the model."""
-        return [self.config.dataset_spec.folder, *self.config.model_spec.folders()]
+        folders = [folder for model in self.models.values() for folder in model.folders()]
+        return [self.config.dataset_spec.folder, *folders]
 
     def check(self) -> None:
         """Look for everything that a run reads, so that it fails now and not after hours.
@@ -179,7 +208,7 @@ class Experiment:
         problems: dict[str, None] = {}
         for look in (
             self._check_results,
-            self.config.model_spec.check,
+            *(model.check for model in self.models.values()),
             *(method.check for method in self.methods()),
             self._check_prompts,
             self._check_sizes,
@@ -194,8 +223,9 @@ class Experiment:
             raise CloakBenchError(*problems)
 
     def _check_results(self) -> None:
-        written = self.layout.folders(self.config.model)
-        named = [self.config.dataset_spec.path, Path(self.config.model_spec.path)]
+        written = [folder for name in self.models for folder in self.layout.folders(name)]
+        paths = [Path(model.path) for model in self.models.values()]
+        named = [self.config.dataset_spec.path, *paths]
         for needed in (*self.originals(), *named):  # a folder of that name would hide a bundled one
             if _is_in(self.config.results, needed) or any(_is_in(needed, each) for each in written):
                 raise CloakBenchError(
@@ -214,10 +244,17 @@ class Experiment:
             samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
             texts += [*trainer.training_prompts(prompts).values(), *samples.texts.values()]
             texts.append(samples.negative_prompt)
-        check_prompts(self.config.model_spec, texts)
+        for model in self.models.values():
+            check_prompts(model, texts)
 
     def _check_sizes(self) -> None:
         side = self.config.model_spec.resolution
+        for name, model in self.models.items():
+            if (other := model.resolution) != side:
+                raise CloakBenchError(
+                    f"config: model '{name}' makes {other} px, and '{self.config.model}' {side} "
+                    "px, but photos have one size. Leave it out of the protections."
+                )
         for metric in self.metrics:
             if metric.smallest_side > side:
                 raise CloakBenchError(
@@ -269,6 +306,18 @@ class Experiment:
                 )
             built[label] = registry.build(spec)
         return built
+
+    def _surrogate(self, entry: Entry) -> tuple[Entry, str]:
+        """A protection's entry without the model that it names, and that model's name."""
+        name, known = self.config.model, self.config.models
+        if isinstance(entry, dict) and "model" in entry:
+            name = str(entry["model"])
+            entry = {key: value for key, value in entry.items() if key != "model"}
+        if name not in known:
+            raise CloakBenchError(
+                f"config: protections: unknown model '{name}': {nearest(name, known)}"
+            )
+        return entry, name
 
     def _label_and_spec(self, registry: Registry, entry: Entry) -> tuple[str, Spec]:
         """An entry's label and a spec in which the experiment's preset is applied."""

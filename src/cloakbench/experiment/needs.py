@@ -82,7 +82,7 @@ class Needs:
     def _key(self, task: Task, frugal: bool) -> str:
         config = self.config
         method = self._method(task)
-        model = config.model_spec
+        model = config.models[self.experiment.model_of(task)]
         modules = [__name__, "cloakbench.counting", *([method.module] if method else [])]
         said = [path.read_text() for each in model.folders() for path in each.glob("*/config.json")]
         facts = {
@@ -177,7 +177,7 @@ class Needs:
         from cloakbench.counting import count
 
         family = "cloakbench.models.families.stable_diffusion"
-        spec = self.config.model_spec
+        spec = self.config.models[self.experiment.model_of(task)]
         self._trained = 0
         if spec.folders() and spec.module != family:
             raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")

@@ -88,13 +88,16 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     def entries(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
         return [{"name": label, **method.spec()} for label, method in methods.items()]
 
-    config = experiment.config
+    config, others = experiment.config, experiment.surrogates
+    made_on = {k: {"model": v} for k, v in others.items() if v != experiment.config.model}
     resolved = config.model_dump(mode="json") | {
-        "models": {config.model: config.model_spec.model_dump(mode="json")},
+        "models": {k: model.model_dump(mode="json") for k, model in experiment.models.items()},
         "datasets": {config.dataset: config.dataset_spec.model_dump(mode="json")},
         "identities": config.chosen_identities,
         "preset": None,
-        "protections": entries(experiment.protections),
+        "protections": [
+            entry | made_on.get(entry["name"], {}) for entry in entries(experiment.protections)
+        ],
         "purifications": entries(experiment.purifiers),
         "trainers": entries(experiment.trainers),
         "faces": experiment.faces.spec(),
@@ -149,7 +152,7 @@ def costs(experiment: Experiment) -> list[dict[str, Any]]:
 
 def as_markdown(made: Mapping[str, Any]) -> str:
     """The same for readers."""
-    software = made["software"]
+    software, roots = made["software"], made["seeds"]["roots"]
     changed = ", with changes" if software["changed"] else ""
     packages = ", ".join(f"{name} {found}" for name, found in software["packages"].items())
     jobs = sum(row["jobs"] for row in made["costs"])
@@ -164,7 +167,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             f"cloakbench {software['cloakbench']} (commit {software['commit'] or 'unknown'}"
             f"{changed}), Python {software['python']} on {software['system']}: {packages}.",
             "",
-            f"Root seeds: {', '.join(map(str, made['seeds']['roots']))}. {made['seeds']['derivation']}",
+            f"Root seeds: {', '.join(map(str, roots))}. {made['seeds']['derivation']}",
             "",
             "## Time and memory of jobs",
             "",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cloakbench.files.layout import SETS, STAGES, Cell
+from cloakbench.files.layout import CELL_LABELS, SETS, STAGES, Cell
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.verified import beside
 
@@ -37,6 +37,8 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
         if stage != "class_images" or experiment.uses_class_images
         if stage != "references" or experiment.uses_references
     }
+    if experiment.uses_class_images:
+        tasks["class_images"] = [_class_images_of(name) for name in experiment.models]
     if experiment.uses_references:  # which are of all people
         everyone = experiment.config.dataset_spec.identities()
         first = tasks["data"][0].cell
@@ -97,7 +99,8 @@ def inputs(task: Task, experiment: Experiment) -> dict[str, tuple[Task, Path]]:
         case "protect":
             uses = experiment.protections[cell.protection].uses
             surrogate = {"surrogate": data["set_A"]} if "surrogate_images" in uses else {}
-            prior = _class_images(of("class_images"), uses, experiment)
+            own = _class_images_of(experiment.surrogates[cell.protection])
+            prior = _class_images(own, uses, experiment)
             return {"instance": data["set_B"], **surrogate, **prior}
         case "purify":
             return {"photos": (of("protect"), layout.protected(cell))}
@@ -127,6 +130,10 @@ def folders(task: Task, experiment: Experiment) -> Mapping[str, Path]:
         case "purify":
             return experiment.purifiers[cell.purification].of(cell).folders
     return {}
+
+
+def _class_images_of(model: str) -> Task:
+    return Task("class_images", Cell(model, *[""] * (len(CELL_LABELS) - 1)))
 
 
 def _class_images(
