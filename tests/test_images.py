@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -386,8 +387,7 @@ def test_heic_without_its_package_says_what_to_install(name, tmp_path):
 
 
 def test_heic_is_read_with_its_package(tmp_path):
-    heif = pytest.importorskip("pillow_heif")
-    heif.register_heif_opener()
+    pillow_heif.register_heif_opener()
     result = read(colours(), tmp_path / "a.heic", quality=95)
 
     assert np.abs(result.astype(int) - colours()).mean() < 4

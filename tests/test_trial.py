@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from conftest import smooth_photos
 from PIL import Image
@@ -21,16 +24,18 @@ from cloakbench.files.images import to_images
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.trial import steps
+from cloakbench.trial.likeness import Likeness
 from cloakbench.trial.page import LABORATORY, sentences
 from cloakbench.trial.photos import cut_again, gather, give_back
 from cloakbench.trial.steps import Protected, Recipe
 
-SIZES = {"IMG 1.png": (96, 128), "urlaub.jpg": (150, 70), "b.webp": (64, 64)}
+SIZES = {"IMG 1.png": (96, 128), "urlaub.jpg": (150, 70), "b.webp": (64, 64), "c.HEIC": (90, 70)}
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Photos as they come: portrait, landscape and square, in three formats, beside a video."""
+    """Photos as they come: portrait, landscape and square, in four formats, beside a video."""
+    pillow_heif.register_heif_opener()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, (name, size) in enumerate(SIZES.items()):
@@ -66,20 +71,20 @@ def test_a_trial_gives_every_photo_back_and_writes_one_page(
 
     said = cli("try", photos, "--model", tiny_model.path)
 
-    assert "3 photos: about " in said
-    assert "[6/6] a model learns the photos protected by aspl_lora" in said
-    assert "3 photos → trial/pid/ and trial/aspl_lora/; open trial/index.html" in said
+    assert "4 photos: about " in said
+    assert "[7/7] a model learns the photos protected by aspl_lora" in said
+    assert "4 photos → trial/pid/ and trial/aspl_lora/; open trial/index.html" in said
     for method in ("pid", "aspl_lora"):
         found = {path.name for path in Path("trial", method).glob("*.png")}
-        assert found == {"IMG 1.png", "urlaub.png", "b.png"}
+        assert found == {"IMG 1.png", "urlaub.png", "b.png", "c.png"}
         for name in SIZES:
             change = levels(Path("trial", method, f"{Path(name).stem}.png")) - levels(photos / name)
             assert 0 < np.abs(change).max() <= 9
     assert not (levels(Path("trial/pid/urlaub.png")) - levels(photos / "urlaub.jpg"))[:, :80].any()
     page = Path("trial/index.html").read_text("utf-8")
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    assert page.count('type="range"') == 6
-    assert "b.webp, urlaub.jpg come back with the suffix" in " ".join(page.split())
+    assert page.count('type="range"') == 8
+    assert "b.webp, c.HEIC, urlaub.jpg come back with the suffix" in " ".join(page.split())
     assert "another model, a purification" in page
 
 
@@ -156,7 +161,7 @@ def test_a_perturbation_is_enlarged_within_its_budget_and_only_in_the_square(tmp
 def test_photos_are_gathered_from_files_and_folders_and_videos_are_left_out(photos, caplog):
     named = gather([photos / "b.webp", photos])
 
-    assert sorted(named) == ["IMG 1", "b", "urlaub"]
+    assert sorted(named) == ["IMG 1", "b", "c", "urlaub"]
     assert "film.mp4: is no photo, and is left out" in caplog.text
 
 
@@ -169,8 +174,41 @@ def test_what_holds_is_said_with_what_it_is_worth():
     assert held == "aspl kept the model from drawing a face in most of them."
     assert caveat == LABORATORY
     assert "Neither kept the model" in sentences([row("clean", 8), row("pid", 8)], True)[1]
+    alike = [row("clean", 8), row("pid", 8), row("aspl", 8)]
+    alike = [replace(r, likeness=v) for r, v in zip(alike, (0.8, 0.7, -0.1), strict=True)]
+    assert sentences(alike, True)[1:3] == [
+        "Likeness is 0.80 before, and 0.70 after pid, \N{MINUS SIGN}0.10 after aspl: 0 is whom the "
+        "model draws without your photos, or no face, and 1 another photo of yours.",
+        "aspl took more than half of the likeness away.",
+    ]
+    assert "Neither took half" in sentences(alike[:2], True)[2]
+    stranger = [replace(alike[0], likeness=0.1), alike[1]]
+    assert "learnt too little" in sentences(stranger, True)[2]
     failed = sentences([row("clean", 2), row("pid", 1)], False)
     assert "learnt too little of the photos as they are" in failed[1]
+
+
+def test_likeness_is_one_of_another_photo_and_zero_of_a_stranger():
+    rng = np.random.default_rng(0)
+    person, stranger = np.zeros(64), np.zeros(64)
+    person[0], stranger[1] = 3, 3
+
+    def faces(who: np.ndarray, count: int) -> list[np.ndarray | None]:
+        return [who + rng.normal(0, 0.2, 64) for _ in range(count)]
+
+    scale = Likeness(faces(person, 300), faces(stranger, 300))
+
+    assert scale.of(faces(person, 300)) == pytest.approx(1, abs=0.02)
+    assert scale.of(faces(stranger, 300)) == pytest.approx(0, abs=0.02)
+    assert scale.of([*faces(person, 300), *[None] * 100]) == pytest.approx(0.75, abs=0.02)
+    assert scale.of([None, None]) == 0
+
+
+@pytest.mark.parametrize(("photos", "strangers"), [(1, 3), (0, 3), (3, 0)])
+def test_without_faces_to_compare_with_there_is_no_likeness(photos, strangers):
+    seen = np.eye(4)
+    scale = Likeness([*seen[:photos], None], [*seen[:strangers], None])
+    assert math.isnan(scale.of([seen[3]]))
 
 
 def test_the_time_left_is_told_by_the_steps_that_were_done_in_this_run(monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cloakbench.files.images import read_photo
 from cloakbench.files.text import write_text
 from cloakbench.report.pictures import GAIN, magnify
 from cloakbench.running.record import without_places
+from cloakbench.tables.display import number
+from cloakbench.tables.findings import FACELESS, LEARNT
 from cloakbench.trial.steps import CLEAN, Protected, Trial
 
 SIDE = 512  # px, longest side of a photo on the page; a perturbation is lost in smaller ones
@@ -67,19 +70,34 @@ def sentences(found: Sequence[Protected], miniature: bool) -> list[str]:
     samples = len(clean.samples)
     after = ", ".join(f"{each.faces} after {each.name}" for each in protected)
     said = [f"Of {samples} pictures each, a face is found in {clean.faces} before, and in {after}."]
-    hidden = [each.name for each in protected if each.faces < clean.faces / 2]
-    if clean.faces < samples / 2:
+    if not math.isnan(clean.likeness):
+        then = ", ".join(f"{number(each.likeness, '.2f')} after {each.name}" for each in protected)
         said.append(
-            "The model learnt too little of the photos as they are for that to mean anything."
+            f"Likeness is {number(clean.likeness, '.2f')} before, and {then}: 0 is whom the model "
+            "draws without your photos, or no face, and 1 another photo of yours."
         )
-    elif hidden:
-        said.append(f"{' and '.join(hidden)} kept the model from drawing a face in most of them.")
-    else:
-        said.append(
-            "Neither kept the model from drawing faces; whether they are yours, and what else it "
-            "learnt, is to be seen on the page."
-        )
+    said.append(_verdict(clean, protected))
     return [*said, LABORATORY if miniature else ELSEWHERE.format(samples=samples)]
+
+
+def _verdict(clean: Protected, protected: Sequence[Protected]) -> str:
+    """By likeness where it was measured, else by faces."""
+    if math.isnan(clean.likeness):
+        learnt = clean.faces >= FACELESS * len(clean.samples)
+        hidden = [each.name for each in protected if each.faces < clean.faces / 2]
+        what = "kept the model from drawing a face in most of them"
+        neither = (
+            "Neither kept the model from drawing faces; whether they are yours, and what else it "
+            "learnt"
+        )
+    else:
+        learnt = clean.likeness >= LEARNT
+        hidden = [each.name for each in protected if each.likeness < clean.likeness / 2]
+        what = "took more than half of the likeness away"
+        neither = "Neither took half of the likeness away; what else the model learnt"
+    if not learnt:
+        return "The model learnt too little of the photos as they are for that to mean anything."
+    return f"{' and '.join(hidden)} {what}." if hidden else f"{neither}, is to be seen on the page."
 
 
 def _photo(name: str, path: Path, found: Sequence[Protected]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.status import duration
-from cloakbench.faces import FaceBackend, backends
+from cloakbench.faces import FaceBackend, backends, largest
 from cloakbench.files.images import read_photo
 from cloakbench.files.layout import prompt_folders
 from cloakbench.files.outputs import MARKER, check_file
@@ -27,6 +28,7 @@ from cloakbench.protect import Protection, protections
 from cloakbench.running.run import Run
 from cloakbench.stages.generate import generate
 from cloakbench.stages.protect import protect
+from cloakbench.trial.likeness import Embedding, Likeness
 from cloakbench.trial.photos import Box, changes, cut, cut_again, give_back, left_over
 
 SETTINGS = "trial.json"
@@ -34,6 +36,7 @@ WORK = "work"
 """The folder, in a trial's, of what its steps leave for each other."""
 
 CLEAN = "clean"
+BASE = "none"  # the trainer that learns nothing
 PROMPTS = Prompts(sample={"photo": "a photo of {identifier} {class_noun}"})
 
 
@@ -73,12 +76,14 @@ class Protected:
     """What came of a protection, or of none: `linf` in grey levels, `psnr` in dB.
 
     left: share of the perturbation that is left at the model's size. faces: samples with a face.
+    likeness: see `Likeness`.
     """
 
     name: str
     photos: Path
     samples: list[Path]
     faces: int
+    likeness: float = math.nan
     linf: int = 0
     psnr: float = 0.0
     left: float = 1.0
@@ -93,6 +98,7 @@ class Protected:
             "left": round(self.left, 3),
             "samples": len(self.samples),
             "faces": self.faces,
+            "likeness": None if math.isnan(self.likeness) else round(self.likeness, 3),
         }
 
 
@@ -175,11 +181,15 @@ class Trial:
         for protection in self.recipe.protections:
             steps.begin(f"{protection.name} protects {len(named)} photos")
             self._protect(protection, named, boxes)
+        steps.begin("the model draws before it has seen a photo")
+        strangers = self._draw(BASE, trainers.build(BASE), squares)
+        photos = [squares / f"{name}.png" for name in named]
+        scale = Likeness(_embedded(photos, backend), _embedded(strangers, backend))
         found = []
         for name in (CLEAN, *(each.name for each in self.recipe.protections)):
             what = "as they are" if name == CLEAN else f"protected by {name}"
             steps.begin(f"a model learns the photos {what}")
-            found.append(self._learn(name, named, backend))
+            found.append(self._learn(name, named, backend, scale))
         return found
 
     def _protect(
@@ -200,27 +210,35 @@ class Trial:
         give_back(named, boxes, squares, protected, self.out / name, protection.budget)
         cut_again(self.out / name, boxes, work / "again" / name, self.model.resolution)
 
-    def _learn(self, name: str, named: Mapping[str, Path], backend: FaceBackend) -> Protected:
-        """Personalise the model on squares, sample it, and look for faces in the samples."""
+    def _learn(
+        self, name: str, named: Mapping[str, Path], backend: FaceBackend, scale: Likeness
+    ) -> Protected:
+        """Personalise the model on squares, sample it, and look for the person in the samples."""
         work = self.out / WORK
         squares = work / "photos" if name == CLEAN else work / "again" / name
+        samples = self._draw(name, self.trainer, squares)
+        vectors = _embedded(samples, backend)
+        faces, likeness = sum(each is not None for each in vectors), scale.of(vectors)
+        if name == CLEAN:
+            return Protected(name, work / "photos", samples, faces, likeness)
+        linf, psnr = changes(named, self.out / name)
+        left = left_over(work / "photos", work / "protected" / name, squares)
+        return Protected(name, self.out / name, samples, faces, likeness, linf, psnr, left)
+
+    def _draw(self, name: str, trainer: Trainer, squares: Path) -> list[Path]:
+        """Samples of the model after a trainer has had the squares."""
+        out = self.out / WORK / "samples" / name
         generate(
-            self.trainer.spec(),
+            trainer.spec(),
             self.recipe.sampling,
             model=self.model,
             prompts=PROMPTS,
             instance=squares,
             class_images=None,
-            run=self._run(work / "samples" / name),
+            run=self._run(out),
         )
-        [prompt] = prompt_folders(work / "samples" / name)
-        samples = sorted(prompt.glob("*.png"))
-        faces = sum(bool(backend.faces(read_photo(path))) for path in samples)
-        if name == CLEAN:
-            return Protected(name, work / "photos", samples, faces)
-        linf, psnr = changes(named, self.out / name)
-        left = left_over(work / "photos", work / "protected" / name, squares)
-        return Protected(name, self.out / name, samples, faces, linf, psnr, left)
+        [prompt] = prompt_folders(out)
+        return sorted(prompt.glob("*.png"))
 
     @property
     def trainer(self) -> Trainer:
@@ -230,6 +248,11 @@ class Trial:
     def _run(self, out: Path) -> Run:
         scratch = self.out / WORK / ".scratch"
         return Run(out, "trial", self.seed, self.device, scratch, resume=True)
+
+
+def _embedded(images: Sequence[Path], backend: FaceBackend) -> list[Embedding]:
+    faces = [largest(backend.faces(read_photo(path))) for path in images]
+    return [None if face is None else face.embedding for face in faces]
 
 
 def expected_seconds(trial: Trial) -> float:
@@ -246,9 +269,10 @@ def gradients(trial: Trial) -> list[float]:
     photos, sampling, trainer = len(trial.named), trial.recipe.sampling, trial.trainer.spec()
     quick, strong = (protection.spec() for protection in trial.recipe.protections)
     each_round = 2 * strong["training_steps"] + strong["pgd_steps"] * photos
-    learning = trainer["steps"] * trainer["batch_size"] + sampling.steps * sampling.images / 2
+    drawing = sampling.steps * sampling.images / 2
+    learning = trainer["steps"] * trainer["batch_size"] + drawing
     protecting = [quick["steps"] * photos, strong["rounds"] * each_round]
-    return [0, *protecting, *[learning] * (1 + len(protecting))]
+    return [0, *protecting, drawing, *[learning] * (1 + len(protecting))]
 
 
 def _seconds_of_gradient(spec: ModelSpec, device: str) -> float:
