@@ -103,7 +103,7 @@ def test_a_cluster_is_given_no_command_that_is_in_a_name(name, hostile, monkeypa
     if name == HOSTILE:
         assert not words.exists()
     else:
-        job = f"protect:model=mini,dataset=bundled,identity={name},protection=advdm"
+        job = f"protect:model=mini,dataset=bundled,identity={name},seed=0,protection=advdm"
         assert job in words.read_text().splitlines(), run.stdout + run.stderr
 
 
