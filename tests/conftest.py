@@ -25,6 +25,7 @@ from tiny import (
     make_tiny_liqe,
     make_tiny_model,
     make_tiny_restorer,
+    make_tiny_x4,
 )
 
 from cloakbench.models.spec import ModelSpec
@@ -111,6 +112,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("weights")
     make_tiny_ddpm(folder / "tiny_ddpm")
     make_tiny_restorer(folder / "tiny_restorer")
+    make_tiny_x4(folder / "tiny_x4.pth")
     make_tiny_clip(folder / "tiny_clip")
     make_tiny_liqe(folder / "tiny_liqe.pt")
     make_lpips(folder)

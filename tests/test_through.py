@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from conftest import complete, smooth_photos, tiny_spec
+from conftest import REPOSITORY, complete, smooth_photos, tiny_spec
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.config import load as load_config
+from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.digest import code_digest
+from cloakbench.models import denoiser
 from cloakbench.models.base import DiffusionModel
-from cloakbench.protect import protections
+from cloakbench.models.denoiser import PixelDenoiser
+from cloakbench.models.loading import load_frozen
+from cloakbench.models.restorer import load_restorer
+from cloakbench.personalise import trainers
+from cloakbench.phrase import Contrastive
+from cloakbench.protect import pgd, protections
 from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.pgd import ascended
+from cloakbench.protect.photowise import mean_square
+from cloakbench.purify import codeformer, superres
 from cloakbench.purify.base import Purifier, build_purifier, purifiers
 from cloakbench.registry import modules_of, weight_files
 from cloakbench.running.jobs import Job
 
+TINY_DDPM = {"method": "diffpure", "weights": "tiny_ddpm", "depth": 30}
 EXACT = {
     "none": "none",
     "gaussian": {"method": "gaussian", "sigma": 1.0},
     "resize": {"method": "resize", "factor": 2},
     "noising": "noising",
     "chain": [{"method": "gaussian", "sigma": 1.0}, {"method": "resize", "factor": 2}],
+    "tvm": {"method": "tvm", "iterations": 30},
+    "vae_roundtrip": {"method": "vae_roundtrip", "weights": None},
+    "restorer": {"method": "codeformer", "preset": "tiny"},
+    "superres": {"method": "superres", "backend": "spandrel", "weights": "tiny_x4.pth"},
+    "diffpure": {**TINY_DDPM, "depth": 4, "tiled": True},
+    "few-step diffpure": {**TINY_DDPM, "steps": 3},
+    "ddspure": {"method": "ddspure", "preset": "tiny"},
+    "gridpure": {"method": "gridpure", "preset": "tiny"},
 }
+STRAIGHT = ["jpeg", {"method": "superres", "backend": "ncnn"}]
 ASCENTS = [method.name for method in protections if issubclass(method, Ascent)]
 JOB = Job(seed=3)
 
@@ -31,9 +53,27 @@ def purified(purifier: Purifier, pixels: torch.Tensor, model: DiffusionModel) ->
     return purifier.apply(pixels, lambda: model, JOB).detach().clamp(0, 1)
 
 
+@pytest.fixture
+def in_double_precision(diffusion: DiffusionModel, tiny_weights, monkeypatch) -> Any:
+    """The model, and every network that purifications load, in float64."""
+    diffusion.vae.double()
+
+    def doubled(*given: Any, **options: Any) -> torch.nn.Module:
+        return load_frozen(*given, **options).double()
+
+    kept = PixelDenoiser.load, superres._spandrel
+    [function.cache_clear() for function in kept]
+    monkeypatch.setattr(denoiser, "load_frozen", doubled)
+    monkeypatch.setattr(codeformer, "_restorer", lambda path, _: load_restorer(path).double())
+    torch.set_default_dtype(torch.float64)
+    yield diffusion
+    torch.set_default_dtype(torch.float32)
+    [function.cache_clear() for function in kept]
+
+
 @pytest.mark.parametrize("spec", EXACT.values(), ids=EXACT)
-def test_an_exact_gradient_is_that_of_finite_differences(spec, diffusion: DiffusionModel):
-    purifier = build_purifier(spec)
+def test_an_exact_gradient_is_that_of_finite_differences(spec, in_double_precision):
+    purifier, diffusion = build_purifier(spec), in_double_precision
     photos = 0.2 + 0.6 * smooth_photos(1, 4, 32).pixels.double()  # far from the clamp's corners
     weights = torch.rand(photos.shape, generator=torch.Generator().manual_seed(1)).double()
     direction = torch.rand(photos.shape, generator=torch.Generator().manual_seed(2)).double() - 0.5
@@ -47,7 +87,9 @@ def test_an_exact_gradient_is_that_of_finite_differences(spec, diffusion: Diffus
     with torch.no_grad():
         step = 1e-5 * direction
         slope = (loss(photos + step) - loss(photos - step)) / 2e-5
-    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-4)
+    found = (gradient * direction).sum()
+    assert abs(found) > 1e-3
+    torch.testing.assert_close(found, slope, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", complete(purifiers))
@@ -65,6 +107,23 @@ def test_what_a_loss_sees_is_what_the_purification_makes(
     (gradient,) = torch.autograd.grad(seen.sum(), given)
     assert torch.isfinite(gradient).all()
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("spec", STRAIGHT, ids=["jpeg", "ncnn"])
+def test_looking_straight_through_a_purification_raises_the_loss_after_it(spec, diffusion):
+    """More than a protection that does not look through it."""
+    photos = smooth_photos(1, 9, 32).pixels
+    clean = diffusion.posterior_once(photos)
+
+    def shift(pixels: torch.Tensor, step: int) -> torch.Tensor:
+        return mean_square(diffusion.posterior(pixels).mean - clean.mean)
+
+    def after(**settings: Any) -> float:
+        pid = protections.build({"method": "pid", "budget": "16/255", **settings})
+        found = pid.ascend(photos, photos, diffusion, shift, JOB, range(12))
+        return float(shift(purified(build_purifier(spec), found, diffusion), 0))
+
+    assert after(through=[spec]) > 1.05 * after()
 
 
 def test_where_there_is_no_gradient_it_passes_straight_through(diffusion: DiffusionModel):
@@ -122,6 +181,60 @@ def test_a_random_purification_is_drawn_anew_at_every_step(diffusion: DiffusionM
 
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
+
+
+def test_of_several_purifications_the_mean_loss_counts(diffusion: DiffusionModel):
+    """And each name of a random one is another draw."""
+    blur, chain = {"method": "gaussian", "sigma": 1.0}, ["resize", "noising"]
+
+    def loss(pixels: torch.Tensor, step: int) -> torch.Tensor:
+        return pixels.square().flatten(1).mean(1)
+
+    def gradient(*through: Any) -> torch.Tensor:
+        method = protections.build({"method": "pid", "through": [*through]})
+        photos = smooth_photos(2, 7).pixels
+        return pgd.gradient(method.adaptive(loss, diffusion, JOB), photos, 0)
+
+    torch.testing.assert_close(gradient(blur, "none"), (gradient(blur) + gradient("none")) / 2)
+    assert protections.build({"method": "pid", "through": [chain]}).purifiers[0].name == "chain"
+    assert not torch.equal(gradient("noising", "noising"), gradient("noising"))
+
+
+def test_looking_through_cdl_trains_and_asks_as_cdl_does(identity, diffusion):
+    """The surrogate's prompts are the trainer's, and so is the one that the loss is under."""
+    cdl = trainers.build("cdl")
+    aspl = protections.build({"method": "aspl", "preset": "adaptive-cdl", "noise_phrase": "xx"})
+    prompts = identity.prompts
+
+    tuner = aspl.tuner(diffusion, identity, JOB)
+
+    assert tuner.prompt == cdl.instance_prompt(prompts).replace("bhj noisy pattern", "xx")
+    assert tuner.prior.prompt == cdl.class_prompt(prompts).replace("bhj noisy pattern", "xx")
+
+
+@pytest.mark.parametrize(
+    "name", [method.name for method in protections if issubclass(method, Contrastive)]
+)
+def test_every_loss_under_a_prompt_can_be_that_of_cdls_training(name, identity, tiny_model):
+    from cloakbench.models.loading import load_model
+
+    def protected(**settings: Any) -> torch.Tensor:
+        method = protections.build(tiny_spec(protections, name, **settings))
+        return method.protect(identity, lambda: load_model(tiny_model), JOB).pixels
+
+    assert not torch.equal(protected(phrase_in_training=True), protected())
+
+
+def test_adaptive_presets_lie_over_the_experiments_preset():
+    """So that one looks through the miniature's CodeSR where the experiment is the miniature's."""
+    entry = {"name": "aspl-codesr", "method": "aspl", "preset": "adaptive-codesr"}
+    data = load_config([REPOSITORY / "config.yaml"]) | {"protections": ["clean", entry]}
+    mini = protections.build({"method": "aspl", "preset": "mini"})
+
+    found = Experiment.parse(data).protections["aspl-codesr"]
+
+    assert found == mini.model_copy(update={"through": found.through})
+    assert found.purifiers == [build_purifier({"method": "codesr", "preset": "mini"})]
 
 
 def test_an_adaptive_protection_answers_for_its_purifications(tiny_weights):

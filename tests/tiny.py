@@ -108,6 +108,17 @@ def make_tiny_restorer(folder: Path) -> Path:
     return folder
 
 
+def make_tiny_x4(path: Path) -> Path:
+    """Write random weights of the architecture of RealESRGAN_x4plus.pth, in its format."""
+    import torch
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save({"params_ema": ESRGAN(num_filters=8, num_blocks=1).state_dict()}, path)
+    return path
+
+
 def make_tiny_clip(folder: Path, side: int = 32) -> Path:
     """Write a CLIP of some thousand random weights with its processor, in transformers' format."""
     import torch

@@ -45,7 +45,8 @@ class Method(Settings):
     """A method of any stage: its fields are its settings, every default cites its source.
 
     Class variables: `name` is set at registration; `source` says where the method is from;
-    `presets` maps a preset's name to the settings that it changes; `needs` names what the method
+    `presets` maps a preset's name to the settings that it changes; `variants` are presets, too,
+    which an entry of a config has laid over the experiment's; `needs` names what the method
     can be given beside photos: "model", the experiment's diffusion model, "surrogate_images",
     "class_images"; and "gpu", for networks of its own.
     """
@@ -53,6 +54,7 @@ class Method(Settings):
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -222,12 +224,13 @@ class Registry(Generic[M]):
             )
         method = self[str(settings.pop("method"))]
         preset = settings.pop("preset", None)
-        if preset is not None and preset not in method.presets:
+        known = {**method.presets, **method.variants}
+        if preset is not None and preset not in known:
             raise CloakBenchError(
                 f"{self.kind} '{method.name}': unknown preset '{preset}': "
-                f"{nearest(str(preset), method.presets)}"
+                f"{nearest(str(preset), known)}"
             )
-        merged = {**(method.presets[preset] if preset else {}), **settings}
+        merged = {**(known[preset] if preset else {}), **settings}
         try:
             return method.model_validate(merged)
         except ValidationError as error:

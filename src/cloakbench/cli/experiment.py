@@ -174,6 +174,50 @@ def claims(
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
+def adaptive(
+    config: ConfigArgument,
+    probability: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="That a protection adapts; repeat.", show_default="0.5"),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric to print; repeat. By default those that tell most."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines, all metrics.")] = False,
+) -> None:
+    """Say what to expect where protections may have adapted to what they face, or may not.
+
+    A protection that looks `through` purifications, or through CDL, is set beside the entry of the
+    config that is the same but for that. Nothing is run.
+
+    Example: cloakbench adaptive config.yaml config/adaptive.yaml --probability 0.5
+    """
+    from cloakbench.errors import CloakBenchError, nearest
+    from cloakbench.experiment.expected import Expected
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.tables import expected_means, print_expected
+    from cloakbench.tables.collect import read_scores
+    from cloakbench.tables.summary import metric_columns
+
+    experiment = Experiment.read(config)
+    if not experiment.adapted:
+        raise CloakBenchError(
+            "config: no protection looks through anything that another of its entries does not. "
+            "See `through` in config/README.md."
+        )
+    Expected(experiment).check("score")
+    images = read_scores(experiment.cells(), experiment.layout)
+    for name in metric or ():
+        if name not in (known := metric_columns(images)):
+            raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
+    found = expected_means(images, experiment.adapted, probability or [0.5])
+    if as_json:
+        typer.echo(found.to_json(orient="records", indent=2))
+    else:
+        print_expected(experiment.name, found, metric or ())
+
+
 def compare(
     first: Annotated[Path, typer.Argument(help="A folder of tables, or a config.")],
     second: Annotated[Path, typer.Argument(help="Another.")],

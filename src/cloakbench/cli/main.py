@@ -53,6 +53,7 @@ _PANELS: dict[str, tuple[Callable[..., Any], ...]] = {
         experiment.status,
         experiment.tables,
         experiment.claims,
+        experiment.adaptive,
         experiment.report,
         experiment.compare,
         experiment.picture,

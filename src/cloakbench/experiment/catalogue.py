@@ -60,7 +60,9 @@ def describe(kind: str, method: type[Method]) -> dict[str, Any]:
             }
             for name, field in method.model_fields.items()
         ],
-        "presets": {name: dict(changes) for name, changes in method.presets.items()},
+        "presets": {
+            name: dict(changes) for name, changes in {**method.presets, **method.variants}.items()
+        },
         "needs": [need for need in NEEDS if need in _needs(method)],
         "weights": _weights(method),
     }
@@ -144,7 +146,7 @@ def _entry_schema(method: type[Method]) -> dict[str, Any]:
         "properties": {
             "name": {"type": "string", "description": "label in paths and tables"},
             "method": {"const": method.name},
-            "preset": {"enum": sorted(method.presets)},
+            "preset": {"enum": sorted({*method.presets, *method.variants})},
             **properties,
         },
         "required": ["method"],

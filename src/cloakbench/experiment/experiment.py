@@ -22,7 +22,9 @@ from cloakbench.models.sampling import Samples
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tokens import check_prompts
 from cloakbench.personalise import trainers
+from cloakbench.phrase import Contrastive
 from cloakbench.protect import protections
+from cloakbench.protect.ascent import Ascent
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.running.run import DIGESTS
@@ -156,6 +158,19 @@ class Experiment:
         """Budgets [grey levels] by the protections' labels."""
         return {label: protection.budget for label, protection in self.protections.items()}
 
+    @property
+    def adapted(self) -> dict[str, str]:
+        """Protections that adapt to a purification or to CDL, and which are the same but for that,
+        by their labels.
+        """
+        plain = {key: p.plain() for key, p in self.protections.items() if isinstance(p, Ascent)}
+        return {
+            label: other
+            for label, of in plain.items()
+            for other, method in self.protections.items()
+            if other != label and method == of
+        }
+
     def cells(self) -> list[Cell]:
         """The grid, identity by identity; see `_combinations`.
 
@@ -240,6 +255,9 @@ class Experiment:
     def _check_prompts(self) -> None:
         prompts, sampling = self.config.prompts, self.config.sampling
         texts = [prompts.instance_prompt, prompts.class_prompt]
+        for protection in self.protections.values():
+            if isinstance(protection, Contrastive):
+                texts += [protection.instance_prompt(prompts), protection.class_prompt(prompts)]
         for trainer in self.trainers.values():
             samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
             texts += [*trainer.training_prompts(prompts).values(), *samples.texts.values()]
@@ -335,10 +353,14 @@ class Experiment:
         if not label:
             raise CloakBenchError(f"config: {json.dumps(entry, default=str)} names no `method`.")
         spec["method"] = str(spec.get("method", label))
+        method = registry[spec["method"]]
+        if (own := spec.get("preset")) in method.variants:
+            spec = {**method.variants[own], **spec}
+            del spec["preset"]
         for key in _NESTED:
             if isinstance(nested := spec.get(key), list):
                 spec[key] = [self._label_and_spec(purifiers, each)[1] for each in nested]
-        if self.config.preset in registry[spec["method"]].presets:
+        if self.config.preset in method.presets:
             spec.setdefault("preset", self.config.preset)
         return label, spec
 

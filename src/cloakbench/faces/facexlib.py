@@ -98,6 +98,7 @@ def _networks(backend: FaceXLib) -> _Networks:
     return _Networks(retinaface(backend.network, backend.detector), _recogniser(backend.recogniser))
 
 
+@cache
 def retinaface(backbone: str, path: Path, device: str = "cpu") -> Any:
     """The face detector with its weights, ready on a device.
 

@@ -125,7 +125,7 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def round_trip(self, pixels: Tensor) -> Tensor:
-        """Pixels of any size through the VAE in its own precision, without gradients."""
+        """Pixels of any size through the VAE in its own precision; differentiable."""
 
     # Text
 

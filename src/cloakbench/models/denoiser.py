@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.weights import find_network
@@ -50,8 +51,19 @@ class Denoiser:
         return self.scheduler.add_noise(images, torch.stack(noise).to(images.device), step)
 
     def back(self, noisy: Tensor, step: int, draw: Draw) -> Tensor:
-        """One ancestral step, from `step` + 1 steps of noise to `step` (Ho et al. 2020, alg. 2)."""
-        return self._reversed(noisy, step, draw).prev_sample
+        """One ancestral step, from `step` + 1 steps of noise to `step` (Ho et al. 2020, alg. 2).
+
+        A gradient through many of them keeps no activations.
+        """
+        from cloakbench.models.gradients import recomputed
+
+        return recomputed(lambda noisy: self._reversed(noisy, step, draw).prev_sample, noisy)
+
+    def along(self, steps: Sequence[int]) -> Self:
+        """The same on some steps of the ladder, which `back` then goes from one to the next."""
+        scheduler = self.scheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(timesteps=[*steps])
+        return replace(self, scheduler=scheduler)
 
     def original(self, noisy: Tensor, depth: int, draw: Draw) -> Tensor:
         """What the network takes for the clean images, in one shot."""
@@ -76,6 +88,7 @@ class PixelDenoiser(Denoiser):
     side: int
 
     @classmethod
+    @cache
     def load(cls, name: str, device: str) -> PixelDenoiser:
         """Load a folder or a hub's cached model in the format of diffusers' DDPMPipeline.
 

@@ -37,11 +37,8 @@ def round_trip(vae: Any, pixels: Tensor) -> Tensor:
 
     Edges are repeated until the VAE's factor divides the sides, and cut off again.
     """
-    import torch
-
     height, width = pixels.shape[-2:]
-    with torch.no_grad():
-        scaled = 2 * padded(pixels, vae) - 1
-        latents = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mode()
-        decoded = vae.decode(latents).sample.float()
+    scaled = 2 * padded(pixels, vae) - 1
+    latents = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist.mode()
+    decoded = vae.decode(latents).sample.to(pixels.dtype)
     return (decoded[..., :height, :width] / 2 + 0.5).clamp(0, 1)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from cloakbench.errors import CloakBenchError, advising
+from cloakbench.phrase import Contrastive, NoisePhrase
 from cloakbench.prior import PriorPreservation
-from cloakbench.registry import Method, Registry, Spec
+from cloakbench.registry import Registry, Spec
 
 if TYPE_CHECKING:
     from cloakbench.files.weights import WeightFile
@@ -25,7 +26,7 @@ SAMPLING_SETTINGS = frozenset({"suffix_in_sampling", "negative_in_sampling", "ne
 """Settings of a trainer that only the `sample` stage reads: changing them retrains nothing."""
 
 
-class Trainer(Method):
+class Trainer(NoisePhrase):
     """Teaches a diffusion model a person, and says how the model is sampled then.
 
     Sampling has two of the three switches of contrastive decoupling learning (CDL): the suffix that
@@ -35,7 +36,6 @@ class Trainer(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
     learns: ClassVar[bool] = True
 
-    noise_phrase: str = Field("bhj noisy pattern", description="what names the noise in prompts")
     suffix_in_sampling: bool = Field(
         False, description="CDL: ', without <phrase>' after every sampling prompt"
     )
@@ -66,7 +66,7 @@ class Trainer(Method):
         """Train `model` in place on the identity's instance (and class) images."""
 
 
-class FineTuning(PriorPreservation, Trainer):
+class FineTuning(Contrastive, PriorPreservation, Trainer):
     """DreamBooth with prior preservation; a child says which weights are trained.
 
     CDL is three independent switches: the noise phrase in the training prompts, its suffix at
@@ -88,26 +88,11 @@ class FineTuning(PriorPreservation, Trainer):
     eight_bit: bool = Field(
         False, description="AdamW's moments in 8 bits, by bitsandbytes: a quarter of their memory"
     )
-    phrase_in_training: bool = Field(
-        False,
-        description="CDL: ', <phrase>' after the instance prompt, ', without <phrase>' "
-        "after the class prompt",
-    )
 
     @property
     def is_control(self) -> bool:
         """Whether CDL is off, in all its parts."""
         return not (self.phrase_in_training or self.suffix_in_sampling or self.negative_in_sampling)
-
-    def instance_prompt(self, prompts: Prompts) -> str:
-        """The prompt that instance images are trained on."""
-        suffix = f", {self.noise_phrase}" if self.phrase_in_training else ""
-        return prompts.instance_prompt + suffix
-
-    def class_prompt(self, prompts: Prompts) -> str:
-        """The prompt that class images are trained on (they are sampled without the suffix)."""
-        suffix = f", without {self.noise_phrase}" if self.phrase_in_training else ""
-        return prompts.class_prompt + suffix
 
     def training_prompts(self, prompts: Prompts) -> dict[str, str]:
         texts = {"instance": self.instance_prompt(prompts), "class": self.class_prompt(prompts)}

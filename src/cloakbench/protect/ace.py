@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from cloakbench.prior import PriorPreservation
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 from cloakbench.protect.target import TargetedProtection
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("ace")
-class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
+class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAscent):
     """Pulls the predicted noise to the target's latents while a LoRA surrogate learns the photos.
 
     A round is PGD on each photo, then fine-tuning on the perturbed photos. With a
@@ -86,11 +87,12 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection):
 
         model.add_lora(self.rank, job.rng("lora"))
         prompts = identity.prompts
-        prior = self.prior(model, identity.class_images, prompts.class_prompt)
-        return FineTuner(model, prompts.instance_prompt, prior, learning_rate=self.learning_rate)
+        prior = self.prior(model, identity.class_images, self.class_prompt(prompts))
+        prompt = self.instance_prompt(prompts)
+        return FineTuner(model, prompt, prior, learning_rate=self.learning_rate)
 
     def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        text = model.embed([prompts.instance_prompt])
+        text = model.embed([self.instance_prompt(prompts)])
         goal = self.target_latents(photo, model)
 
         def concentration(pixels: Tensor, step: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("advdm")
-class AdvDM(PhotowiseProtection):
+class AdvDM(PhotowiseProtection, PromptedAscent):
     """Raises the denoising loss under the class prompt, or lowers it: AdvDM(-).
 
     Each step draws one timestep, one noise and one posterior sample.
@@ -40,7 +41,7 @@ class AdvDM(PhotowiseProtection):
     )
 
     def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        text = model.embed([prompts.class_prompt])
+        text = model.embed([self.naming(prompts.class_prompt)])
         sign = 1 if self.direction == "ascend" else -1
 
         def denoising(pixels: Tensor, step: int) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
+from cloakbench.phrase import Contrastive
 from cloakbench.protect.base import ModelProtection
 from cloakbench.protect.pgd import draws_of, pgd
 from cloakbench.purify.base import Purifier, build_purifier, complete_specs
@@ -20,19 +20,32 @@ if TYPE_CHECKING:
     from cloakbench.registry import Part
     from cloakbench.running.jobs import Job
 
+View = Callable[..., "Tensor"]
+"""Maps pixels (n, 3, h, w), with the further arguments of a `Loss`, to what the loss sees."""
+
+FEW = 5  # denoising steps that a gradient goes through, of a purification by diffusion
+
 
 class Ascent(ModelProtection):
     """Shared by all protections that ascend a loss of the pixels; they write the loss.
 
     With `through`, the loss is that of purified pixels: the protection adapts to who purifies. The
     gradient is exact where a purification has one and passes straight through it elsewhere, as in
-    Athalye et al. 2018, arXiv 1802.00420, section 4.1; random ones draw anew at every step
-    (section 4.2, one draw of the expectation).
+    Athalye et al. 2018, arXiv 1802.00420, section 4.1. Of several purifications the mean loss
+    counts, whichever will be chosen; random ones draw anew at every step (section 4.2), and one
+    that is named k times is a mean over k draws.
     """
+
+    variants: ClassVar = {
+        "adaptive-codesr": {"through": ["codesr"]},
+        "adaptive-all": {
+            "through": ["none", "jpeg", "codesr", {"method": "diffpure", "steps": FEW}]
+        },
+    }
 
     relative_step: float = Field(0.1, gt=0, le=1, description="PGD step as a share of the budget")
     through: list[dict[str, Any]] = Field(
-        [], description="specs of purifications that the loss looks through, first to last"
+        [], description="purifications over which the loss is averaged; a list in it is a chain"
     )
 
     _complete_through = field_validator("through", mode="before")(complete_specs)
@@ -45,6 +58,10 @@ class Ascent(ModelProtection):
     @property
     def parts(self) -> Sequence[Part]:
         return [*super().parts, *self.purifiers]
+
+    def plain(self) -> Self:
+        """The same protection, which does not adapt to anybody."""
+        return self.model_copy(update={"through": []})
 
     def step_size(self, step: int) -> float:
         """The length of a PGD step, in units of [0, 1]."""
@@ -73,15 +90,48 @@ class Ascent(ModelProtection):
             )
 
     def adaptive(self, loss: Loss, model: DiffusionModel, job: Job) -> Loss:
-        """The loss of what the purifications make of the pixels; the loss itself without any."""
-        if not self.through:
-            return loss
-        chosen, drawing = self.purifiers, replace(job, scratch=None)
+        """The mean loss of what each purification makes of the pixels; the loss itself without any.
 
-        def seen_through(pixels: Tensor, step: int, *rows: slice) -> Tensor:
-            for number, purifier in enumerate(chosen):
-                draws = drawing.part("through", number, *draws_of(step, *rows))
-                pixels = purifier.through(pixels, model, draws)
-            return loss(pixels, step, *rows)
+        Of several, the activations of one are there at a time.
+        """
+        import torch
 
-        return seen_through
+        from cloakbench.models.gradients import recomputed
+
+        views = self.views(model, job)
+
+        def seen_through(view: View, pixels: Tensor, *step: Any) -> Tensor:
+            return loss(view(pixels, *step), *step)
+
+        def mean(pixels: Tensor, *step: Any) -> Tensor:
+            losses = [recomputed(seen_through, view, pixels, *step) for view in views]
+            return torch.stack(losses).mean(0)
+
+        if len(views) > 1:
+            return mean
+        return lambda pixels, *step: seen_through(views[0], pixels, *step)
+
+    def views(self, model: DiffusionModel, job: Job) -> list[View]:
+        """What the loss sees of pixels: one for each purification; the pixels without any."""
+
+        def view(number: int, purifier: Purifier) -> View:
+            def purified(pixels: Tensor, step: int, *rows: slice) -> Tensor:
+                draws = job.part("through", number, *draws_of(step, *rows))
+                return purifier.through(pixels, model, draws)
+
+            return purified
+
+        found = [view(number, purifier) for number, purifier in enumerate(self.purifiers)]
+        return found or [lambda pixels, *step: pixels]
+
+
+class PromptedAscent(Contrastive, Ascent):
+    """Shared by those whose loss is the denoiser's under a prompt.
+
+    With `phrase_in_training` it is the prompt of CDL's training, and surrogates are trained so.
+    """
+
+    variants: ClassVar = {**Ascent.variants, "adaptive-cdl": {"phrase_in_training": True}}
+
+    def plain(self) -> Self:
+        return super().plain().model_copy(update={"phrase_in_training": False})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from cloakbench.protect.ascent import Ascent
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.pgd import ascended, batches
 from cloakbench.running.jobs import Pixels
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("caat")
-class CAAT(Ascent):
+class CAAT(PromptedAscent):
     """Cross-attention attack: joint training of the photos and of the keys and values.
 
     The prompt is the class prompt, which has no identifier. There is no prior: the published
@@ -45,7 +45,7 @@ class CAAT(Ascent):
         from cloakbench.protect.surrogate import BATCH, Denoising
 
         original = identity.instance_images.pixels.to(model.device)
-        prompt = identity.prompts.class_prompt
+        prompt = self.naming(identity.prompts.class_prompt)
         model.thaw("attention", text_encoder=False)
         tuner = FineTuner(model, prompt, None, learning_rate=self.learning_rate)
         loss = self.adaptive(Denoising(model, prompt, job), model, job)

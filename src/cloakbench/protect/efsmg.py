@@ -52,7 +52,9 @@ class EFSMG(EnsembleProtection, FSMG):
         device, losses = Device(members), []
         for _, member in device.visits():
             self.train(identity, member.model, member.job)
-            losses.append(Denoising(member.model, identity.prompts.instance_prompt, member.job))
+            losses.append(
+                Denoising(member.model, self.instance_prompt(identity.prompts), member.job)
+            )
 
         perturbed = Pixels(original)
         for number in job.steps("efsmg", self.rounds, {"pixels": perturbed}):

@@ -40,7 +40,7 @@ class FSMG(SurrogateProtection):
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
         self.train(identity, model, job)
-        loss = Denoising(model, identity.prompts.instance_prompt, job)
+        loss = Denoising(model, self.instance_prompt(identity.prompts), job)
         perturbed = Pixels(original)
         with model.frozen():
             for step in job.steps("pgd", self.steps, {"pixels": perturbed}):

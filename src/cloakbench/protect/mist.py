@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 from cloakbench.protect.target import TargetedProtection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("mist")
-class Mist(TargetedProtection, PhotowiseProtection):
+class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
     """Minimises the latents' distance to a target minus `rate` times the denoising loss.
 
     The distance is a mean over latent values here and a sum there, so that `rate` means the same
@@ -44,7 +45,7 @@ class Mist(TargetedProtection, PhotowiseProtection):
     )
 
     def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        text = model.embed([prompts.class_prompt])
+        text = model.embed([self.naming(prompts.class_prompt)])
         goal = None if self.mode == "semantic" else self.target_latents(photo, model)
 
         def semantic(latents: Latents, step: int) -> Tensor:

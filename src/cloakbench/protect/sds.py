@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 from cloakbench.protect.target import TargetedProtection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("sds")
-class SDS(TargetedProtection, PhotowiseProtection):
+class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
     """Sends the U-Net's residual back through the encoder alone: SDS(+), SDS(-) and SDST.
 
     About half the time and memory of AdvDM. `descend` lowers the denoising loss, which blurs what
@@ -44,7 +45,7 @@ class SDS(TargetedProtection, PhotowiseProtection):
     def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         import torch
 
-        text = model.embed([prompts.class_prompt])
+        text = model.embed([self.naming(prompts.class_prompt)])
         goal = self.target_latents(photo, model) if self.targeted else None
         sign = 1 if self.direction == "ascend" else -1
 

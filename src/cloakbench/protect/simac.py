@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel
+    from cloakbench.protect.ascent import View
     from cloakbench.protect.pgd import Loss
     from cloakbench.running.jobs import Job, Stateful
 
@@ -72,12 +73,12 @@ class SimAC(ASPL):
         """The gradients of the loss at candidates, which share a step's noise and its latents."""
         import torch
 
-        denoising = Denoising(model, identity.prompts.instance_prompt, job)
-        latents_of: Any = self.adaptive(cast(Any, denoising.latents), model, job)
+        denoising = Denoising(model, self.instance_prompt(identity.prompts), job)
+        views = self.views(model, job)
 
-        def of_batch(pixels: Tensor, number: int, tried: Tensor, *rows: slice) -> Tensor:
+        def of_view(view: View, pixels: Tensor, number: int, tried: Tensor, *rows: slice) -> Tensor:
             pixels = pixels.detach().requires_grad_(True)
-            encoded, rng = latents_of(pixels, number, *rows)
+            encoded, rng = denoising.latents(view(pixels, number, *rows), number, *rows)
             latents, drawn = encoded.detach().requires_grad_(True), rng.get_state()
             found: list[Tensor] = []
             for column in tried.T:
@@ -88,10 +89,11 @@ class SimAC(ASPL):
             return torch.stack(found, dim=1)
 
         def gradients(pixels: Tensor, number: int, tried: Tensor) -> Tensor:
-            parts = [
-                of_batch(part, number, tried[rows[0]] if rows else tried, *rows)
-                for part, *rows in batches(pixels, BATCH)
-            ]
+            parts = []
+            for part, *rows in batches(pixels, BATCH):
+                chosen = tried[rows[0]] if rows else tried
+                seen = [of_view(view, part, number, chosen, *rows) for view in views]
+                parts.append(torch.stack(seen).sum(0))
             return torch.cat(parts)
 
         return gradients

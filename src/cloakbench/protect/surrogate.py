@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from cloakbench.prior import PriorPreservation
-from cloakbench.protect.ascent import Ascent
+from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.pgd import draws_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BATCH = 4  # photos differentiated at once: as many as the scripts' set_B has
 
 
-class SurrogateProtection(PriorPreservation, Ascent):
+class SurrogateProtection(PriorPreservation, PromptedAscent):
     """Shared by protections that ascend the denoising loss of a DreamBooth surrogate.
 
     Source: Anti-DreamBooth, Le et al. 2023, section 4; settings from its scripts (recipes 1.2-1.3),
@@ -45,9 +45,10 @@ class SurrogateProtection(PriorPreservation, Ascent):
         from cloakbench.models.tuning import FineTuner
 
         prompts = identity.prompts
-        prior = self.prior(model, identity.class_images, prompts.class_prompt)
+        prior = self.prior(model, identity.class_images, self.class_prompt(prompts))
         self.thaw(model, job)
-        return FineTuner(model, prompts.instance_prompt, prior, learning_rate=self.learning_rate)
+        prompt = self.instance_prompt(prompts)
+        return FineTuner(model, prompt, prior, learning_rate=self.learning_rate)
 
     def thaw(self, model: DiffusionModel, job: Job) -> None:
         """Thaw (or add) the weights that the surrogate trains."""

@@ -59,14 +59,22 @@ class Purifier(Method):
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
         """Purified pixels (n, 3, h, w) for pixels in [0, 1]; `load` loads once."""
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether `apply` is differentiable with these settings, on any device."""
+        return False
+
     def through(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
         """Purified pixels as a differentiable step of a larger loss, on the pixels' device.
 
-        The gradient passes straight through: that of the pixels is that of what comes out, as in
-        Athalye et al. 2018, arXiv 1802.00420, section 4.1. Purifications with a gradient of their
-        own override this. `job` is for draws; nothing is kept.
+        Where the purification has no gradient of its own it passes straight through: that of the
+        pixels is that of what comes out, as in Athalye et al. 2018, arXiv 1802.00420, section 4.1.
+        `job` is for draws; nothing is kept.
         """
-        given, drawing = pixels.detach().cpu(), replace(job, scratch=None)
+        drawing = replace(job, scratch=None, notes={})
+        if self.has_gradient:
+            return self.apply(pixels, lambda: model, drawing).clamp(0, 1).to(pixels)
+        given = pixels.detach().cpu()
         with model.frozen():  # some purifications descend, and must leave no gradients in weights
             purified = self.apply(given, lambda: model, drawing).detach().clamp(0, 1).to(pixels)
         return purified + (pixels - pixels.detach())
@@ -84,10 +92,11 @@ class PhotoPurifier(Purifier):
 
 
 class DifferentiablePurifier(PhotoPurifier):
-    """`clean` is differentiable as it is, on any device."""
+    """`clean` is differentiable, whatever the settings."""
 
-    def through(self, pixels: Tensor, model: DiffusionModel, job: Job) -> Tensor:
-        return self.clean(pixels, job).clamp(0, 1)
+    @property
+    def has_gradient(self) -> bool:
+        return True
 
 
 class ModelPurifier(Purifier):

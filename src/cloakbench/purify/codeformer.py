@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ from cloakbench.running.jobs import Pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.models.restorer import Restorer
     from cloakbench.running.jobs import Job
 
 Restore = Callable[["Tensor"], "tuple[Tensor, int]"]
@@ -76,6 +78,11 @@ class CodeFormer(FaceAligner, PhotoPurifier):
             )
         return [*weights_in(path), *weights_in(self.detector_file())]
 
+    @property
+    def has_gradient(self) -> bool:
+        """The miniature's restorer has one; CodeFormer's codes are chosen, not computed."""
+        return find_weights(self.weights, SOURCES).is_dir()
+
     def clean(self, pixels: Tensor, job: Job) -> Tensor:
         import torch
 
@@ -86,17 +93,14 @@ class CodeFormer(FaceAligner, PhotoPurifier):
         purified, faces = Pixels(pixels.clone()), Pixels(torch.zeros(len(pixels)))
         state = {"pixels": purified, "faces": faces}
         for index in job.steps("codeformer", len(pixels), state):
-            with torch.inference_mode():
-                restored, faces.value[index] = restore(pixels[index : index + 1])
-                purified.value[index] = restored[0].cpu()
+            restored, faces.value[index] = restore(pixels[index : index + 1])
+            purified.value[index] = restored[0]
         job.notes["photos_without_a_face"] = int((faces.value == 0).sum())
         return purified.value
 
     def _portraits(self, folder: Path, job: Job) -> Restore:
         """The miniature's restorer, for which a portrait is a face."""
-        from cloakbench.models.restorer import load_restorer
-
-        restorer = load_restorer(folder).to(job.device)
+        restorer = _restorer(folder, job.device)
         return lambda photo: (restorer(photo.to(job.device), self.fidelity), 1)
 
     def _faces(self, path: Path, job: Job) -> Restore:
@@ -114,6 +118,14 @@ class CodeFormer(FaceAligner, PhotoPurifier):
         return restore
 
 
+@cache
+def _restorer(folder: Path, device: str) -> Restorer:
+    from cloakbench.models.restorer import load_restorer
+
+    return load_restorer(folder).to(device)
+
+
+@cache
 def load_codeformer(path: Path, device: str) -> Any:
     """CodeFormer's network: faces (n, 3, 512, 512) and images of the same shape, in [-1, 1].
 

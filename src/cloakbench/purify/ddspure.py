@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class DDSPure(PhotoDiffusing):
     """Adds noise as strong as the perturbation's budget and predicts the photo in one shot.
 
-    The one shot is the method's; DiffShortcut's script walks back in many steps, from a depth
-    found with half the noise on [-1, 1] and used on a respaced ladder (recipes 2).
+    The one shot is the method's; `diffshortcut` is the paper's baseline as its script ran: it walks
+    back step by step, from a depth found with half the noise on [-1, 1] and used on a respaced
+    ladder (recipes 2).
     """
 
     source = (
@@ -30,14 +31,22 @@ class DDSPure(PhotoDiffusing):
     )
     presets = {
         "paper": {"delta": "11/255"},
+        "diffshortcut": {"depth": 40, "one_shot": False},
         "mini": {"weights": MINI, "tiled": True},
         "tiny": {"weights": "tiny_ddpm"},
     }
 
     delta: Levels = Field(11, ge=1, description="standard deviation of the noise [grey levels]")
 
+    depth: int | None = Field(
+        None, ge=1, le=1000, description="steps of noise; null: as many as `delta` stands for"
+    )
+    one_shot: bool = Field(True, description="predict the photo at once, not step by step")
+
     def cleaned(self, images: Tensor, network: PixelDenoiser, job: Job) -> Tensor:
-        depth = matching_depth(network.scheduler, 2 * self.delta / 255)
+        depth = self.depth or matching_depth(network.scheduler, 2 * self.delta / 255)
+        if not self.one_shot:
+            return self.walk(images, depth, network, job)
         return network.original(network.noised(images, depth, job.rng), depth, job.rng)
 
 

@@ -1,9 +1,10 @@
 """What the diffusion purifications share: noise to a depth, and every ancestral step back.
 
 A depth counts steps of the model's own ladder: after `depth` of them the signal's variance is
-`alphas_cumprod[depth - 1]`, and the way back takes the steps depth - 1, ..., 1, 0. Nothing is
-respaced; DiffShortcut's scripts respace 1000 steps to 250 and keep the index, so that their depth
-100 is 401 on the true ladder, 10 is 40 (recipes 2).
+`alphas_cumprod[depth - 1]`, and the way back takes the steps depth - 1, ..., 1, 0, or as few of
+them, evenly spaced, as a method is told to. DiffShortcut's scripts respace 1000 steps to 250 and
+keep the index, so that their depth 100 is 401 on the true ladder, 10 is 40 (recipes 2); the presets
+`diffshortcut` have these depths, but photos on [-1, 1], where the scripts leave them on [0, 1].
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import Field
 from cloakbench.files.images import resized
 from cloakbench.files.weights import WeightFile, find_folder, find_network, weights_in
 from cloakbench.models.denoiser import Denoiser, PixelDenoiser
-from cloakbench.purify.base import PhotoPurifier, Purifier
+from cloakbench.purify.base import DifferentiablePurifier, Purifier
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -35,19 +36,26 @@ MINI = "resources/mini/ddpm"
 class Diffusing(Purifier):
     """Shared by purifications that noise images and walk the ladder back, resumable per step."""
 
-    def walk(self, images: Tensor, depth: int, network: Denoiser, job: Job) -> Tensor:
-        """`Denoiser.purified`, as steps of the job."""
+    def walk(
+        self, images: Tensor, depth: int, network: Denoiser, job: Job, count: int | None = None
+    ) -> Tensor:
+        """`Denoiser.purified`, as steps of the job; on `count` of them, if that is given."""
         noisy = Pixels(network.noised(images, depth, job.rng))
-        for step in job.steps(self.name, depth, {"noisy": noisy}):
-            noisy.value = network.back(noisy.value, depth - 1 - step, job.rng)
+        way = list(reversed(range(depth)))
+        if count is not None:
+            last = depth - 1
+            way = sorted({round(last - i * last / max(count - 1, 1)) for i in range(count)})[::-1]
+            network = network.along(way)
+        for number in job.steps(self.name, len(way), {"noisy": noisy}):
+            noisy.value = network.back(noisy.value, way[number], job.rng)
         return noisy.value
 
 
-class PixelDiffusing(Diffusing, PhotoPurifier):
+class PixelDiffusing(Diffusing, DifferentiablePurifier):
     """Shared by purifications with an unconditional pixel-space DDPM.
 
-    The references use guided-diffusion's 256 px ImageNet model, which does not exist in diffusers'
-    format; any DDPM in that format takes its place, by default one of faces at 256 px
+    The references use guided-diffusion's 256 px ImageNet model, which `cloakbench convert` brings
+    into diffusers' format; any DDPM in that format will do, by default one of faces at 256 px
     (Apache-2.0). Hub ids are sought in the hub's cache and not downloaded.
     """
 

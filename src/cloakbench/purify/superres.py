@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,10 @@ class SuperResolution(PhotoPurifier):
             case "ncnn":
                 return [each for path in _ncnn_files(self.weights) for each in weights_in(path)]
 
+    @property
+    def has_gradient(self) -> bool:
+        return self.backend == "spandrel"
+
     def clean(self, pixels: Tensor, job: Job) -> Tensor:
         import torch
 
@@ -98,7 +103,7 @@ class SuperResolution(PhotoPurifier):
         purified = Pixels(pixels.clone())
         for index in job.steps("superres", len(pixels), {"pixels": purified}):
             enlarged = enlarge(small[index : index + 1], job.rng("superres", index))
-            purified.value[index] = resized(enlarged.float().cpu(), size)[0]
+            purified.value[index] = resized(enlarged.to(pixels), size)[0]
         return purified.value
 
     def network(self, device: str) -> Network:
@@ -148,6 +153,7 @@ def _pipeline_folder(name: str) -> Path:
     return folder
 
 
+@cache
 def _pipeline(folder: Path, device: str) -> Any:
     import torch
     from diffusers import StableDiffusionUpscalePipeline
@@ -169,6 +175,7 @@ def _file(name: str | None) -> Path:
     return find_weights(name or REAL_ESRGAN, RELEASES)
 
 
+@cache
 def _spandrel(path: Path, device: str) -> Network:
     from spandrel import ImageModelDescriptor, ModelLoader
 
@@ -183,7 +190,9 @@ def _spandrel(path: Path, device: str) -> Network:
             f"{path}: a {network.architecture.name} that enlarges {network.scale} times; "
             f"{SCALE} times is needed. Get one from {RELEASES}."
         )
-    return lambda small, _: network(small.to(device))
+    network.model.requires_grad_(False)
+    enlarge = inspect.unwrap(type(network).__call__)  # without spandrel's inference mode
+    return lambda small, _: enlarge(network, small.to(device))
 
 
 def _ncnn_files(name: str | None) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from cloakbench.files.images import resized
-from cloakbench.purify.base import PhotoPurifier, purifiers
+from cloakbench.purify.base import DifferentiablePurifier, purifiers
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ RATIO = 0.03  # primal to dual step, times the weight; found by trial at 64, 128
 
 
 @purifiers.register("tvm")
-class TVM(PhotoPurifier):
+class TVM(DifferentiablePurifier):
     """Finds the image of least total variation near the pixels that a random drop leaves.
 
     It minimises |K (z - x)| + weight * TV(z) for each image, K keeping what was not dropped: the
@@ -77,21 +77,31 @@ def minimise(observed: Tensor, kept: Tensor, weight: float, iterations: int, job
     kept: 1 or 0 for each pixel, (n, 1, h, w).
     Source: Chambolle & Pock 2011, doi:10.1007/s10851-010-0251-1, algorithm 1.
     """
+    from cloakbench.models.gradients import recomputed
+
     tau, sigma = RATIO / weight / NORM, weight / RATIO / NORM
+
+    def iterated(solution: Tensor, ahead: Tensor, dual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        climbed = dual + sigma * gradient(ahead)
+        dual = climbed * (weight / norm(climbed, (0, 2), weight))
+        moved = solution + tau * divergence(dual)
+        misfit = kept * (moved - observed)
+        moved = moved - misfit * (tau / norm(misfit, (1, 2, 3), tau))
+        return moved, 2 * moved - solution, dual
+
     solution, ahead = Pixels(observed.clone()), Pixels(observed)
     dual = Pixels(gradient(observed) * 0)
     state = {"solution": solution, "ahead": ahead, "dual": dual}
     for _ in job.steps("tvm", iterations, state):
-        climbed = dual.value + sigma * gradient(ahead.value)
-        length = climbed.square().sum((0, 2), keepdim=True).sqrt()
-        dual.value = climbed * (weight / length.clamp(min=weight))
-        moved = solution.value + tau * divergence(dual.value)
-        misfit = kept * (moved - observed)
-        distance = misfit.square().sum((1, 2, 3), keepdim=True).sqrt()
-        moved = moved - misfit * (tau / distance.clamp(min=tau))
-        ahead.value = 2 * moved - solution.value
-        solution.value = moved
+        found = recomputed(iterated, solution.value, ahead.value, dual.value)
+        solution.value, ahead.value, dual.value = found
     return solution.value
+
+
+def norm(values: Tensor, dims: tuple[int, ...], least: float) -> Tensor:
+    """The Euclidean norm over some dimensions, or `least` where it is less, without a gradient."""
+    squares = values.square().sum(dims, keepdim=True)
+    return squares.clamp(min=least**2).sqrt()  # the root has no gradient at 0
 
 
 def gradient(pixels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,10 @@ class VAERoundTrip(Purifier):
     )
 
     @property
+    def has_gradient(self) -> bool:
+        return True
+
+    @property
     def uses(self) -> frozenset[str]:
         return frozenset({"model"} if self.weights is None else {"gpu"})
 
@@ -51,7 +55,8 @@ class VAERoundTrip(Purifier):
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
         import torch
 
-        there_and_back = load().round_trip if self.weights is None else _second(self.weights, job)
+        own = self.weights is None
+        there_and_back = load().round_trip if own else _second(self.weights, job.device)
         return torch.cat([there_and_back(photo).cpu() for photo in pixels.split(1)])
 
 
@@ -59,7 +64,8 @@ def _vae(name: str) -> Path:
     return find_network(name, "vae", "AutoencoderKL")
 
 
-def _second(name: str, job: Job) -> Callable[[Tensor], Tensor]:
+@cache
+def _second(name: str, device: str) -> Callable[[Tensor], Tensor]:
     from cloakbench.models.vae import load_vae, round_trip
 
-    return partial(round_trip, load_vae(_vae(name), job.device))
+    return partial(round_trip, load_vae(_vae(name), device))

@@ -1,18 +1,26 @@
 """Tables of an experiment: scores of images, identities and cells, with confidence intervals."""
 
+from cloakbench.tables.adaptive import expected_means
 from cloakbench.tables.compare import compare, read_run
 from cloakbench.tables.experiment import Tables, make_tables, verdicts_so_far
 from cloakbench.tables.inference import Interval, mean_interval
-from cloakbench.tables.markdown import print_comparison, print_summary, print_verdicts
+from cloakbench.tables.markdown import (
+    print_comparison,
+    print_expected,
+    print_summary,
+    print_verdicts,
+)
 from cloakbench.tables.write import write_tables
 
 __all__ = [
     "Interval",
     "Tables",
     "compare",
+    "expected_means",
     "make_tables",
     "mean_interval",
     "print_comparison",
+    "print_expected",
     "print_summary",
     "print_verdicts",
     "read_run",

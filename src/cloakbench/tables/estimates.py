@@ -12,8 +12,8 @@ import pandas as pd
 from cloakbench.score.base import SetMetric, metrics
 from cloakbench.tables.inference import FEWEST, UNBOUNDED, mean_interval, p_differs
 
-Term = tuple[int, pd.DataFrame]
-"""A sign, and values by unit (people or images; the index) and metric (columns)."""
+Term = tuple[float, pd.DataFrame]
+"""A weight or sign, and values by unit (people or images; the index) and metric (columns)."""
 
 
 def estimates(terms: Sequence[Term]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def estimates(terms: Sequence[Term]) -> dict[str, Any]:
     return row
 
 
-def _of_metric(name: str, terms: list[tuple[int, pd.Series]]) -> dict[str, Any]:
+def _of_metric(name: str, terms: list[tuple[float, pd.Series]]) -> dict[str, Any]:
     metric = metrics[name]
     values = total(terms).to_numpy(dtype=float)
     one_of_all = issubclass(metric, SetMetric)  # its rows repeat it, so that they always agree
@@ -57,8 +57,8 @@ def paired_tests(terms: Sequence[Term], over: str) -> dict[str, float]:
     return row
 
 
-def total(terms: Sequence[tuple[int, pd.Series]]) -> pd.Series:
-    """The signed sum of one metric's values by unit; NaN where one of them is."""
+def total(terms: Sequence[tuple[float, pd.Series]]) -> pd.Series:
+    """The weighted sum of one metric's values by unit; NaN where one of them is."""
     (first, values), *others = terms
     made = first * values
     for sign, more in others:
@@ -67,15 +67,15 @@ def total(terms: Sequence[tuple[int, pd.Series]]) -> pd.Series:
 
 
 def _range(
-    terms: Sequence[tuple[int, pd.Series]], bounds: tuple[float, float]
+    terms: Sequence[tuple[float, pd.Series]], bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """The least and the largest signed sum of values between the bounds."""
+    """The least and the largest weighted sum of values between the bounds."""
     ends = [sorted(sign * bound for bound in bounds) for sign, _ in terms]
     return sum(end[0] for end in ends), sum(end[1] for end in ends)
 
 
 def hidden_means(
-    terms: Sequence[tuple[int, pd.Series]], hidden: tuple[float, float]
+    terms: Sequence[tuple[float, pd.Series]], hidden: tuple[float, float]
 ) -> tuple[float, float]:
     """The mean if all that is missing had the value that lowers it most, or raises it most."""
     low, high = hidden

@@ -24,6 +24,11 @@ COMPARED = (
     "and p of sign-flip tests; without, where nobody is. Arrows point to where protections hold."
 )
 
+EXPECTED = (
+    "Means if the protection adapts with a probability, and is its baseline otherwise, of the "
+    "people who have both, with 95 % intervals. Arrows point to where protections hold."
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,6 +60,12 @@ def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | N
     """Print claims and their verdicts, narrow enough for a terminal."""
     grid = verdict_grid(verdicts, ("claim", "verdict", "effect", "p by Holm", "n", "people"))
     _print(f"{experiment}, claims", grid, VERDICTS_NOTE, console)
+
+
+def print_expected(experiment: str, expected: pd.DataFrame, chosen: Collection[str] = ()) -> None:
+    """Print some metrics' expected means, or those that tell most."""
+    few = keep(expected, [*chosen] or main_metrics(expected))
+    _print(f"{experiment}, protections that adapt", score_grid(few), EXPECTED, None)
 
 
 def print_comparison(

@@ -1,0 +1,72 @@
+"""Protections that adapt: who is whose plain counterpart, and what to expect of either."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from typer.testing import CliRunner
+
+from cloakbench.cli.main import app
+from cloakbench.experiment.config import load
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.tables import expected_means
+
+DEFAULT = REPOSITORY / "config.yaml"
+ADAPTED = {"aspl-codesr": "aspl"}
+
+
+def samples(**scores: dict[str, float]) -> pd.DataFrame:
+    """Two samples of each person, by protection and person."""
+    cell = {"model": "m", "dataset": "d", "purification": "codesr", "trainer": "cdl"}
+    return pd.DataFrame(
+        [
+            {**cell, "protection": name.replace("_", "-"), "identity": person, "image": image}
+            | {"prompt": "photo", "face": 1, "relative_ims": score}
+            for name, people in scores.items()
+            for person, score in people.items()
+            for image in ("00", "01")
+        ]
+    )
+
+
+def test_the_papers_expected_mean_follows_from_its_two_scores():
+    """0.385 if the protection does not adapt, 0.023 if it does: 0.204 if either is as likely."""
+    images = samples(
+        aspl={"anna": 0.375, "bert": 0.395}, aspl_codesr={"anna": 0.013, "bert": 0.033}
+    )
+
+    found = expected_means(images, ADAPTED, [0.5]).set_index("probability")
+
+    assert found["relative_ims"].round(3).to_dict() == {"0": 0.385, "0.5": 0.204, "1": 0.023}
+    assert set(found["protection"]) == {"aspl-codesr"}
+    assert set(found["baseline"]) == {"aspl"}
+
+
+def test_people_who_were_not_adapted_to_are_in_no_expected_mean():
+    images = samples(aspl={"anna": 0.4, "bert": 0.2, "cleo": 0.9}, aspl_codesr={"anna": 0.0})
+
+    found = expected_means(images, ADAPTED, [])
+
+    assert found["relative_ims"].tolist() == [pytest.approx(0.4), pytest.approx(0.0)]
+    assert expected_means(images, {}, [0.5]).empty
+
+
+def test_the_plain_counterpart_has_the_same_method_and_budget():
+    data = load([DEFAULT, REPOSITORY / "config" / "adaptive.yaml"])
+    strong = {"name": "pid-jpeg", "method": "pid", "budget": "4/255", "through": ["jpeg"]}
+
+    adapted = Experiment.parse(data | {"protections": ["pid", strong]}).adapted
+    paper = Experiment.parse(data).adapted
+
+    assert adapted == {}
+    assert paper["aspl-codesr"] == "aspl"
+    assert paper["advdm-cdl-16"] == "advdm-16"
+    assert {label.partition("-")[0] for label in paper} == {"aspl", "advdm"}
+
+
+def test_a_config_in_which_nobody_adapts_is_told_so():
+    run = CliRunner().invoke(app, ["adaptive", str(DEFAULT)])
+
+    assert run.exit_code == 1
+    assert "no protection looks through anything" in str(run.exception)
