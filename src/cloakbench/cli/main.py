@@ -11,6 +11,7 @@ import typer
 
 from cloakbench import __version__
 from cloakbench.cli import (
+    convert,
     experiment,
     faces,
     manifest,
@@ -59,7 +60,7 @@ _PANELS: dict[str, tuple[Callable[..., Any], ...]] = {
         experiment.picture,
         manifest.manifest,
     ),
-    "Methods": (methods.methods, methods.schema),
+    "Methods": (methods.methods, methods.schema, convert.convert),
 }
 app.command(rich_help_panel="One's own photos", name="try")(trial.try_photos)
 for _panel, _commands in _PANELS.items():
