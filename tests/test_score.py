@@ -313,6 +313,62 @@ def test_ims_is_refused_where_strangers_are_alike(tmp_path: Path) -> None:
         score_samples(tmp_path, references, Colours(), build_metrics(["ims"]), CELL)
 
 
+@pytest.fixture
+def mean_colour(tmp_path: Path) -> Path:
+    """A network in ONNX's format whose embedding of a BGR picture is its mean colour less grey."""
+    from onnx import TensorProto, helper, save
+
+    picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, ["n", 3, 8, 8])
+    found = helper.make_tensor_value_info("found", TensorProto.FLOAT, None)
+    grey = helper.make_tensor("grey", TensorProto.FLOAT, [1], [0.4])
+    mean = helper.make_node("GlobalAveragePool", ["picture"], ["mean"])
+    less = helper.make_node("Sub", ["mean", "grey"], ["found"])
+    graph = helper.make_graph([mean, less], "colour", [picture], [found], [grey])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save(model, tmp_path / "vgg_face.onnx")
+    return tmp_path / "vgg_face.onnx"
+
+
+def test_vgg_faces_part_of_ims_is_of_the_photos_that_are_near(tmp_path: Path, mean_colour) -> None:
+    """Of two clean photos, red and green, a red sample is near the first alone; a blue one to none,
+    and a black one, in which no face is found, is looked at as a whole.
+    """
+    red, blue, dark_red = (250, 0, 0), (0, 0, 250), (200, 10, 10)
+    photos = paint(tmp_path / "photos", red, (0, 250, 0))
+    paint(tmp_path / "samples" / "photo", dark_red, blue, BLACK)
+    chosen = build_metrics([{"method": "ims", "vgg_face": str(mean_colour)}])
+
+    table = score_samples(
+        tmp_path / "samples",
+        references_of(Colours(), anna=[1, 0, 0]),
+        Colours(),
+        chosen,
+        CELL,
+        photos,
+    )
+
+    def embedded(colour: tuple[int, int, int]) -> np.ndarray:
+        return np.array(colour) / 255 - 0.4
+
+    near = cosine(embedded(dark_red), embedded(red))
+    [first, second, third] = table["ims"]
+    assert first == pytest.approx(0.7 * cosine(np.array(dark_red), np.array(red)) + 0.3 * near)
+    assert second == pytest.approx(0.7 * 0 + 0.3 * -1)
+    assert third == pytest.approx(0.7 * -1 + 0.3 * -1), "black is 0.6 from red, and no face"
+
+
+def test_vgg_face_is_one_of_the_files_that_scores_depend_on(tmp_path: Path, mean_colour) -> None:
+    [metric] = build_metrics([{"method": "ims", "vgg_face": str(mean_colour)}])
+    [missing] = build_metrics([{"method": "ims", "vgg_face": str(tmp_path / "none.onnx")}])
+
+    assert [each.file for each in metric.files()] == [mean_colour]
+    with pytest.raises(CloakBenchError, match=r"none\.onnx: no such weights here"):
+        missing.check()
+    with pytest.raises(CloakBenchError, match="'ims' compares with the person's clean photos"):
+        paint(tmp_path / "photo", (200, 0, 0))
+        score_samples(tmp_path, references_of(Colours(), anna=[1, 0, 0]), Colours(), [metric], CELL)
+
+
 def test_photos_without_a_face_are_named_as_their_owner_knows_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

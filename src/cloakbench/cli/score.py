@@ -71,7 +71,7 @@ def score(
     faces: Faces = "dlib",
     metric: Metrics = None,
     photos: Annotated[
-        Path | None, typer.Option(help="The person's clean photos, for metrics of sets.")
+        Path | None, typer.Option(help="The person's clean photos, for metrics that read them.")
     ] = None,
     model: Label = "",
     dataset: Label = "",

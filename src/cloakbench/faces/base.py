@@ -29,6 +29,12 @@ class Face(NamedTuple):
     embedding: np.ndarray
     quality: float = math.nan
 
+    @property
+    def pixels(self) -> tuple[int, int, int, int]:
+        """The box in whole pixels, at least one by one."""
+        left, top, right, bottom = map(round, self.box)
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
 
 def largest(faces: Sequence[Face]) -> Face | None:
     """The face with the largest box, the one that Anti-DreamBooth scores; None without a face."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -15,6 +14,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces.base import Face, FaceBackend, backends
 from cloakbench.files.weights import ONNX, WeightFile, check_weights, weights_in
+from cloakbench.models.onnx import session_options
 from cloakbench.settings import UserPath
 
 WEIGHTS = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
@@ -73,7 +73,7 @@ def _analysis(backend: InsightFace) -> Any:
         analysis = FaceAnalysis(
             name=str(backend.weights.resolve()),
             allowed_modules=list(TASKS),
-            sess_options=_session_options(),
+            sess_options=session_options(),
         )
     except AssertionError:
         raise _lacks(backend.weights, "detection") from None
@@ -88,15 +88,6 @@ def _analysis(backend: InsightFace) -> Any:
     squares = [(side, side) for side in backend.detection_sizes]
     analysis.prepare(ctx_id=0, det_thresh=backend.threshold, det_size=squares)
     return analysis
-
-
-def _session_options() -> Any:
-    """Onnxruntime starts a thread per core unless told; a job's share is in OMP_NUM_THREADS."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-    return options
 
 
 def _lacks(folder: Path, task: str) -> CloakBenchError:

@@ -29,13 +29,15 @@ Read = Literal["faces", "reference", "pixels", "original", "photos"]
 class Sample(NamedTuple):
     """A generated image with its largest face (None where no face was found) and all of them.
 
-    original: the untouched photo, where the image is a protected or purified one.
+    original: the untouched photo, where the image is a protected or purified one. photos: the
+    person's clean ones with their faces, where a metric reads them.
     """
 
     image: Image.Image
     face: Face | None
     faces: Sequence[Face] = ()
     original: Image.Image | None = None
+    photos: Sequence[Sample] = ()
 
 
 class Metric(Method):
@@ -89,6 +91,11 @@ class Metric(Method):
 
 class ImageMetric(Metric):
     """One number per image; a cell's score is the mean over the samples that have one."""
+
+    @property
+    def reads_photos(self) -> bool:
+        """Whether it compares each sample with the person's clean photos one by one."""
+        return False
 
     @abstractmethod
     def score(self, sample: Sample, references: References, identity: str) -> float:

@@ -66,10 +66,12 @@ def score_samples(
     of_set = _of_set([path for _, path in samples], photos, metrics)
     wants_faces = any("faces" in metric.reads for metric in metrics)
     searcher = backend if wants_faces else None
-    rows = [
-        {**label(cell), "prompt": prompt, **_row(path, searcher, references, metrics, cell)}
-        for prompt, path in samples
-    ]
+    clean = _clean(photos, backend, metrics)
+    rows = []
+    for prompt, path in samples:
+        sample = _sample(path, searcher)._replace(photos=clean)
+        row = _row(path, sample, searcher, references, metrics, cell)
+        rows.append({**label(cell), "prompt": prompt, **row})
     names = [metric.name for metric in metrics]
     columns = [*CELL_LABELS, "prompt", "image", "face", "faces", *names]
     return pd.DataFrame([row | of_set for row in rows], columns=columns)
@@ -133,29 +135,46 @@ def _of_set(samples: Sequence[Path], photos: Path | None, metrics: Sequence[Metr
     of_sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
     if not of_sets:
         return {}
+    files = _photos_for(of_sets[0], photos)
+    sets = [[read_photo(path) for path in each] for each in (samples, files)]
+    return {metric.name: metric.score(*sets) for metric in of_sets}
+
+
+def _clean(photos: Path | None, backend: FaceBackend, metrics: Sequence[Metric]) -> list[Sample]:
+    """The person's clean photos, if a metric compares samples with them one by one."""
+    reading = [each for each in metrics if isinstance(each, ImageMetric) and each.reads_photos]
+    if not reading:
+        return []
+    return [_sample(path, backend) for path in _photos_for(reading[0], photos)]
+
+
+def _photos_for(metric: Metric, photos: Path | None) -> list[Path]:
     if photos is None:
         raise CloakBenchError(
-            f"metric '{of_sets[0].name}' compares with the person's clean photos. Name their "
-            "folder with --photos."
+            f"metric '{metric.name}' compares with the person's clean photos. Name their folder "
+            "with --photos."
         )
-    sets = [[read_photo(path) for path in files] for files in (samples, photo_files(photos))]
-    return {metric.name: metric.score(*sets) for metric in of_sets}
+    return photo_files(photos)
+
+
+def _sample(path: Path, backend: FaceBackend | None) -> Sample:
+    image = read_photo(path)
+    faces = backend.faces(image) if backend else []
+    return Sample(image, largest(faces), faces)
 
 
 def _row(
     path: Path,
+    sample: Sample,
     backend: FaceBackend | None,
     references: References,
     metrics: Sequence[Metric],
     cell: Cell,
 ) -> Row:
-    image = read_photo(path)
-    faces = backend.faces(image) if backend else None
-    sample = Sample(image, largest(faces or []), faces or [])
     row: Row = {
         "image": path.stem,
-        "face": None if faces is None else int(bool(faces)),
-        "faces": None if faces is None else len(faces),
+        "face": None if backend is None else int(bool(sample.faces)),
+        "faces": None if backend is None else len(sample.faces),
     }
     for metric in metrics:
         if isinstance(metric, ImageMetric):
