@@ -19,7 +19,7 @@ FLOORS = """
     registry
     running prompts
     identity models
-    prior descent faces finished
+    prior phrase descent faces finished
     purify
     protect personalise
     counting

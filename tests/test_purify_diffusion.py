@@ -132,6 +132,24 @@ def test_the_way_back_takes_every_step_down_to_zero(photos: Tensor) -> None:
     assert network.predict.steps == list(range(149, -1, -1))
 
 
+def test_the_papers_baselines_walk_as_its_scripts_did(photos: Tensor, spoilt: Tensor) -> None:
+    """Depth 401 on every fourth step in windows, 40 step by step, and no window of corners."""
+    windows, small = nine_windows(photos).flatten(0, 1), resized(photos, (SIDE, SIDE))
+
+    def run(name: str, known: Tensor) -> tuple[Tensor, list[int]]:
+        network = oracle(known)
+        preset = purifiers.build({"method": name, "preset": "diffshortcut", "weights": "tiny_ddpm"})
+        return preset.denoised(spoilt, network, Job(0)), network.predict.steps
+
+    cleaned, steps = run("diffpure", windows)
+    assert steps == list(range(400, -1, -4))
+    assert torch.allclose(cleaned, photos, atol=2e-4)
+    cleaned, steps = run("ddspure", small)
+    assert steps == list(range(39, -1, -1))
+    assert torch.allclose(cleaned, resized(small, (64, 64)), atol=2e-4)
+    assert run("gridpure", windows)[1] == 10 * list(range(39, -1, -1))
+
+
 def test_one_ancestral_step_has_the_posteriors_mean_and_variance() -> None:
     """Ho et al. 2020, eq. 7, for a known clean image."""
     step = 200

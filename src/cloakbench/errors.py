@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 CHANGES_NO_RESULT = True
+
+T = TypeVar("T")
 
 
 class CloakBenchError(Exception):
@@ -21,6 +24,24 @@ class CloakBenchError(Exception):
     def __init__(self, *problems: str) -> None:
         self.problems = [one_line(each) for each in problems]
         super().__init__("\nerror: ".join(self.problems))
+
+
+def every(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """What calls return.
+
+    Raises:
+        CloakBenchError: some raised it: all of their problems, each once.
+    """
+    found: list[T] = []
+    problems: dict[str, None] = {}
+    for call in calls:
+        try:
+            found.append(call())
+        except CloakBenchError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise CloakBenchError(*problems)
+    return found
 
 
 def one_line(text: str) -> str:

@@ -8,12 +8,13 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.errors import CloakBenchError, every, nearest
 from cloakbench.files.weights import WeightFile, sha256_of
 from cloakbench.plugins import load_installed
 from cloakbench.settings import Settings
@@ -119,10 +120,13 @@ class Method(Settings):
         """Look for every file that the method and its parts read, without loading it.
 
         Raises:
-            CloakBenchError: see `files`.
+            CloakBenchError: see `files`; a line for each part.
         """
-        for part in self.made_of():
-            list(part.files())
+        every(partial(_look, part) for part in self.made_of())
+
+
+def _look(part: Part) -> None:
+    list(part.files())
 
 
 def modules_of(*parts: Part) -> list[str]:

@@ -118,14 +118,15 @@ def tables(
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
     95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
     DreamBooth, with p), distances and photos (what methods do to the photos), verdicts where the
-    config names claims; and provenance: versions, settings, weights, machines, time and memory.
+    config names claims, reported where it names values that others report; and provenance:
+    versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
     from cloakbench.files.layout import STAGES
     from cloakbench.files.verified import seal
-    from cloakbench.tables import print_summary, write_tables
+    from cloakbench.tables import print_summary, write_reported, write_tables
 
     experiment = Experiment.read(config)
     expected = Expected(experiment)
@@ -133,6 +134,8 @@ def tables(
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
     write_tables(experiment.name, made, folder, columns or ())
+    if experiment.reported is not None:
+        write_reported(experiment.name, experiment.reported, made.summary, folder)
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
     print_summary(experiment.name, made.summary, made.contrary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,6 +12,8 @@ from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.files.reading import parse_yaml
 from cloakbench.registry import explain
 from cloakbench.settings import Settings
+
+S = TypeVar("S", bound=Settings)
 
 _LABELS = ("protection", "purification", "trainer")
 
@@ -64,13 +66,7 @@ class Ledger(Settings):
         Raises:
             CloakBenchError: it is not there, is not valid YAML, or says something else.
         """
-        try:
-            data = parse_yaml(path.read_text("utf-8"), str(path))
-            return cls.model_validate(data)
-        except (OSError, UnicodeDecodeError) as error:
-            raise CloakBenchError(f"{path}: cannot be read ({error}).") from None
-        except ValidationError as error:
-            raise CloakBenchError(f"{path}: {explain(error, cls)}") from None
+        return read_as(cls, path)
 
     def check(self, samples: Measured, photos: Measured, prompts: Collection[str]) -> None:
         """Find out whether an experiment has what the claims are about.
@@ -85,6 +81,20 @@ class Ledger(Settings):
                 cell, _, prompt = each.partition("@")
                 _known(claim, cell, measured.cells)
                 _known(claim, prompt, {"", *prompts})
+
+
+def read_as(kind: type[S], path: Path) -> S:
+    """Settings of a kind from a YAML file.
+
+    Raises:
+        CloakBenchError: it is not there, is not valid YAML, or says something else.
+    """
+    try:
+        return kind.model_validate(parse_yaml(path.read_text("utf-8"), str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CloakBenchError(f"{path}: cannot be read ({error}).") from None
+    except ValidationError as error:
+        raise CloakBenchError(f"{path}: {explain(error, kind)}") from None
 
 
 class Measured(NamedTuple):

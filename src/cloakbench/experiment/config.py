@@ -69,6 +69,9 @@ class Config(Settings):
     claims: UserPath | None = Field(
         None, description="a file of claims that the experiment decides, written before it runs"
     )
+    reported: UserPath | None = Field(
+        None, description="a file of values that others report, to stand beside the measured ones"
+    )
     keep_weights: bool = Field(
         False, description="keep personalised weights, and sample in another job"
     )

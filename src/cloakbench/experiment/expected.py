@@ -100,6 +100,7 @@ class Expected:
             "controls": experiment.controls._asdict(),
             "budgets": experiment.budgets,
             "claims": experiment.claims and experiment.claims.model_dump(mode="json"),
+            "reported": experiment.reported and experiment.reported.model_dump(mode="json"),
         }
         facts = Facts.of("tables", "cloakbench.tables", settings, *experiment.metrics)
         provenance = code_digest("cloakbench.experiment.provenance")

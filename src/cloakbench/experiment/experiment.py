@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cloakbench.errors import CloakBenchError, explain_os_error, nearest
-from cloakbench.experiment.claims import Ledger, Measured
+from cloakbench.errors import CloakBenchError, every, explain_os_error, nearest
+from cloakbench.experiment.claims import Ledger, Measured, read_as
 from cloakbench.experiment.config import Config, Entry, check_label, load, read
 from cloakbench.experiment.data import check_distinct, prepared_names
+from cloakbench.experiment.reported import Reported
 from cloakbench.faces import backends
 from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.files.outputs import check_writable
@@ -50,6 +51,7 @@ class Experiment:
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
     claims: what the experiment decides; None where it names no file of them.
+    reported: what others report of its cells; None as well.
     """
 
     def __init__(self, config: Config) -> None:
@@ -78,6 +80,8 @@ class Experiment:
             raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
         check_strangers(self.metrics, self.faces.strangers, self.faces.name)
         self.claims = self._claims()
+        told = config.reported
+        self.reported = None if told is None else read_as(Reported, told)
         for trainer in self.trainers.values():
             Samples(config.sampling, config.prompts.sample_prompts, **trainer.sampling())
 
@@ -220,22 +224,17 @@ class Experiment:
             CloakBenchError: models, identities, photo sets or weights files are missing, two sets
                 share a photo, or the results cannot be written: a line for each.
         """
-        problems: dict[str, None] = {}
-        for look in (
-            self._check_results,
-            *(model.check for model in self.models.values()),
-            *(method.check for method in self.methods()),
-            self._check_prompts,
-            self._check_sizes,
-            self._check_photos,
-            self._check_finished,
-        ):
-            try:
-                look()
-            except CloakBenchError as error:
-                problems |= dict.fromkeys(error.problems)
-        if problems:
-            raise CloakBenchError(*problems)
+        every(
+            [
+                self._check_results,
+                *(model.check for model in self.models.values()),
+                *(method.check for method in self.methods()),
+                self._check_prompts,
+                self._check_sizes,
+                self._check_photos,
+                self._check_finished,
+            ]
+        )
 
     def _check_results(self) -> None:
         written = [folder for name in self.models for folder in self.layout.folders(name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, every
 from cloakbench.faces.base import Face, FaceBackend, backends
 from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
 from cloakbench.settings import UserPath
@@ -59,8 +59,9 @@ class FaceXLib(FaceBackend):
     )
 
     def files(self) -> Iterable[WeightFile]:
-        paths = (check_weights(path, TORCH, WEIGHTS) for path in (self.detector, self.recogniser))
-        return [each for path in paths for each in weights_in(path)]
+        paths = self.detector, self.recogniser
+        found = every(partial(check_weights, path, TORCH, WEIGHTS) for path in paths)
+        return [each for path in found for each in weights_in(path)]
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         import torch

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloakbench.errors import CloakBenchError, reason
+from cloakbench.errors import CloakBenchError, every, reason
 from cloakbench.files.weights import check_pytorch_weights, find_weights
 
 if TYPE_CHECKING:
@@ -66,8 +67,12 @@ def lpips_files(instead: str = "") -> list[Path]:
     Raises:
         CloakBenchError: one of them is missing or is another kind of file.
     """
-    remedies = {name: f"{source}{instead}" for name, source in LPIPS_FILES.items()}
-    return [check_pytorch_weights(find_weights(name, r), r) for name, r in remedies.items()]
+
+    def found(name: str, remedy: str) -> Path:
+        return check_pytorch_weights(find_weights(name, remedy), remedy)
+
+    files = LPIPS_FILES.items()
+    return every(partial(found, name, f"{source}{instead}") for name, source in files)
 
 
 def load_lpips(device: str) -> Distance:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError, reason
+from cloakbench.errors import CloakBenchError, every, reason
 from cloakbench.files.weights import WeightFile, check_pytorch_weights, find_weights, weights_in
 from cloakbench.purify.align import FaceAligner, on_faces
 from cloakbench.purify.base import PhotoPurifier, purifiers
@@ -61,22 +61,13 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     )
 
     def files(self) -> Iterable[WeightFile]:
-        path = find_weights(self.weights, SOURCES)
-        if path.is_dir():
-            for name in ("config.json", "model.safetensors"):
-                if not (path / name).is_file():
-                    raise CloakBenchError(
-                        f"{path}: has no {name}, so it is no restorer of the miniature. "
-                        "`cloakbench pretrain export` writes one."
-                    )
-            return weights_in(path)
-        check_pytorch_weights(path, RELEASES)
-        if importlib.util.find_spec("spandrel_extra_arches") is None:
-            raise CloakBenchError(
-                "codeformer: the package spandrel-extra-arches, which has the network, is not "
-                'installed. Run `pip install "cloakbench[codeformer]"` (non-commercial use only).'
-            )
-        return [*weights_in(path), *weights_in(self.detector_file())]
+        if not Path(self.weights).suffix:
+            return _restorer_files(find_weights(self.weights, SOURCES))
+        path, _, detector = every([self._weights, _check_package, self.detector_file])
+        return [*weights_in(path), *weights_in(detector)]
+
+    def _weights(self) -> Path:
+        return check_pytorch_weights(find_weights(self.weights, SOURCES), RELEASES)
 
     @property
     def has_gradient(self) -> bool:
@@ -116,6 +107,26 @@ class CodeFormer(FaceAligner, PhotoPurifier):
             return on_faces(photo, faces, restore_face), len(faces)
 
         return restore
+
+
+def _restorer_files(folder: Path) -> Iterable[WeightFile]:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise CloakBenchError(
+                f"{folder}: has no {name}, so it is no restorer of the miniature. "
+                "`cloakbench pretrain export` writes one."
+            )
+    return weights_in(folder)
+
+
+def _check_package() -> Path:
+    found = importlib.util.find_spec("spandrel_extra_arches")
+    if found is None or found.origin is None:
+        raise CloakBenchError(
+            "codeformer: the package spandrel-extra-arches, which has the network, is not "
+            'installed. Run `pip install "cloakbench[codeformer]"` (non-commercial use only).'
+        )
+    return Path(found.origin)
 
 
 @cache

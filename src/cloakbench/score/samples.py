@@ -64,14 +64,12 @@ def score_samples(
     backend.check()
     samples = sample_files(generated)
     of_set = _of_set([path for _, path in samples], photos, metrics)
-    wants_faces = any("faces" in metric.reads for metric in metrics)
-    searcher = backend if wants_faces else None
+    searcher = backend if any("faces" in metric.reads for metric in metrics) else None
     clean = _clean(photos, backend, metrics)
-    rows = []
-    for prompt, path in samples:
-        sample = _sample(path, searcher)._replace(photos=clean)
-        row = _row(path, sample, searcher, references, metrics, cell)
-        rows.append({**label(cell), "prompt": prompt, **row})
+    rows = [
+        {**label(cell), "prompt": prompt, **_row(path, searcher, clean, references, metrics, cell)}
+        for prompt, path in samples
+    ]
     names = [metric.name for metric in metrics]
     columns = [*CELL_LABELS, "prompt", "image", "face", "faces", *names]
     return pd.DataFrame([row | of_set for row in rows], columns=columns)
@@ -165,12 +163,13 @@ def _sample(path: Path, backend: FaceBackend | None) -> Sample:
 
 def _row(
     path: Path,
-    sample: Sample,
     backend: FaceBackend | None,
+    clean: Sequence[Sample],
     references: References,
     metrics: Sequence[Metric],
     cell: Cell,
 ) -> Row:
+    sample = _sample(path, backend)._replace(photos=clean)
     row: Row = {
         "image": path.stem,
         "face": None if backend is None else int(bool(sample.faces)),

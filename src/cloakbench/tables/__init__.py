@@ -10,6 +10,7 @@ from cloakbench.tables.markdown import (
     print_summary,
     print_verdicts,
 )
+from cloakbench.tables.reported import write_reported
 from cloakbench.tables.write import write_tables
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "print_verdicts",
     "read_run",
     "verdicts_so_far",
+    "write_reported",
     "write_tables",
 ]

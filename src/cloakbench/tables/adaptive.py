@@ -21,7 +21,7 @@ def expected_means(
     Columns: `GROUP`, of the one that adapts; `baseline`, the one that does not; `probability`: 0,
     the given ones, and 1; `over` (see `by_cell`), how many of these there are, then each metric's
     `estimates`, of the people that both have.
-    Source: Liu et al. 2024, arXiv 2406.18944, adaptive attack (recipes 6).
+    Source: Liu et al. 2024, arXiv 2406.18944, adaptive attack.
     """
     groups = {tuple(labels.values()): (labels, frame) for labels, frame in groups_of(images)}
     rows: list[dict[str, Any]] = []

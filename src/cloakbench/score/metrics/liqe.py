@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, every
 from cloakbench.files.weights import (
     OPENAI_CLIP,
     WeightFile,
@@ -69,8 +69,13 @@ class LIQE(ImageMetric):
     )
 
     def files(self) -> Iterable[WeightFile]:
-        weights = check_pytorch_weights(find_weights(self.weights, WEIGHTS), WEIGHTS)
-        return [*weights_in(weights), *weights_in(find_clip(self.clip))]
+        found = every(
+            [
+                lambda: check_pytorch_weights(find_weights(self.weights, WEIGHTS), WEIGHTS),
+                lambda: find_clip(self.clip),
+            ]
+        )
+        return [each for path in found for each in weights_in(path)]
 
     def score(self, sample: Sample, references: References, identity: str) -> float:
         return _judge(self)(sample.image)

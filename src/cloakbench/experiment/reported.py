@@ -1,0 +1,34 @@
+"""Values that others report, for tables to stand beside what is measured."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from cloakbench.score.base import metrics
+from cloakbench.settings import Settings
+
+
+class Value(Settings):
+    """One number of somebody's table."""
+
+    cell: str = Field(description="protection/purification/trainer, by the labels of the config")
+    metric: str = Field(description="the metric that it is a mean of")
+    value: float = Field(description="the mean")
+    place: str = Field(description="where it is reported: the table")
+
+    @model_validator(mode="after")
+    def _is_a_mean_of_samples(self) -> Self:
+        if self.cell.count("/") != 2:
+            raise ValueError("write a cell as protection/purification/trainer")
+        if self.metric not in metrics.names():
+            raise ValueError(f"unknown metric '{self.metric}'")
+        return self
+
+
+class Reported(Settings):
+    """What one source reports."""
+
+    source: str = Field(description="who reports it, and at which hand it is known")
+    values: list[Value] = Field(min_length=1, description="the values")

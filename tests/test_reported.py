@@ -1,0 +1,59 @@
+"""Reported values stand beside the measured ones of the same cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from test_tables import study, tabulate
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.claims import read_as
+from cloakbench.experiment.config import load
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.reported import Reported
+from cloakbench.tables import write_reported
+
+
+def test_a_reported_value_stands_beside_the_measured_one(tmp_path: Path) -> None:
+    """And beside a dash where the cell, or the metric, has not been measured."""
+    cells = ["aspl/none/cdl", "fsmg/none/cdl", "aspl/none/cdl"]
+    told = [
+        {"cell": cell, "metric": metric, "value": -0.25, "place": "table 1"}
+        for cell, metric in zip(cells, ["relative_ism", "relative_ism", "ims"], strict=True)
+    ]
+    reported = Reported.model_validate({"source": "Somebody 2024", "values": told})
+    summary = tabulate(study(tmp_path), tmp_path).summary
+
+    write_reported("mini", reported, summary, tmp_path / "tables")
+
+    rows = (tmp_path / "tables" / "reported.md").read_text("utf-8").splitlines()
+    measured = [row.split("|")[6].strip() for row in rows if "table 1" in row]
+    assert measured[0].startswith("0.25")
+    assert measured[1:] == ["\N{EN DASH}"] * 2
+    assert any("Reported: Somebody 2024." in row for row in rows)
+    assert (tmp_path / "tables" / "reported.csv").exists()
+
+
+def test_what_the_paper_reports_is_of_cells_that_its_grid_has() -> None:
+    config = load([REPOSITORY / "config.yaml", REPOSITORY / "config" / "paper.yaml"])
+    told = str(REPOSITORY / "claims" / "reported.yaml")
+    paper = Experiment.parse(config | {"reported": told})
+
+    assert paper.reported is not None
+    named = {metric.name for metric in paper.metrics}
+    for each in paper.reported.values:
+        protection, purification, trainer = each.cell.split("/")
+        assert protection in paper.protections
+        assert purification in paper.purifiers
+        assert trainer in paper.trainers
+        assert each.metric in named
+
+
+def test_a_metric_that_there_is_not_is_one_line(tmp_path: Path) -> None:
+    told = "source: x\nvalues: [{cell: a/b/c, metric: imz, value: 1, place: y}]\n"
+    (tmp_path / "reported.yaml").write_text(told)
+
+    with pytest.raises(CloakBenchError, match=r"reported\.yaml: .*unknown metric 'imz'"):
+        read_as(Reported, tmp_path / "reported.yaml")
