@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +12,6 @@ import typer
 from conftest import REPOSITORY
 
 from cloakbench.cli.main import app
-from cloakbench.protect import protections
-from cloakbench.protect.ascent import Ascent
 
 BEHAVIOUR = (REPOSITORY / "docs" / "behaviour" / "README.md").read_text("utf-8")
 RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
@@ -113,19 +110,3 @@ def test_every_recipe_that_a_source_names_is_there():
 
     assert named <= sections
     assert len(named) > 15
-
-
-def test_shares_of_the_default_steps_on_the_protections_page_are_those_of_the_presets():
-    page = (REPOSITORY / "docs" / "protections" / "README.md").read_text("utf-8")
-    [said] = re.findall(r"share of the\s+default's: ([^:]+?)\.\n", page)
-    shares = dict(re.findall(r"(\w+) ([\d.]+) %", said))
-
-    assert shares.keys() == {method.name for method in protections if issubclass(method, Ascent)}
-    for name, share in shares.items():
-        fields, mini = protections[name].model_fields, protections[name].presets["mini"]
-        factors = [
-            mini[key] / fields[key].default
-            for key in ("trials", "checkpoints", "rounds", "steps", "pgd_steps")
-            if key in mini
-        ]
-        assert float(share) == pytest.approx(100 * math.prod(factors), abs=0.5), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +26,7 @@ from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tuning import FineTuner
 from cloakbench.protect import Protection, protections
+from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.aspl import looking_ahead
 from cloakbench.protect.base import round_to_levels
 from cloakbench.protect.pgd import pgd
@@ -352,6 +354,34 @@ def test_frozen_takes_and_returns_exactly_what_was_thawed(diffusion):
     assert inside == []
     assert list(map(id, diffusion.trainable())) == list(map(id, thawed))
     assert not any(p.requires_grad for p in diffusion.text_encoder.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_MODEL if name not in {"caat", "glaze"}])
+def test_as_many_gradient_steps_are_taken_as_its_settings_say(
+    name, identity, diffusion, monkeypatch
+):
+    """What the share of the default's steps in tables and catalogue rests on."""
+    taken, ascend = [], Ascent.ascend
+
+    def counting(self, pixels, *others):
+        taken.append(len(pixels) * len(others[-1]))
+        return ascend(self, pixels, *others)
+
+    monkeypatch.setattr(Ascent, "ascend", counting)
+    protection = build(name)
+
+    protection.apply(identity, lambda: diffusion, Job(0))
+
+    photos = len(identity.instance_images.pixels)
+    assert sum(taken) == photos * math.prod(getattr(protection, key) for key in protection.effort)
+
+
+def test_on_the_miniature_no_protection_does_far_less_of_its_work_than_others():
+    mini = {name: protections.build({"method": name, "preset": "mini"}) for name in WITH_MODEL}
+    shares = {name: protection.steps_share for name, protection in mini.items()}
+
+    assert shares.pop("metacloak") == pytest.approx(0.1)  # of 14,400 steps
+    assert all(0.3 <= share <= 1 for share in shares.values())
 
 
 @pytest.mark.parametrize("name", ASCENDING)

@@ -289,7 +289,7 @@ def test_a_table_shows_few_columns_and_has_the_others(page: str) -> None:
         "protection <small>trainer</small>", "FDFR\u00a0↑", "relative ISM\u00a0↓",
     ]  # fmt: skip
     assert [text for more, text in headings if more] == [
-        "budget", "identities", "images", "faces", "identified\u00a0↓",
+        "budget", "steps", "identities", "images", "faces", "identified\u00a0↓",
     ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from cloakbench.tables.summary import contrasts, photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
 BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
+STEPS = {"aspl": 0.5}
 MADE = {"stage": "test"}  # what a manifest says besides digests
 BASE = {"clean": 0.8, "noise": 0.75, "aspl": 0.3}
 
@@ -47,7 +48,7 @@ def study(root: Path, identities: tuple[str, ...] = ("anna", "bert")) -> list[Ce
 
 def tabulate(cells: list[Cell], root: Path, **budgets: int) -> Tables:
     controls = Controls(("clean", "noise"), ("none",), ("dreambooth",))
-    return make_tables(cells, Layout(root), controls, {**BUDGETS, **budgets})
+    return make_tables(cells, Layout(root), controls, {**BUDGETS, **budgets}, STEPS)
 
 
 def _scores(cell: Cell) -> pd.DataFrame:
@@ -209,7 +210,7 @@ def test_the_base_model_is_every_cells_floor(tmp_path: Path) -> None:
         write_scores(_scores(cell), Layout(tmp_path).scores(cell), MADE)
     controls = Controls(("clean", "noise"), ("none",), ("dreambooth",), ("none",))
 
-    made = make_tables([*cells, *floor], Layout(tmp_path), controls, BUDGETS).contrasts
+    made = make_tables([*cells, *floor], Layout(tmp_path), controls, BUDGETS, STEPS).contrasts
 
     compared = made[made["baseline"] == "none (floor)"]
     assert len(compared) == len(PROTECTIONS) * 2
@@ -325,7 +326,7 @@ def test_markdown_shows_percentages_arrows_intervals_and_shared_labels(
     assert "FDFR ↑" in summary
     assert "| 33% (33%, 33%) |" in summary
     assert "0.255 (0.305, 0.205)" in summary
-    assert "| clean | 0 | ∞ | 1.000 | 20.5 |" in (tmp_path / "photos.md").read_text(
+    assert "| clean | \N{EN DASH} | 0 | ∞ | 1.000 | 20.5 |" in (tmp_path / "photos.md").read_text(
         encoding="utf-8"
     )
 
@@ -398,7 +399,21 @@ def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path:
 def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:
     write_tables("demo", made, tmp_path)
 
-    assert "| aspl | 11 | 30.0 | 0.890 | 31.5 |" in (tmp_path / "photos.md").read_text("utf-8")
+    assert "| aspl | 50% | 11 | 30.0 | 0.890 | 31.5 |" in (tmp_path / "photos.md").read_text(
+        "utf-8"
+    )
+
+
+def test_tables_tell_a_shortened_method_from_a_whole_one(made, tmp_path: Path) -> None:
+    write_tables("demo", made, tmp_path)
+
+    for name in ("summary", "photos"):
+        assert set(made.frames[name].set_index("protection")["steps"].dropna().items()) == {
+            ("aspl", 0.5)
+        }
+    shown = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| aspl | dreambooth | 11/255 | 50% |" in shown
+    assert "| clean | dreambooth | 0/255 | \N{EN DASH} |" in shown
 
 
 def test_psnr_is_of_the_photos_that_changed(made) -> None:
@@ -406,7 +421,7 @@ def test_psnr_is_of_the_photos_that_changed(made) -> None:
     unchanged = frame.index[frame["protection"] == "aspl"][0]
     frame.loc[unchanged, "psnr"] = math.inf
 
-    photos = photo_summary(frame)
+    photos = photo_summary(frame, STEPS)
 
     assert row(photos, protection="aspl", purification="none")["psnr"] == 30.0
     assert row(photos, protection="clean", purification="none")["psnr"] == math.inf
@@ -415,7 +430,7 @@ def test_psnr_is_of_the_photos_that_changed(made) -> None:
 def test_a_value_that_is_infinite_or_missing_everywhere_stays_so(made) -> None:
     frame = made.distances.assign(brisque=math.nan, lpips=math.inf)
 
-    photos = photo_summary(frame)
+    photos = photo_summary(frame, STEPS)
 
     assert photos["brisque"].isna().all()
     assert (photos["lpips"] == math.inf).all()

@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 
 from cloakbench.cli.main import app
-from cloakbench.experiment.catalogue import catalogue, config_schema
+from cloakbench.experiment.catalogue import catalogue, config_schema, share_of_steps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("*.md", "config/*.md", "docs/**/*.md", "resources/**/*.md", "benchmarks/*.md")
@@ -77,7 +77,8 @@ def methods_page(entries: Iterable[Mapping[str, Any]]) -> str:
             parts += [f"### {entry['name']}", entry["summary"], f"Source: {entry['source']}"]
             parts += [table(["setting", "default", "meaning"], map(setting_row, entry["settings"]))]
             parts += [
-                f"Preset `{name}`: {code(changes) if changes else 'the defaults'}"
+                f"Preset `{name}`{share_of_steps(entry, name)}: "
+                f"{code(changes) if changes else 'the defaults'}"
                 for name, changes in entry["presets"].items()
             ]
     return document(parts)

@@ -332,5 +332,6 @@ def _tables(experiment: Experiment) -> Tables:
         experiment.layout,
         experiment.controls,
         experiment.budgets,
+        experiment.steps,
         experiment.claims,
     )

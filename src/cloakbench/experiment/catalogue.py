@@ -16,7 +16,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import Config
 from cloakbench.faces import backends
 from cloakbench.personalise import trainers
-from cloakbench.protect import protections
+from cloakbench.protect import Protection, protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, weight_files
 from cloakbench.score.base import metrics
@@ -63,6 +63,7 @@ def describe(kind: str, method: type[Method]) -> dict[str, Any]:
         "presets": {
             name: dict(changes) for name, changes in {**method.presets, **method.variants}.items()
         },
+        "steps": _steps(method),
         "needs": [need for need in NEEDS if need in _needs(method)],
         "weights": _weights(method),
     }
@@ -115,12 +116,26 @@ def print_method(entry: dict[str, Any]) -> None:
         table.add_row(setting["name"], escape(default), escape(setting["description"]))
     console.print(table)
     for name, changes in entry["presets"].items():
-        console.print(f"preset [bold]{name}[/]: {escape(str(changes or 'the defaults'))}")
+        share = share_of_steps(entry, name)
+        console.print(f"preset [bold]{name}[/]{share}: {escape(str(changes or 'the defaults'))}")
+
+
+def share_of_steps(entry: dict[str, Any], preset: str) -> str:
+    """How much of a protection's default steps a preset runs, in parentheses; nothing of others."""
+    return f" ({entry['steps'][preset]:.0%} of the default steps)" if entry["steps"] else ""
 
 
 def _needs(method: type[Method]) -> frozenset[str]:
     """What a method uses at its defaults."""
     return method().uses if _complete(method) else method.needs
+
+
+def _steps(method: type[Method]) -> dict[str, float]:
+    """The share of its default gradient steps that each preset of a protection runs, if any."""
+    if not issubclass(method, Protection) or not _complete(method):
+        return {}
+    shares = {name: method(**changes).steps_share for name, changes in method.presets.items()}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _weights(method: type[Method]) -> str:

@@ -99,6 +99,7 @@ class Expected:
         settings = {
             "controls": experiment.controls._asdict(),
             "budgets": experiment.budgets,
+            "steps": experiment.steps,
             "claims": experiment.claims and experiment.claims.model_dump(mode="json"),
             "reported": experiment.reported and experiment.reported.model_dump(mode="json"),
         }

@@ -175,6 +175,12 @@ class Experiment:
             if other != label and method == of
         }
 
+    @property
+    def steps(self) -> dict[str, float]:
+        """Shares of the default's gradient steps, by the labels of protections that take any."""
+        shares = {label: method.steps_share for label, method in self.protections.items()}
+        return {label: share for label, share in shares.items() if share is not None}
+
     def cells(self) -> list[Cell]:
         """The grid, identity by identity; see `_combinations`.
 

@@ -45,6 +45,7 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAs
     }
     needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
     random_start: ClassVar[bool] = False
+    effort: ClassVar[tuple[str, ...]] = ("rounds", "steps")
 
     relative_step: float = Field(
         0.16, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 8/255 there)"

@@ -44,6 +44,7 @@ class ASPL(SurrogateProtection):
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
 
+    effort: ClassVar[tuple[str, ...]] = ("rounds", "pgd_steps")
     lighter: ClassVar[str] = "set its `faithful`, choose the protection 'aspl_lora'"
 
     rounds: int = Field(50, ge=1, description="alternations")

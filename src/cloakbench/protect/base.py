@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,12 +30,25 @@ class Protection(Method):
     lighter: ClassVar[str] = ""
     """What to do where memory runs out, as "choose ..."."""
 
+    effort: ClassVar[tuple[str, ...]] = ()
+    """Settings whose product is the number of gradient steps that each photo gets."""
+
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
 
     @property
     def radius(self) -> float:
         """The budget in units of [0, 1]."""
         return self.budget / 255
+
+    @property
+    def steps_share(self) -> float | None:
+        """Gradient steps for each photo, as a share of the method's default; None if it takes none.
+
+        Training steps of a surrogate are not counted.
+        """
+        fields = type(self).model_fields
+        shares = [getattr(self, name) / fields[name].default for name in self.effort]
+        return math.prod(shares) if shares else None
 
     def protect(self, identity: Identity, load: Loader = no_model, job: Job = BY_HAND) -> Photos:
         """Perturb, project and round; the saved 8-bit images stay within the budget.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class CAAT(PromptedAscent):
         "mini": {"learning_rate": 2e-4},
         "tiny": {"steps": 3},
     }
+
+    effort: ClassVar[tuple[str, ...]] = ("steps",)
 
     steps: int = Field(250, ge=1, description="joint steps, on all photos as one batch")
     relative_step: float = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -31,15 +31,11 @@ class EFSMG(EnsembleProtection, FSMG):
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
     presets = {
         "paper": {"budget": "6/255", "models": STABLE_DIFFUSION},
-        "mini": {
-            "training_steps": 400,
-            "learning_rate": 2e-4,
-            "batch_size": 1,
-            "rounds": 10,
-            "steps": 10,
-        },
+        "mini": {"training_steps": 400, "learning_rate": 2e-4, "batch_size": 1, "rounds": 18},
         "tiny": {"training_steps": 2, "rounds": 2, "steps": 1},
     }
+
+    effort: ClassVar[tuple[str, ...]] = ("rounds", "steps")
 
     rounds: int = Field(60, ge=1, description="means over the models")
     steps: int = Field(12, ge=1, description="PGD steps against each model in a round")

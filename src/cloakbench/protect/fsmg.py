@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class FSMG(SurrogateProtection):
         "mini": {"training_steps": 400, "learning_rate": 2e-4, "batch_size": 1},
         "tiny": {"training_steps": 2, "steps": 2},
     }
+
+    effort: ClassVar[tuple[str, ...]] = ("steps",)
 
     training_steps: int = Field(1000, ge=0, description="DreamBooth steps of the surrogate")
     batch_size: int = Field(2, ge=1, description="instance images per step, and class images")

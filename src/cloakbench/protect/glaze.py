@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ class Glaze(PerceptualDescent, ModelProtection):
     presets = {
         "paper": {"budget": "255/255"},
         "mini": {
-            "steps": 60,
+            "steps": 150,
             "perceptual": "dssim",
             "style_prompt": "a portrait of a young woman with a red afro, laughing",
             "style_strength": 0.6,
@@ -51,6 +51,8 @@ class Glaze(PerceptualDescent, ModelProtection):
             "batch_size": 2,
         },
     }
+
+    effort: ClassVar[tuple[str, ...]] = ("steps",)
 
     style_prompt: str = Field("Cubism by Picasso style", description="prompt of the style target")
     style_strength: float = Field(0.4, ge=0.1, le=1, description="img2img's share of noise steps")

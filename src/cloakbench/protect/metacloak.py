@@ -42,8 +42,7 @@ class MetaCloak(SurrogateProtection):
             "learning_rate": 2e-4,
             "training_steps": 200,
             "trials": 1,
-            "checkpoints": 3,
-            "rounds": 12,
+            "rounds": 40,
             "blur": 0.5,
         },
         "tiny": {
@@ -56,6 +55,7 @@ class MetaCloak(SurrogateProtection):
         },
     }
     needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
+    effort: ClassVar[tuple[str, ...]] = ("trials", "checkpoints", "rounds", "pgd_steps")
 
     training_steps: int = Field(1000, ge=0, description="DreamBooth steps of the surrogate")
     checkpoints: int = Field(6, ge=2, description="how often its weights are kept, start to end")

@@ -30,7 +30,7 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
     source = "Salman et al. 2023, PhotoGuard, arXiv 2302.06588, section 3; notebooks (recipes 1.9)"
     presets = {
         "paper": {"budget": "8/255"},
-        "mini": {"steps": 50},
+        "mini": {"steps": 300},
         "tiny": {"steps": 2},
     }
 

@@ -30,6 +30,7 @@ class PhotowiseProtection(Ascent):
     """
 
     random_start: ClassVar[bool] = True
+    effort: ClassVar[tuple[str, ...]] = ("steps",)
 
     relative_step: float = Field(
         1 / 16, gt=0, le=1, description="PGD step as a share of the budget (1/255 of 16/255 there)"

@@ -29,7 +29,7 @@ class PID(EncoderProtection):
     source = "Li et al. 2024, PID, arXiv 2406.15305; its script's settings (recipes 1.10)"
     presets = {
         "paper": {"budget": "13/255"},
-        "mini": {"steps": 100},
+        "mini": {"steps": 300},
         "tiny": {"steps": 2},
     }
 

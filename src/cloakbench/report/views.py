@@ -13,6 +13,8 @@ TERMS = {
     "cell": "One combination of a protection, a purification and a trainer; what all rows share is "
     "said above the table.",
     "budget": "The most that the protection may change a pixel, in grey levels of 255.",
+    "steps": "Gradient steps for each photo, as a share of the method's default; training steps of "
+    "a surrogate are not counted.",
     "identities": "People whose photos were used.",
     "images": "Samples of all of them: images that the personalised models made.",
     "faces": "Samples in which a face was found.",

@@ -51,7 +51,7 @@ SEEDS_NOTE = (
     "that is due to seeds, so that more seeds would narrow intervals by that at most."
 )
 SPREADS = ("metric", "n", "seeds", "mean", "SD of people", "SD of seeds", "share of seeds")
-LABELS = (*CELL_LABELS, "baseline", "probability", "budget")
+LABELS = (*CELL_LABELS, "baseline", "probability", "budget", "steps")
 COUNTS = ("identities", "images", "faces")
 
 
@@ -110,7 +110,7 @@ def _grid(frame: pd.DataFrame, counts: Sequence[str], sign: str, contrary: Colle
     headings = [*labels, *counts, *(heading(name, contrary) for name in names)]
     rows = [
         [
-            *(Value(str(row[name])) for name in labels),
+            *(Value(_label(row[name])) for name in labels),
             *(Value(number(row[name], ".0f")) for name in counts),
             *(score_value(row, name, sign) for name in names),
         ]
@@ -124,7 +124,10 @@ def photo_grid(frame: pd.DataFrame) -> Grid:
     shared, labels = _labels(frame)
     names = metric_columns(frame)
     rows = [
-        [*(Value(str(row[name])) for name in labels), *(score_value(row, name) for name in names)]
+        [
+            *(Value(_label(row[name])) for name in labels),
+            *(score_value(row, name) for name in names),
+        ]
         for row in frame.to_dict("records")
     ]
     headings = [*labels, *(metrics[name].title for name in names)]
@@ -228,7 +231,14 @@ def note(summary: pd.DataFrame, contrary: Collection[str] = ()) -> str:
 
 def _labels(frame: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
     """Labels that every row shares, and the label columns that remain."""
-    present = [name for name in LABELS if name in frame]
-    constant = [name for name in present if len(frame) > 1 and frame[name].nunique() == 1]
-    shared = {name: str(frame[name].iloc[0]) for name in constant}
+    present = [name for name in LABELS if name in frame and not frame[name].isna().all()]
+    constant = [
+        name for name in present if len(frame) > 1 and frame[name].nunique(dropna=False) == 1
+    ]
+    shared = {name: _label(frame[name].iloc[0]) for name in constant}
     return shared, [name for name in present if name not in shared]
+
+
+def _label(value: Any) -> str:
+    """A label: a name, or a share of the default steps."""
+    return number(value, ".0%") if isinstance(value, float) else str(value)

@@ -51,12 +51,14 @@ def make_tables(
     layout: Layout,
     controls: Controls,
     budgets: Mapping[str, int],
+    steps: Mapping[str, float],
     claims: Ledger | None = None,
 ) -> Tables:
     """Read the score files of an experiment's cells and summarise them, in the cells' order.
 
-    controls: what methods are compared with. budgets: grey levels by protection. claims: what is
-    decided.
+    controls: what methods are compared with. budgets: grey levels by protection. steps:
+    see
+    `by_cell`. claims: what is decided.
 
     Raises:
         CloakBenchError: a file of scores or distances is missing; the message names it.
@@ -65,10 +67,10 @@ def make_tables(
     return Tables(
         images=images,
         identities=by_identity(images),
-        summary=by_cell(images, budgets),
+        summary=by_cell(images, budgets, steps),
         contrasts=contrasts(images, controls, budgets),
         distances=distances,
-        photos=photo_summary(distances),
+        photos=photo_summary(distances, steps),
         verdicts=None if claims is None else verdicts(claims, images, distances),
         seeds=repeats(images),
         controls=controls,

@@ -59,13 +59,16 @@ def _saturated(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return some.groupby([images[name] for name in labels], sort=False).sum()
 
 
-def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
+def by_cell(
+    images: pd.DataFrame, budgets: Mapping[str, int], steps: Mapping[str, float]
+) -> pd.DataFrame:
     """Mean scores over identities with 95 % intervals, one row per cell of the study.
 
-    budgets: grey levels by protection; 255 bounds nothing.
+    budgets: grey levels by protection; 255 bounds nothing. steps: shares of the default's gradient
+    steps, by the protections that take any.
 
-    Columns: `GROUP`, `budget`, `identities`, `images`, `faces`, `over` (whose values make the
-    interval: "identities", or "images" where there is one identity), then each metric's
+    Columns: `GROUP`, `budget`, `steps`, `identities`, `images`, `faces`, `over` (whose values make
+    the interval: "identities", or "images" where there is one identity), then each metric's
     `estimates`; `brisque_saturated` and the like count values at their metric's limit, if any are.
     """
     rows: list[dict[str, Any]] = []
@@ -75,6 +78,7 @@ def by_cell(images: pd.DataFrame, budgets: Mapping[str, int]) -> pd.DataFrame:
             {
                 **labels,
                 "budget": _levels(budgets[labels["protection"]]),
+                "steps": steps.get(labels["protection"], math.nan),
                 "identities": frame["identity"].nunique(),
                 "images": len(frame),
                 "faces": frame["face"].sum(min_count=1),
@@ -165,16 +169,20 @@ def _levels(budget: int) -> str:
     return f"{budget}/255" if budget < 255 else "any"
 
 
-def photo_summary(distances: pd.DataFrame) -> pd.DataFrame:
+def photo_summary(distances: pd.DataFrame, steps: Mapping[str, float]) -> pd.DataFrame:
     """What every protection and purification does to the photos.
 
-    Columns: labels but identity and seed, `photos`, and the metrics of photos, each by its
+    steps: see `by_cell`.
+
+    Columns: labels but identity and seed, `steps`, `photos`, and the metrics of photos, each by its
     `aggregate`. That is first of an identity's photos and then of the identities, so that an
     identity with more photos does not weigh more.
     """
     labels = [name for name in PHOTO_LABELS if name not in REPEATED]
     photos = distances.groupby(labels, sort=False).agg(photos=("photo", "size"))
     values = aggregate(aggregate(distances, PHOTO_LABELS).reset_index(), labels)
+    shares = [steps.get(name, math.nan) for name in photos.index.get_level_values("protection")]
+    photos.insert(0, "steps", shares)
     return photos.join(values).join(_saturated(distances, labels)).reset_index()
 
 
