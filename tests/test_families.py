@@ -302,6 +302,29 @@ def test_a_frugal_model_trains_to_the_same_bytes(spec: ModelSpec, precision: str
     assert not all(map(torch.equal, weights, state(load_model(spec))))
 
 
+def test_what_training_at_bf16_saves_of_memory_changes_no_byte(spec: ModelSpec, monkeypatch):
+    """Activations that are computed again, and narrow gradients, against neither."""
+    monkeypatch.setattr(gradients, "CHUNK", 500)
+    spared, plain = (load_model(spec.model_copy(update={"precision": "bf16"})) for _ in range(2))
+    for model in (spared, plain):
+        model.thaw("all")
+    assert spared.networks[0].is_gradient_checkpointing
+    weights = state(trained(spared))
+
+    plain.networks[0].disable_gradient_checkpointing()
+    monkeypatch.setattr(FineTuner, "descend", descended_plainly)
+
+    assert all(map(torch.equal, weights, state(trained(plain))))
+
+
+def descended_plainly(tuner: FineTuner, losses: list[torch.Tensor]) -> None:
+    for loss in losses:
+        loss.backward()
+    torch.nn.utils.clip_grad_norm_(tuner.parameters, 1.0)
+    tuner.optimiser.step()
+    tuner.optimiser.zero_grad()
+
+
 def test_loading_and_predicting_leave_the_global_generator_alone(spec: ModelSpec):
     before = torch.get_rng_state()
 

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from cloakbench.models import architectures
-from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.families.stable_diffusion import StableDiffusion, spare
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import ensemble, metacloak
 from cloakbench.running import jobs
@@ -276,9 +276,12 @@ class Weightless(StableDiffusion):
         model = cls(spec, **parts, device=device, frugal=frugal)
         for network in model.networks:
             network.to_empty(device=device)
+        again = partial(_checkpoint, model)
         if frugal:
             for network in (model.vae, model.unet):
-                network.enable_gradient_checkpointing(partial(_checkpoint, model))
+                network.enable_gradient_checkpointing(again)
+        elif spec.precision == "bf16":
+            spare(model.unet, again)
         return model
 
 

@@ -64,7 +64,7 @@ class NarrowGradients:
     def descend(self, optimiser: torch.optim.Optimizer, limit: float) -> None:
         """A step of the optimiser with the whole gradient clipped to a norm, chunk by chunk."""
         found = (self._kept.get(p, p.grad) for chunk in self._chunks for p in chunk)
-        norms = [vector_norm(gradient.float()) for gradient in found if gradient is not None]
+        norms = [vector_norm(each, dtype=torch.float32) for each in found if each is not None]
         norm = vector_norm(torch.stack(norms))
         waiting = self._aside()
         for chunk in self._chunks:

@@ -97,7 +97,7 @@ class FineTuner:
 
         losses: may be made one after another, so that the activations of one are there at a time.
         """
-        narrow = self.model.frugal and self.model.casts  # it takes more operators
+        narrow = self.model.casts
         with self._narrow.kept() if narrow else nullcontext():
             for loss in losses:
                 loss.backward()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cloakbench.errors import CloakBenchError
@@ -26,6 +28,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 LORA = "pytorch_lora_weights.safetensors"
+COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False)
 
 
 class StableDiffusion(DiffusionModel):
@@ -51,6 +54,8 @@ class StableDiffusion(DiffusionModel):
         if frugal:
             self.vae.enable_gradient_checkpointing()
             self.unet.enable_gradient_checkpointing()
+        elif spec.precision == "bf16":
+            spare(self.unet)
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str, frugal: bool) -> Self:
@@ -294,6 +299,25 @@ def _network(kind: Any, path: Path, name: str, variant: str | None = None) -> An
         return load_frozen(kind, path, subfolder=name, use_safetensors=True, variant=variant)
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"'{name}': {error}") from error
+
+
+def spare(unet: UNet2DConditionModel, again: Callable[..., Any] = COMPUTED_AGAIN) -> None:
+    """Keep no activations of the outer blocks where their float32 weights are trained.
+
+    They are computed again in the backward pass, which changes no bit. The outer blocks see the
+    largest images: two thirds of the activations and a sixth of a training step's FLOPs.
+
+    again: gradient checkpointing of a layer.
+    """
+    blocks = (*unet.down_blocks[:2], *unet.up_blocks[-2:])
+    outer = {layer for block in blocks for layer in block.modules()}
+
+    def run(layer: torch.nn.Module, *inputs: Any) -> Any:
+        weight = next(layer.parameters())
+        trained = weight.requires_grad and weight.dtype == torch.float32
+        return again(layer, *inputs) if trained and layer in outer else layer(*inputs)
+
+    unet.enable_gradient_checkpointing(run)
 
 
 def _has_lora(network: Any) -> bool:
