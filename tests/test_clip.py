@@ -43,7 +43,7 @@ def test_openai_weights_give_openai_embeddings(tiny_weights: Path) -> None:
     def adopt(network: CLIPModel) -> None:
         network.load_state_dict(from_openai(reference.state_dict()))
 
-    clip = Clip.load("tiny_clip", adopt)
+    clip = Clip.load("tiny_clip", adapt=adopt)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     texts = ["a photo", "bad face"]
     ids = clip.processor.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
@@ -131,7 +131,7 @@ def test_ims_counts_a_missing_face_as_its_least_value_and_sds_as_zero() -> None:
 
 
 def test_concepts_have_probabilities(tiny_weights: Path) -> None:
-    values = concept("tiny_clip", ("a person", "noise", "a dog"))(picture(32, 32))
+    [values] = concept("tiny_clip", ("a person", "noise", "a dog"), [picture(32, 32)]).tolist()
 
     assert math.isclose(sum(values), 1, abs_tol=1e-6)
     assert all(0 < value < 1 for value in values)

@@ -27,12 +27,13 @@ from cloakbench.files.images import to_pixels
 from cloakbench.files.layout import Cell
 from cloakbench.files.text import write_csv
 from cloakbench.files.verified import seal
-from cloakbench.models.clip import load_clip
+from cloakbench.models.clip import Clip, load_clip
 from cloakbench.models.perceptual import dssim, load_lpips
 from cloakbench.running.jobs import Job
 from cloakbench.score.base import (
     DISTANCES,
     ImageMetric,
+    NetworkMetric,
     Sample,
     SetMetric,
     build_metrics,
@@ -528,13 +529,12 @@ def test_lpips_is_of_photos_and_their_originals(tiny_weights: Path) -> None:
     [lpips] = build_metrics(["lpips"])
     assert isinstance(lpips, ImageMetric)
 
-    def score(image: Image.Image, original: Image.Image | None) -> float:
+    def score(image: Image.Image, original: Image.Image) -> float:
         return lpips.score(Sample(image, None, original=original), NO_REFERENCES, "")
 
     expected = load_lpips("cpu")(to_pixels([changed]), to_pixels([original]))
     assert score(changed, original) == pytest.approx(expected.item(), abs=1e-6)
     assert score(original, original) == 0
-    assert math.isnan(score(changed, None))
     assert (lpips.judges_photos, lpips.judges_samples) == (True, False)
 
 
@@ -695,9 +695,47 @@ def test_batches_change_no_embedding(
     photos = [Image.open(path) for path in sorted(photo_set.iterdir())]
     kid = KID(clip="tiny_clip")
     at_once = kid.score(photos, photos[:2])
-    monkeypatch.setattr("cloakbench.score.metrics.kid.BATCH", 2)
+    monkeypatch.setattr("cloakbench.models.clip.BATCH", 2)
+    again = [photo.copy() for photo in photos]  # others, for a CLIP that remembers
 
-    assert kid.score(photos, photos[:2]) == pytest.approx(at_once, abs=1e-6)
+    assert kid.score(again, again[:2]) == pytest.approx(at_once, abs=1e-6)
+
+
+BY_NETWORK = [method.name for method in metrics if issubclass(method, NetworkMetric)]
+
+
+@pytest.mark.parametrize("name", BY_NETWORK)
+def test_images_score_the_same_alone_and_with_others(name: str, tiny_weights: Path) -> None:
+    rng = np.random.default_rng(2)
+
+    def picture(*size: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+
+    sizes = [(48, 48)] * 5 + [(64, 48), (48, 48)]
+    samples = [Sample(picture(*size), None, original=picture(*size)) for size in sizes]
+    metric = metrics.build(tiny_spec(metrics, name))
+
+    together = metric.scores(samples, NO_REFERENCES, "")
+
+    alone = [metric.score(sample, NO_REFERENCES, "") for sample in samples]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert len(set(alone)) > 1 or name == "concept"
+
+
+def test_metrics_with_the_same_clip_embed_an_image_once(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(tmp_path / "photo", (200, 0, 0), (30, 40, 0), (0, 0, 90))
+    seen, embed = [], Clip.embed_pixels
+
+    def counting(clip: Clip, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return embed(clip, pixels)
+
+    monkeypatch.setattr(Clip, "embed_pixels", counting)
+    scores(tmp_path, Colours(), [tiny_spec(metrics, name) for name in ("clip_iqac", "clip_prompt")])
+
+    assert seen == [3]
 
 
 def test_a_table_appears_whole_or_not_at_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_pictures_without_faces_need_no_references(workflow):
     planned = workflow.planned(metrics=["brisque", "clip_prompt"])
 
     assert planned == {"score": 4, "distances": 2, "tables": 1, "report": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "gpus"),
+    [
+        ("brisque", {"score": 0, "distances": 0}),
+        ("q", {"score": 1, "distances": 1}),
+        ("lpips", {"score": 0, "distances": 1}),
+    ],
+)
+def test_scoring_asks_for_a_gpu_where_a_metric_is_slow_without(workflow, metric, gpus):
+    chosen = {"method": metric, "preset": "tiny"} if metric != "brisque" else metric
+    plan = workflow.snakemake("--dry-run", "--workflow-profile", "none", metrics=["fdfr", chosen])
+
+    asked = re.findall(
+        r"^(?:local)?rule (score|distances):.*?gpu=(\d)", plan.stdout + plan.stderr, re.M | re.S
+    )
+
+    assert {rule: int(count) for rule, count in asked} == gpus
 
 
 def test_another_setting_of_a_protection_runs_only_its_own_cells(workflow):

@@ -254,6 +254,11 @@ def quick(methods):
     return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]
 
 
+def gpus(methods):
+    """How many GPUs a job asks for that runs methods with networks of their own."""
+    return int(any("gpu" in method.uses for method in methods))
+
+
 def shown(path, category, what):
     """An output that `snakemake --report` shows, with the caption of its name."""
     caption = f"../report/{path.stem}.rst"

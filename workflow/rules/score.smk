@@ -36,10 +36,12 @@ rule distances:
         LAYOUT.log("distances", W),
     benchmark:
         LAYOUT.benchmark("distances", W)
-    localrule: True
+    localrule: not gpus(PHOTO_METRICS)
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=gpus(PHOTO_METRICS),
     params:
         photos=place("distances", "photos"),
         originals=place("distances", "originals"),
@@ -61,6 +63,8 @@ rule score:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=gpus(METRICS),
     params:
         samples=place("score", "samples"),
         references=references_option,

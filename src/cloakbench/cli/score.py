@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloakbench.cli.results import ForceOption, JsonOption, check_new_file, photos_in
-from cloakbench.cli.stages import ScratchOption, parse_spec
+from cloakbench.cli.stages import DeviceOption, ScratchOption, device_for, parse_spec
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import PHOTO_LABELS, Cell, label
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cloakbench.score.base import Metric
 
 Faces = Annotated[
     str, typer.Option(help='Face backend: a name, or JSON like {"method": "insightface", ...}.')
@@ -79,6 +82,7 @@ def score(
     protection: Label = "",
     purification: Label = "",
     trainer: Label = "",
+    device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,8 +108,9 @@ def score(
     record = Record.of(facts(backend, metrics), {"labels": label(cell)}, given)
     read = References.read(reference) if reference else NO_REFERENCES
     sample_files(generated)
-    table = score_samples(generated, read, backend, metrics, cell, photos)
-    write_scores(table, output, record.manifest())
+    where = _device(device, metrics)
+    table = score_samples(generated, read, backend, metrics, cell, photos, where)
+    write_scores(table, output, record.manifest(where))
     _say(as_json, table, [metric.name for metric in metrics], output)
 
 
@@ -125,6 +130,7 @@ def distances(
     seed: Label = "",
     protection: Label = "",
     purification: Label = "",
+    device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,12 +152,24 @@ def distances(
         photos_in(place, argument)
     cell = Cell(model, dataset, identity, seed, protection, purification, trainer="")
     metrics = build_metrics([parse_spec(text) for text in metric]) if metric else []
-    table = measure_folder(photos, originals, cell, metrics)
+    where = _device(device, metrics)
+    table = measure_folder(photos, originals, cell, metrics, where)
     if output is not None:
         given = {"photos": photos, "originals": originals}
         record = Record.of(facts(metrics), {"labels": label(cell, PHOTO_LABELS)}, given)
-        write_scores(table, output, record.manifest())
+        write_scores(table, output, record.manifest(where))
     _say(as_json, table, [each.name for each in photo_metrics(metrics)], output)
+
+
+def _device(chosen: str, metrics: Sequence[Metric]) -> str:
+    """Where metrics run: a GPU is claimed, and torch loaded, only if one of them needs it."""
+    device = device_for(chosen, frozenset[str]().union(*(metric.uses for metric in metrics)))
+    if device == "cpu":
+        return device
+    from cloakbench.models.device import choose_device, set_up_torch
+
+    set_up_torch(None)
+    return choose_device(device)
 
 
 def _say(as_json: bool, table: pd.DataFrame, names: list[str], output: Path | None) -> None:

@@ -230,7 +230,7 @@ def protect(
         instance=photos,
         surrogate=surrogate,
         class_images=class_images,
-        run=_run(out, identity, seed, _device(device, protection.uses), threads, scratch),
+        run=_run(out, identity, seed, device_for(device, protection.uses), threads, scratch),
     )
     say(as_json, out, compared(out, photos), "purify", "jpeg", "--photos", out)
 
@@ -266,7 +266,7 @@ def purify(
         purifier.spec(),
         model=chosen,
         photos=place,
-        run=_run(out, identity, seed, _device(device, purifier.uses), threads, scratch),
+        run=_run(out, identity, seed, device_for(device, purifier.uses), threads, scratch),
     )
     say(as_json, out, compared(out, place), *_training(out, chosen))
 
@@ -435,8 +435,8 @@ def _scoring(samples: Path) -> list[object]:
     return ["score", samples, "--metric", "brisque", "--identity", "identity", "-o", "scores.csv"]
 
 
-def _device(chosen: str, uses: frozenset[str]) -> str:
-    """The chosen device, but a method without networks claims no GPU."""
+def device_for(chosen: str, uses: frozenset[str]) -> str:
+    """The chosen device, but what runs no network of its own claims no GPU."""
     return chosen if uses & {"model", "gpu"} or chosen != "auto" else "cpu"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPProcessor
 
 from cloakbench.errors import CloakBenchError, reason
@@ -38,15 +40,26 @@ _OPENAI = {
 """OpenAI's names of CLIP's weights, and transformers'; replaced in this order."""
 
 
-@dataclass(frozen=True)
+BATCH = 32  # images that go through at once
+
+
+@dataclass
 class Clip:
-    """A CLIP in evaluation mode on the CPU, with its tokenizer and image processor."""
+    """A CLIP in evaluation mode, with its tokenizer and image processor; it remembers the images
+    that it has just seen, since several metrics look at the same ones.
+
+    device: where the network is; what comes out is on the CPU.
+    """
 
     network: CLIPModel
     processor: CLIPProcessor
+    device: str = "cpu"
+    _seen: tuple[list[Image.Image], Tensor] | None = None
 
     @classmethod
-    def load(cls, name: str, adapt: Callable[[CLIPModel], None] = lambda _: None) -> Clip:
+    def load(
+        cls, name: str, device: str = "cpu", adapt: Callable[[CLIPModel], None] = lambda _: None
+    ) -> Clip:
         """From a folder or the hub's cache; `adapt` may put other weights in.
 
         Raises:
@@ -61,23 +74,33 @@ class Clip:
                 f"{name}: cannot be loaded as a CLIP ({reason(error)}). Get its files again."
             ) from error
         adapt(network)
-        return cls(network, processor)
+        return cls(network.to(device), processor, device)
 
     @property
     def scale(self) -> Tensor:
         """What cosines are multiplied with before the softmax; 100 in OpenAI's models."""
-        return self.network.logit_scale.exp()
+        return self.network.logit_scale.exp().cpu()
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images, resized and cropped to the network's side, to unit vectors (n, width)."""
+        if self._seen is not None:
+            known, embedded = self._seen
+            if len(known) == len(images) and all(map(operator.is_, known, images)):
+                return embedded
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        embedded = torch.cat([self._embed(batch) for batch in batches])
+        self._seen = [*images], embedded
+        return embedded
+
+    def _embed(self, images: Sequence[Image.Image]) -> Tensor:
         inputs = self.processor.image_processor(list(images), return_tensors="pt")
         return self.embed_pixels(inputs["pixel_values"])
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (n, 3, side, side) to unit vectors (n, width)."""
-        pooled = self.network.vision_model(pixels).pooler_output
-        return torch.nn.functional.normalize(self.network.visual_projection(pooled), dim=-1)
+        pooled = self.network.vision_model(pixels.to(self.device)).pooler_output
+        return normalize(self.network.visual_projection(pooled), dim=-1).cpu()
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -89,44 +112,43 @@ class Clip:
             truncation=True,
             return_tensors="pt",
         )
-        pooled = self.network.text_model(tokens.input_ids).pooler_output
-        return torch.nn.functional.normalize(self.network.text_projection(pooled), dim=-1)
+        pooled = self.network.text_model(tokens.input_ids.to(self.device)).pooler_output
+        return normalize(self.network.text_projection(pooled), dim=-1).cpu()
 
 
 @cache
-def load_clip(name: str) -> Clip:
+def load_clip(name: str, device: str = "cpu") -> Clip:
     """A CLIP with its own weights, loaded once in a process."""
-    return Clip.load(name)
+    return Clip.load(name, device)
 
 
 @cache
-def similarity(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], Tensor]:
-    """Scaled cosines of an image to prompts, in order: the logits of CLIP's zero-shot classifier.
+def _texts(name: str, texts: tuple[str, ...], device: str) -> Tensor:
+    return load_clip(name, device).embed_texts(texts)
+
+
+def cosines(
+    name: str, texts: tuple[str, ...], images: Sequence[Image.Image], device: str = "cpu"
+) -> Tensor:
+    """Cosines of images to prompts, shape (images, texts)."""
+    return load_clip(name, device).embed_images(images) @ _texts(name, texts, device).T
+
+
+def similarity(
+    name: str, texts: tuple[str, ...], images: Sequence[Image.Image], device: str = "cpu"
+) -> Tensor:
+    """The logits of CLIP's zero-shot classifier of images between prompts: scaled cosines.
 
     Source: Radford et al. 2021, CLIP, arXiv 2103.00020, section 3.1.
     """
-    clip = load_clip(name)
-    embedded = clip.embed_texts(texts)
-
-    def scaled_cosines(image: Image.Image) -> Tensor:
-        [cosines] = clip.embed_images([image]) @ embedded.T
-        return clip.scale * cosines
-
-    return scaled_cosines
+    return load_clip(name, device).scale * cosines(name, texts, images, device)
 
 
-def concept(name: str, texts: tuple[str, ...]) -> Callable[[Image.Image], list[float]]:
-    """The zero-shot classifier of an image between prompts: their probabilities, in order."""
-    similar = similarity(name, texts)
-    return lambda image: similar(image).softmax(-1).tolist()
-
-
-@cache
-def prompt_cosine(name: str, prompt: str) -> Callable[[Image.Image], float]:
-    """The cosine of an image to a prompt, which is embedded once."""
-    clip = load_clip(name)
-    [text] = clip.embed_texts([prompt])
-    return lambda image: float(clip.embed_images([image])[0] @ text)
+def concept(
+    name: str, texts: tuple[str, ...], images: Sequence[Image.Image], device: str = "cpu"
+) -> Tensor:
+    """That classifier's probabilities of the prompts, shape (images, texts)."""
+    return similarity(name, texts, images, device).softmax(-1)
 
 
 def from_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,16 @@ class Sample(NamedTuple):
     photos: Sequence[Sample] = ()
 
 
+def images_of(samples: Sequence[Sample]) -> list[Image.Image]:
+    """The images alone."""
+    return [sample.image for sample in samples]
+
+
+def originals_of(samples: Sequence[Sample]) -> list[Image.Image]:
+    """The untouched photos, of those that have one."""
+    return [sample.original for sample in samples if sample.original is not None]
+
+
 class Metric(Method):
     """What all metrics declare; see `ImageMetric`, `PhotoMetric` and `SetMetric`.
 
@@ -101,6 +111,34 @@ class ImageMetric(Metric):
     def score(self, sample: Sample, references: References, identity: str) -> float:
         """The sample's value; NaN where it is not defined (no face, no calibration)."""
 
+    def scores(
+        self, samples: Sequence[Sample], references: References, identity: str, device: str = "cpu"
+    ) -> list[float]:
+        """The value of each sample, in order. device: where networks run."""
+        return [self.score(sample, references, identity) for sample in samples]
+
+
+class NetworkMetric(ImageMetric):
+    """A number per image from a network that sees many at a time; a child writes `judge`.
+
+    One that `needs` a "gpu" has the stage ask for one; others use it where it is there anyway.
+    """
+
+    @final
+    def score(self, sample: Sample, references: References, identity: str) -> float:
+        [value] = self.judge([sample], "cpu")
+        return value
+
+    @final
+    def scores(
+        self, samples: Sequence[Sample], references: References, identity: str, device: str = "cpu"
+    ) -> list[float]:
+        return self.judge(samples, device)
+
+    @abstractmethod
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
+        """The value of each sample, in order, by a network on a device."""
+
 
 class PhotoMetric(ImageMetric):
     """One number per protected or purified photo, by its original; samples have none."""
@@ -125,8 +163,13 @@ class SetMetric(Metric):
     reads: ClassVar[frozenset[Read]] = frozenset({"pixels", "photos"})
 
     @abstractmethod
-    def score(self, samples: Sequence[Image.Image], photos: Sequence[Image.Image]) -> float:
-        """The value of RGB samples of all prompts; NaN where they, or the photos, are too few."""
+    def score(
+        self, samples: Sequence[Image.Image], photos: Sequence[Image.Image], device: str = "cpu"
+    ) -> float:
+        """The value of RGB samples of all prompts; NaN where they, or the photos, are too few.
+
+        device: where networks run.
+        """
 
 
 class _Metrics(Registry[Metric]):

@@ -10,7 +10,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.layout import PHOTO_LABELS, Cell, label
 from cloakbench.running.record import Facts
-from cloakbench.score.base import ImageMetric, Metric, Sample, photo_metrics
+from cloakbench.score.base import Metric, Sample, photo_metrics
 from cloakbench.score.references import NO_REFERENCES
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ def facts(metrics: Sequence[Metric], cache: Path | None = None) -> Facts:
 
 
 def distances(
-    photos: Path, originals: Path, cell: Cell, metrics: Sequence[Metric] = ()
+    photos: Path,
+    originals: Path,
+    cell: Cell,
+    metrics: Sequence[Metric] = (),
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Compare a folder of photos with their originals, matched by file stem.
 
@@ -37,6 +41,7 @@ def distances(
         originals: the same photos, untouched.
         cell: labels of the rows; its trainer plays no part.
         metrics: more of them, which read pixels and originals and no more.
+        device: where their networks run.
 
     Returns:
         One row per photo, sorted by name: labels, `photo`, then `base.DISTANCES` and the metrics.
@@ -62,24 +67,20 @@ def distances(
             f"{photos}: photos differ from those of {originals} ({', '.join(odd)} in only one "
             "of the two). Run the stage that wrote the folder again."
         )
-    labels = label(cell, PHOTO_LABELS)
-    rows = [
-        {**labels, "photo": stem, **_compare(changed[stem], path, measured)}
-        for stem, path in original.items()
-    ]
-    names = [metric.name for metric in measured]
-    return pd.DataFrame(rows, columns=[*PHOTO_LABELS, "photo", *names])
+    samples = [_pair(changed[stem], path) for stem, path in original.items()]
+    rows = [{**label(cell, PHOTO_LABELS), "photo": stem} for stem in original]
+    values = {m.name: m.scores(samples, NO_REFERENCES, "", device) for m in measured}
+    return pd.DataFrame(rows, columns=[*PHOTO_LABELS, "photo"]).assign(**values)
 
 
-def _compare(changed: Path, original: Path, metrics: Sequence[ImageMetric]) -> dict[str, float]:
+def _pair(changed: Path, original: Path) -> Sample:
     a, b = read_photo(changed), read_photo(original)
     if a.size != b.size:
         raise CloakBenchError(
             f"{changed}: is {a.width}x{a.height} px but {original} is {b.width}x{b.height} px. "
             "A stage keeps the size of its photos; run it again."
         )
-    sample = Sample(a, None, original=b)
-    return {metric.name: metric.score(sample, NO_REFERENCES, "") for metric in metrics}
+    return Sample(a, None, original=b)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -12,20 +12,18 @@ from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import SUFFIXES, photo_files, read_photo
 from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
 from cloakbench.running.record import Facts
-from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers
+from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers, images_of
 from cloakbench.score.references import NO_REFERENCES, References
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
 
 def facts(backend: FaceBackend, metrics: Sequence[Metric], cache: Path | None = None) -> Facts:
     """What scores are made of, besides samples, references, clean photos and labels."""
     settings = {"faces": backend.spec(), "metrics": [metric.spec() for metric in metrics]}
     return Facts.of("score", __name__, settings, backend, *metrics, cache=cache)
-
-
-Row = dict[str, str | int | float | None]
 
 
 def score_samples(
@@ -35,6 +33,7 @@ def score_samples(
     metrics: Sequence[Metric],
     cell: Cell,
     photos: Path | None = None,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Score the samples of one cell.
 
@@ -47,6 +46,7 @@ def score_samples(
             value in every row.
         cell: labels of the rows; its identity is whom the samples should show.
         photos: the identity's clean photos, for metrics of sets.
+        device: where the metrics' networks run.
 
     Returns:
         One row per sample, by prompt and image name: the cell's labels, `prompt`, `image`,
@@ -62,17 +62,29 @@ def score_samples(
     _check_metrics(metrics)
     _check_references(references, backend, metrics, cell)
     backend.check()
-    samples = sample_files(generated)
-    of_set = _of_set([path for _, path in samples], photos, metrics)
-    searcher = backend if any("faces" in metric.reads for metric in metrics) else None
+    files = sample_files(generated)
+    wants_faces = any("faces" in metric.reads for metric in metrics)
     clean = _clean(photos, backend, metrics)
-    rows = [
-        {**label(cell), "prompt": prompt, **_row(path, searcher, clean, references, metrics, cell)}
-        for prompt, path in samples
+    samples = [
+        _sample(path, backend if wants_faces else None)._replace(photos=clean) for _, path in files
     ]
-    names = [metric.name for metric in metrics]
-    columns = [*CELL_LABELS, "prompt", "image", "face", "faces", *names]
-    return pd.DataFrame([row | of_set for row in rows], columns=columns)
+    rows = [
+        {
+            **label(cell),
+            "prompt": prompt,
+            "image": path.stem,
+            "face": int(bool(sample.faces)) if wants_faces else None,
+            "faces": len(sample.faces) if wants_faces else None,
+        }
+        for (prompt, path), sample in zip(files, samples, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=[*CELL_LABELS, "prompt", "image", "face", "faces"])
+    for metric in metrics:
+        if isinstance(metric, ImageMetric):
+            table[metric.name] = metric.scores(samples, references, cell.identity, device)
+        elif isinstance(metric, SetMetric):
+            table[metric.name] = metric.score(images_of(samples), images_of(clean), device)
+    return table
 
 
 def _check_references(
@@ -128,54 +140,21 @@ def sample_files(generated: Path) -> list[tuple[str, Path]]:
     return samples
 
 
-def _of_set(samples: Sequence[Path], photos: Path | None, metrics: Sequence[Metric]) -> Row:
-    """What the metrics of sets say of the samples."""
-    of_sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
-    if not of_sets:
-        return {}
-    files = _photos_for(of_sets[0], photos)
-    sets = [[read_photo(path) for path in each] for each in (samples, files)]
-    return {metric.name: metric.score(*sets) for metric in of_sets}
-
-
 def _clean(photos: Path | None, backend: FaceBackend, metrics: Sequence[Metric]) -> list[Sample]:
-    """The person's clean photos, if a metric compares samples with them one by one."""
-    reading = [each for each in metrics if isinstance(each, ImageMetric) and each.reads_photos]
-    if not reading:
+    """The person's clean photos, if a metric compares with them; with faces, if one needs these."""
+    one_by_one = [each for each in metrics if isinstance(each, ImageMetric) and each.reads_photos]
+    comparing = [*one_by_one, *(each for each in metrics if isinstance(each, SetMetric))]
+    if not comparing:
         return []
-    return [_sample(path, backend) for path in _photos_for(reading[0], photos)]
-
-
-def _photos_for(metric: Metric, photos: Path | None) -> list[Path]:
     if photos is None:
         raise CloakBenchError(
-            f"metric '{metric.name}' compares with the person's clean photos. Name their folder "
-            "with --photos."
+            f"metric '{comparing[0].name}' compares with the person's clean photos. Name their "
+            "folder with --photos."
         )
-    return photo_files(photos)
+    return [_sample(path, backend if one_by_one else None) for path in photo_files(photos)]
 
 
 def _sample(path: Path, backend: FaceBackend | None) -> Sample:
     image = read_photo(path)
     faces = backend.faces(image) if backend else []
     return Sample(image, largest(faces), faces)
-
-
-def _row(
-    path: Path,
-    backend: FaceBackend | None,
-    clean: Sequence[Sample],
-    references: References,
-    metrics: Sequence[Metric],
-    cell: Cell,
-) -> Row:
-    sample = _sample(path, backend)._replace(photos=clean)
-    row: Row = {
-        "image": path.stem,
-        "face": None if backend is None else int(bool(sample.faces)),
-        "faces": None if backend is None else len(sample.faces),
-    }
-    for metric in metrics:
-        if isinstance(metric, ImageMetric):
-            row[metric.name] = metric.score(sample, references, cell.identity)
-    return row

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.base import NetworkMetric, Sample, images_of, metrics
 from cloakbench.score.by_clip import ByClip
-from cloakbench.score.references import References
 
 
 @metrics.register("clip_iqac")
-class ClipIQAC(ByClip, ImageMetric):
+class ClipIQAC(ByClip, NetworkMetric):
     """CLIP-IQA-C: the probability that CLIP gives a good photo, less that of a bad one."""
 
     source: ClassVar[str] = (
@@ -35,8 +35,8 @@ class ClipIQAC(ByClip, ImageMetric):
     good: str = Field("a good photo of face", description="prompt of a good photo")
     bad: str = Field("a bad photo of face", description="prompt of a bad photo")
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
         from cloakbench.models.clip import concept
 
-        good, bad = concept(self.clip, (self.good, self.bad))(sample.image)
-        return good - bad
+        shares = concept(self.clip, (self.good, self.bad), images_of(samples), device)
+        return [good - bad for good, bad in shares.tolist()]

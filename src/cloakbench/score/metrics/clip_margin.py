@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
-from cloakbench.score.base import Sample, metrics
+from cloakbench.score.base import Sample, images_of, metrics
 from cloakbench.score.metrics.clip_iqac import ClipIQAC
-from cloakbench.score.references import References
 
 
 @metrics.register("clip_margin")
@@ -22,8 +22,8 @@ class ClipMargin(ClipIQAC):
     bounds: ClassVar = (-math.inf, math.inf)
     display: ClassVar[str] = ".2f"
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
         from cloakbench.models.clip import similarity
 
-        good, bad = similarity(self.clip, (self.good, self.bad))(sample.image).tolist()
-        return good - bad
+        logits = similarity(self.clip, (self.good, self.bad), images_of(samples), device)
+        return [good - bad for good, bad in logits.tolist()]

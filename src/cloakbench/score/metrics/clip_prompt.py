@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.base import NetworkMetric, Sample, images_of, metrics
 from cloakbench.score.by_clip import ByClip
-from cloakbench.score.references import References
 
 
 @metrics.register("clip_prompt")
-class ClipPrompt(ByClip, ImageMetric):
+class ClipPrompt(ByClip, NetworkMetric):
     """Cosine of an image's and a prompt's CLIP embeddings: CLIPScore without its factor.
 
     Of protected photos it says whether they have left what their prompt calls them in CLIP's space.
@@ -30,7 +30,8 @@ class ClipPrompt(ByClip, ImageMetric):
 
     prompt: str = Field("a photo of a person", description="what the images should show")
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
-        from cloakbench.models.clip import prompt_cosine
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
+        from cloakbench.models.clip import cosines
 
-        return prompt_cosine(self.clip, self.prompt)(sample.image)
+        found = cosines(self.clip, (self.prompt,), images_of(samples), device)
+        return [float(cosine) for cosine in found[:, 0]]

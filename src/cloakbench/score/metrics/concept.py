@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.base import NetworkMetric, Sample, images_of, metrics
 from cloakbench.score.by_clip import ByClip
-from cloakbench.score.references import References
 
 
 @metrics.register("concept")
-class Concept(ByClip, ImageMetric):
+class Concept(ByClip, NetworkMetric):
     """Share of images that CLIP takes for the first of some prompts, and not for another."""
 
     source: ClassVar[str] = (
@@ -36,8 +36,8 @@ class Concept(ByClip, ImageMetric):
         description="what images are told apart by; those of the first are counted",
     )
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
         from cloakbench.models.clip import concept
 
-        likely = concept(self.clip, self.prompts)(sample.image)
-        return float(likely[0] == max(likely))
+        shares = concept(self.clip, self.prompts, images_of(samples), device)
+        return [float(likely[0] == max(likely)) for likely in shares.tolist()]

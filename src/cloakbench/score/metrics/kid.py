@@ -14,7 +14,6 @@ from cloakbench.score.by_clip import ByClip
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH = 32  # images that go through CLIP at once
 DEGREE = 3
 
 
@@ -37,18 +36,18 @@ class KID(ByClip, SetMetric):
     protects: ClassVar = "higher"
     bounds: ClassVar = (-(2.0**DEGREE), 2 * 2.0**DEGREE)
 
-    def score(self, samples: Sequence[Image.Image], photos: Sequence[Image.Image]) -> float:
+    def score(
+        self, samples: Sequence[Image.Image], photos: Sequence[Image.Image], device: str = "cpu"
+    ) -> float:
         if min(len(samples), len(photos)) < 2:
             return math.nan
-        return squared_mmd(self._embed(samples), self._embed(photos))
+        clean, seen = self._embed(photos, device), self._embed(samples, device)
+        return squared_mmd(seen, clean)
 
-    def _embed(self, images: Sequence[Image.Image]) -> Tensor:
-        import torch
-
+    def _embed(self, images: Sequence[Image.Image], device: str) -> Tensor:
         from cloakbench.models.clip import load_clip
 
-        clip, starts = load_clip(self.clip), range(0, len(images), BATCH)
-        unit = torch.cat([clip.embed_images(images[start : start + BATCH]) for start in starts])
+        unit = load_clip(self.clip, device).embed_images(images)
         return unit.double() * math.sqrt(unit.shape[1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
@@ -18,8 +18,7 @@ from cloakbench.files.weights import (
     find_weights,
     weights_in,
 )
-from cloakbench.score.base import ImageMetric, Sample, metrics
-from cloakbench.score.references import References
+from cloakbench.score.base import NetworkMetric, Sample, metrics
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +38,7 @@ DISTORTIONS = (
 
 
 @metrics.register("liqe")
-class LIQE(ImageMetric):
+class LIQE(NetworkMetric):
     """Language-image quality evaluator: the expected level between 1 (bad) and 5 (perfect).
 
     A fine-tuned CLIP compares squares of its own side, cut from the image at its own resolution,
@@ -56,6 +55,7 @@ class LIQE(ImageMetric):
     protects: ClassVar = "lower"
     bounds: ClassVar = (1.0, 5.0)
     reads: ClassVar = frozenset({"pixels"})
+    needs: ClassVar = frozenset({"gpu"})
     display: ClassVar[str] = ".2f"
     smallest_side: ClassVar = 224
 
@@ -77,18 +77,18 @@ class LIQE(ImageMetric):
         )
         return [each for path in found for each in weights_in(path)]
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
-        return _judge(self)(sample.image)
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
+        return [_judge(self, device)(sample.image) for sample in samples]
 
 
 @cache
-def _judge(settings: LIQE) -> Callable[[Image.Image], float]:
+def _judge(settings: LIQE, device: str) -> Callable[[Image.Image], float]:
     import torch
 
     from cloakbench.models.clip import Clip, load_openai
 
     path = find_weights(settings.weights, WEIGHTS)
-    clip = Clip.load(settings.clip, partial(load_openai, path=path, source=WEIGHTS))
+    clip = Clip.load(settings.clip, device, partial(load_openai, path=path, source=WEIGHTS))
     side = clip.network.config.vision_config.image_size
     texts = clip.embed_texts(
         [

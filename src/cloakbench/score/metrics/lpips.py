@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from cloakbench.files.weights import WeightFile, weights_in
-from cloakbench.score.base import PhotoMetric, metrics
+from cloakbench.score.base import NetworkMetric, Sample, images_of, metrics, originals_of
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from cloakbench.models.perceptual import Distance
+
+BATCH = 4  # pairs that go through at once: VGG16's features are large
 
 
 @metrics.register("lpips")
-class LPIPS(PhotoMetric):
+class LPIPS(NetworkMetric):
     """Perceptual distance of a photo to its original, LPIPS with VGG16.
 
     Of protected photos it says how visible the perturbation is, of purified ones how faithful they
@@ -30,25 +31,33 @@ class LPIPS(PhotoMetric):
     title: ClassVar = "LPIPS"
     protects: ClassVar = "lower"
     bounds: ClassVar = (0.0, math.inf)
+    reads: ClassVar = frozenset({"pixels", "original"})
+    needs: ClassVar = frozenset({"gpu"})
 
     def files(self) -> Iterable[WeightFile]:
         from cloakbench.models.perceptual import lpips_files
 
         return [each for path in lpips_files() for each in weights_in(path)]
 
-    def compare(self, photo: Image.Image, original: Image.Image) -> float:
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
         import torch
 
         from cloakbench.files.images import to_pixels
         from cloakbench.models.perceptual import lpips_files
 
-        with torch.no_grad():
-            pair = to_pixels([photo]), to_pixels([original])
-            return float(_distance(*lpips_files())(*pair))
+        distance = _distance(device, *lpips_files())
+        pairs = zip(images_of(samples), originals_of(samples), strict=True)
+        found: list[float] = []
+        for _, same in itertools.groupby(pairs, lambda pair: pair[0].size):
+            photos, originals = (to_pixels(side) for side in zip(*same, strict=True))
+            with torch.inference_mode():
+                for pair in zip(photos.split(BATCH), originals.split(BATCH), strict=True):
+                    found += distance(*(side.to(device) for side in pair)).tolist()
+        return found
 
 
 @cache
-def _distance(*_files: Path) -> Distance:
+def _distance(device: str, *_files: Path) -> Distance:
     from cloakbench.models.perceptual import load_lpips
 
-    return load_lpips("cpu")
+    return load_lpips(device)

@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from cloakbench.score.base import ImageMetric, Sample, metrics
+from cloakbench.score.base import NetworkMetric, Sample, metrics
 from cloakbench.score.metrics.clip_iqac import ClipIQAC
 from cloakbench.score.metrics.liqe import LIQE
-from cloakbench.score.references import References
 
 
 @metrics.register("q")
-class Q(ImageMetric):
+class Q(NetworkMetric):
     """Mean of LIQE, rescaled from [1, 5] to [-1, 1], and CLIP-IQA-C."""
 
     source: ClassVar[str] = "Liu et al. 2024, arXiv 2406.18944, section 5.1; recipes 5.3"
@@ -31,9 +30,9 @@ class Q(ImageMetric):
     clip_iqac: ClipIQAC = Field(ClipIQAC(), description="settings of its second half")
 
     @property
-    def parts(self) -> Sequence[ImageMetric]:
+    def parts(self) -> Sequence[NetworkMetric]:
         return [self.liqe, self.clip_iqac]
 
-    def score(self, sample: Sample, references: References, identity: str) -> float:
-        liqe = self.liqe.score(sample, references, identity)
-        return ((liqe - 3) / 2 + self.clip_iqac.score(sample, references, identity)) / 2
+    def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
+        halves = (part.judge(samples, device) for part in self.parts)
+        return [((liqe - 3) / 2 + quality) / 2 for liqe, quality in zip(*halves, strict=True)]
