@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import BUNDLED, REPOSITORY, Workflow
 from PIL import Image
 
 from cloakbench.running.run import DIGESTS
@@ -69,22 +71,24 @@ def test_pictures_without_faces_need_no_references(workflow):
 
 
 @pytest.mark.parametrize(
-    ("metric", "gpus"),
-    [
-        ("brisque", {"score": 0, "distances": 0}),
-        ("q", {"score": 1, "distances": 1}),
-        ("lpips", {"score": 0, "distances": 1}),
-    ],
+    ("metric", "score", "distances"), [("brisque", "0", "0"), ("lpips", "0", "1"), ("q", "1", "1")]
 )
-def test_scoring_asks_for_a_gpu_where_a_metric_is_slow_without(workflow, metric, gpus):
-    chosen = {"method": metric, "preset": "tiny"} if metric != "brisque" else metric
-    plan = workflow.snakemake("--dry-run", "--workflow-profile", "none", metrics=["fdfr", chosen])
+def test_scoring_asks_for_a_gpu_where_a_metric_is_slow_without(
+    metric, score, distances, tiny_model, tiny_weights, tmp_path
+):
+    shutil.copy(REPOSITORY / "config.yaml", tmp_path)
+    grid = {"protections": ["clean"], "purifications": ["none"], "trainers": ["dreambooth"]}
+    places = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 256}},
+        "datasets": {"bundled": {"path": str(BUNDLED)}},
+    }
+    workflow = Workflow(tmp_path, {"preset": "tiny", "metrics": ["fdfr", metric], **grid, **places})
 
-    asked = re.findall(
-        r"^(?:local)?rule (score|distances):.*?gpu=(\d)", plan.stdout + plan.stderr, re.M | re.S
-    )
+    plan = workflow.snakemake("--dry-run", "--workflow-profile", "none")
 
-    assert {rule: int(count) for rule, count in asked} == gpus
+    assert plan.returncode == 0, plan.stdout + plan.stderr
+    asked = re.findall(r"rule (score|distances):.*?gpu=(\d)", plan.stdout + plan.stderr, re.DOTALL)
+    assert dict(asked) == {"score": score, "distances": distances}
 
 
 def test_another_setting_of_a_protection_runs_only_its_own_cells(workflow):
