@@ -17,7 +17,6 @@ from cloakbench.score.references import NO_REFERENCES, References
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
 
 
 def facts(backend: FaceBackend, metrics: Sequence[Metric], cache: Path | None = None) -> Facts:
