@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
-from cloakbench.experiment.claims import Claim, Ledger
+from cloakbench.experiment.claims import Claim, Ledger, labels_of
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
@@ -134,6 +134,17 @@ def test_an_order_is_decided_by_a_trend() -> None:
     row = verdict(claim("rising", *cells), level)
     assert row["verdict"] == "undecided"
     assert row["people"] > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer", "prompt"),
+    [("dreambooth@50", "dreambooth@50", None), ("dreambooth@50@class", "dreambooth@50", "class"),
+     ("dreambooth@5star", "dreambooth", "5star")],
+)  # fmt: skip
+def test_a_claim_can_be_on_a_snapshot_and_on_its_prompt(name, trainer, prompt) -> None:
+    labels = labels_of(f"aspl/none/{name}")
+
+    assert (labels["trainer"], labels.get("prompt")) == (trainer, prompt)
 
 
 def test_prompts_and_photos_can_be_compared() -> None:

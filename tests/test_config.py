@@ -14,6 +14,7 @@ import yaml
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import Config, read
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.tasks import all_tasks, inputs
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
 
@@ -79,6 +80,23 @@ def test_the_floor_has_one_cell_per_person(config):
     assert [cell.identity for cell in floor] == ["anna", "bert"]
     assert len(experiment.cells()) == 2 * 2 * 1 + 2
     assert experiment.controls.floor == ("none",)
+
+
+def test_snapshots_are_cells_that_share_a_training_and_compare_with_its_end(config):
+    learning = {"method": "dreambooth", "steps": 400, "snapshots": [50, 100]}
+    experiment = Experiment.parse(config | {"trainers": [learning, "cdl"], "identities": ["anna"]})
+
+    tasks = all_tasks(experiment)
+    labels = ["dreambooth@50", "dreambooth@100", "dreambooth", "cdl"]
+    assert [experiment.trainers[label].steps for label in labels] == [50, 100, 400, 1000]
+    assert [cell.trainer for cell in experiment.cells()] == labels * 2
+    assert [task.label for task in tasks["personalise"]] == ["dreambooth", "cdl"] * 2
+    assert experiment.controls.trainer == ("dreambooth",)
+    early = inputs(tasks["score"][0], experiment)["samples"]
+    assert early == (
+        tasks["personalise"][0],
+        Path("results/mini/faces/anna/generated/clean/none/dreambooth/@50"),
+    )
 
 
 def test_identities_can_be_chosen_and_a_wrong_one_is_found_before_the_run(config):

@@ -409,6 +409,53 @@ def test_one_that_is_killed_while_it_samples_neither_trains_nor_samples_twice(
     assert not [p for p in scratch.rglob("*.png") if KEPT not in str(p)]
 
 
+def learning(name: str, **settings: Any) -> dict[str, Any]:
+    return tiny_spec(trainers, name, learning_rate=1e-2, steps=3, **settings)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_samples_of_a_snapshot_are_those_of_a_training_of_so_many_steps(
+    name, tiny_model, folders, tmp_path
+):
+    for steps, snapshots in ((1, ()), (2, ()), (3, (1, 2))):
+        spec = {**learning(name), "steps": steps, "snapshots": snapshots}
+        out = tmp_path / str(steps)
+        stage(tiny_model, folders, out, spec, folders.class_images, None, SAMPLING)
+
+    first, second, last = (images(tmp_path / str(steps)) for steps in (1, 2, 3))
+    assert {k: v for k, v in last.items() if "@" not in k}.keys() == first.keys()
+    assert images(tmp_path / "3" / "@1") == first
+    assert images(tmp_path / "3" / "@2") == second
+    assert len({pictures["photo/000.png"] for pictures in (first, second, last)}) == 3
+
+
+@pytest.mark.parametrize("lives", [1, 2, 3])
+def test_a_training_with_snapshots_that_is_killed_goes_on_with_the_same_images(
+    lives, tiny_model, folders, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 0.0))  # saving is free
+    spec, classes = learning("dreambooth", snapshots=(1, 2)), folders.class_images
+    stage(tiny_model, folders, tmp_path / "calm", spec, classes, None, SAMPLING)
+    scratch = tmp_path / "scratch"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("cloakbench.running.run.Job", partial(MortalJob, lives=lives))
+        stage(tiny_model, folders, tmp_path / "out", spec, classes, scratch, SAMPLING)
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr("cloakbench.running.run.Job", partial(MortalJob, seen=seen))
+    stage(tiny_model, folders, tmp_path / "out", spec, classes, scratch, SAMPLING)
+
+    assert images(tmp_path / "out") == images(tmp_path / "calm")
+    assert [step for name, step in seen if name == "personalise"] == [*range(lives, 3)]
+    assert not list(scratch.rglob("*.safetensors"))
+
+
+def test_weights_alone_have_no_snapshots(tiny_model, folders, tmp_path):
+    spec = learning("dreambooth", snapshots=(1,))
+
+    with pytest.raises(CloakBenchError, match=r"'dreambooth' has snapshots, .* give --sampling"):
+        stage(tiny_model, folders, tmp_path / "out", spec, folders.class_images)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_class_images_are_needed_unless_the_prior_weighs_nothing(
     name, tiny_model, folders, tmp_path

@@ -184,6 +184,21 @@ def test_sign_noise_uses_the_whole_budget_but_at_the_borders(budget, identity, t
     assert 0.45 < (after > before)[inside].float().mean() < 0.55
 
 
+def test_a_share_of_the_photos_is_protected_and_more_of_them_at_a_larger_share(tiny_model):
+    identity = Identity(smooth_photos(8, 3))
+    original = identity.instance_images.pixels
+
+    def changed(share: float, name: str = "noise", seed: int = 0) -> set[int]:
+        made = run(name, identity, tiny_model, Job(seed), share=share).pixels
+        return {i for i in range(8) if not torch.equal(made[i], original[i])}
+
+    quarter, half, most = (changed(share) for share in (0.25, 0.5, 0.75))
+    assert [len(each) for each in (changed(0.01), quarter, half, most)] == [1, 2, 4, 6]
+    assert quarter < half < most < changed(1) == set(range(8))
+    assert half == changed(0.5, "pid"), "other protections leave the same photos clean"
+    assert any(half != changed(0.5, seed=seed) for seed in range(1, 4))
+
+
 def test_uniform_noise_fills_the_budget_evenly(identity, tiny_model):
     settings = {"budget": 20, "distribution": "uniform"}
     photos = run("noise", identity, tiny_model, Job(0), **settings)

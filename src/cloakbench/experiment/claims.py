@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
@@ -16,13 +17,14 @@ from cloakbench.settings import Settings
 S = TypeVar("S", bound=Settings)
 
 _LABELS = ("protection", "purification", "trainer")
+_CELL = re.compile(r"([^@]*(?:@\d+(?=@|$))?)@?(.*)")  # a trainer's label may end in steps
 
 
 class Claim(Settings):
     """What is claimed, by whom, and what decides it.
 
     Cells are written `protection/purification/trainer`, with `@prompt` for the samples of one
-    prompt; `protection/purification` are photos.
+    prompt; `protection/purification` are photos. `.../trainer@50` are samples of a snapshot.
     """
 
     claim: str = Field(description="what is claimed, in a sentence")
@@ -78,7 +80,7 @@ class Ledger(Settings):
             measured = photos if claim.of_photos else samples
             _known(claim, claim.endpoint, measured.metrics)
             for each in claim.cells:
-                cell, _, prompt = each.partition("@")
+                cell, prompt = _parts(each)
                 _known(claim, cell, measured.cells)
                 _known(claim, prompt, {"", *prompts})
 
@@ -113,6 +115,12 @@ def _known(claim: Claim, name: str, names: Collection[str]) -> None:
 
 def labels_of(name: str) -> dict[str, str]:
     """Columns and values of a table's rows that a cell, as claims write it, stands for."""
-    cell, _, prompt = name.partition("@")
+    cell, prompt = _parts(name)
     labels = dict(zip(_LABELS, cell.split("/"), strict=False))
     return labels | ({"prompt": prompt} if prompt else {})
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A cell, and the prompt whose samples of it are meant; "" for all."""
+    found = _CELL.fullmatch(name)
+    return (found[1], found[2]) if found else (name, "")

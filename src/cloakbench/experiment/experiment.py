@@ -15,14 +15,14 @@ from cloakbench.experiment.config import Config, Entry, check_label, load, read
 from cloakbench.experiment.data import check_distinct, prepared_names
 from cloakbench.experiment.reported import Reported
 from cloakbench.faces import backends
-from cloakbench.files.layout import Cell, Controls, Layout
+from cloakbench.files.layout import SNAPSHOT, Cell, Controls, Layout, trained
 from cloakbench.files.outputs import check_writable
 from cloakbench.files.weights import sha256_of
 from cloakbench.finished import Finished
 from cloakbench.models.sampling import Samples
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tokens import check_prompts
-from cloakbench.personalise import trainers
+from cloakbench.personalise import Trainer, trainers
 from cloakbench.phrase import Contrastive
 from cloakbench.protect import protections
 from cloakbench.protect.ascent import Ascent
@@ -47,7 +47,8 @@ class Experiment:
     layout: where its results are.
     digests: a cache of the SHA-256 of weights and photos.
     surrogates: by protection, the name of the model that it is made on, if it needs one.
-    protections, purifiers, trainers: by label, in the config's order.
+    protections, purifiers, trainers: by label, in the config's order; before a trainer, what its
+        snapshots are samples of, as `cdl@50`.
     faces: the face backend.
     metrics: those that the config names, of samples and of photos.
     claims: what the experiment decides; None where it names no file of them.
@@ -59,7 +60,7 @@ class Experiment:
         Raises:
             CloakBenchError: unknown method, setting or preset; a bad value; two entries of one
                 name; no metric of samples, or one that the face backend does not suit; a negative
-                prompt that does nothing.
+                prompt that does nothing; snapshots where weights are kept.
         """
         self.config = config
         self.layout = Layout(config.results)
@@ -72,7 +73,7 @@ class Experiment:
         built = self._build(purifiers, config.purifications)
         noun = config.prompts.class_noun
         self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
-        self.trainers = self._build(trainers, config.trainers)
+        self.trainers = _with_snapshots(self._build(trainers, config.trainers), config.keep_weights)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()
         self.metrics = build_metrics([metric.spec() for metric in named])
@@ -149,7 +150,10 @@ class Experiment:
     def controls(self) -> Controls:
         """The methods that others are compared with."""
         stages = (self.protections, self.purifiers, self.trainers)
-        known = (tuple(k for k, m in stage.items() if m.is_control) for stage in stages)
+        known = (
+            tuple(k for k, m in stage.items() if m.is_control and trained(k) == k)
+            for stage in stages
+        )
         return Controls(*known)._replace(floor=self._floor)
 
     @property
@@ -368,6 +372,20 @@ class Experiment:
         if self.config.preset in method.presets:
             spec.setdefault("preset", self.config.preset)
         return label, spec
+
+
+def _with_snapshots(named: Mapping[str, Trainer], keep_weights: bool) -> dict[str, Trainer]:
+    made: dict[str, Trainer] = {}
+    for label, trainer in named.items():
+        earlier = trainer.earlier()
+        if earlier and keep_weights:
+            raise CloakBenchError(
+                f"config: trainer '{label}' has snapshots, which are sampled as it is trained. Set "
+                "keep_weights to false."
+            )
+        made |= {f"{label}{SNAPSHOT}{step}": each for step, each in earlier.items()}
+        made[label] = trainer
+    return made
 
 
 def _check_own(folder: Path, protection: str, found: dict[Path, str]) -> None:

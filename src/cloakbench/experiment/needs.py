@@ -112,7 +112,9 @@ class Needs:
             case "sample":
                 return [self.config.sampling]
             case "personalise" if not self.config.keep_weights:
-                return [self.config.sampling]
+                return [self.config.sampling] * (
+                    1 + len(self.experiment.trainers[task.label].earlier())
+                )
         return []
 
     def _work(self, task: Task) -> Work | None:

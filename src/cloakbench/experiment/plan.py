@@ -177,7 +177,7 @@ class _Planner:
             len(tasks) - len(done),
             fmean(times) if times else counted,
             bool(times),
-            self._disk(stage, need),
+            self._disk(stage, method, need),
             need,
             frugal,
         )
@@ -199,18 +199,19 @@ class _Planner:
             self.uncounted += error.problems
             return None, False
 
-    def _disk(self, stage: str, need: Need | None) -> float:
+    def _disk(self, stage: str, method: str, need: Need | None) -> float:
         """Bytes of a job's result, about: images, or weights."""
         config, photos = self.experiment.config, self.needs.photos
         samples = config.sampling.images * len(config.prompts.sample)
         if stage == "personalise" and config.keep_weights:
             return need.weights if need else 0
+        snapshots = len(self.experiment.trainers[method].earlier()) if stage == "personalise" else 0
         images = {
             "class_images": config.class_images.images,
             "data": sum(photos.values()),
             "protect": photos["set_B"],
             "purify": photos["set_B"],
-            "personalise": samples,
+            "personalise": samples * (1 + snapshots),
             "sample": samples,
         }
         return images.get(stage, 0) * PIXEL * config.model_spec.resolution**2

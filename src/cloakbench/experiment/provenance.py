@@ -20,7 +20,7 @@ import yaml
 from cloakbench import __version__
 from cloakbench.experiment.status import duration, read_benchmark
 from cloakbench.experiment.tasks import all_tasks, manifest
-from cloakbench.files.layout import CLASS_SEED, STAGES
+from cloakbench.files.layout import CLASS_SEED, STAGES, trained
 from cloakbench.files.text import markdown_row, markdown_text, write_text
 from cloakbench.files.verified import load_manifest
 from cloakbench.files.weights import WEIGHTS
@@ -86,7 +86,8 @@ def settings(experiment: Experiment) -> dict[str, Any]:
     """The config after defaults and presets: a config that runs the same experiment."""
 
     def entries(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
-        return [{"name": label, **method.spec()} for label, method in methods.items()]
+        named = {label: method for label, method in methods.items() if trained(label) == label}
+        return [{"name": label, **method.spec()} for label, method in named.items()]
 
     config, others = experiment.config, experiment.surrogates
     made_on = {k: {"model": v} for k, v in others.items() if v != experiment.config.model}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cloakbench.files.layout import CELL_LABELS, SETS, STAGES, Cell
+from cloakbench.files.layout import CELL_LABELS, SETS, STAGES, Cell, trained
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.verified import beside
 
@@ -48,6 +48,8 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
 
 def named(cell: Cell, stage: str) -> Cell:
     """A cell with only the labels that name a stage's job."""
+    if stage == "personalise":  # once for a training and all its snapshots
+        cell = replace(cell, trainer=trained(cell.trainer))
     labels, values = STAGES[stage], [*vars(cell).values()]
     return Cell(*values[:labels], *[""] * (len(values) - labels))
 

@@ -7,7 +7,7 @@ library agree on paths by construction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ BESIDE_MODELS = ("tables", "report", "logs", "benchmarks")  # folders beside tho
 
 CLASS_SEED = 0
 """Class images are drawn once for a model, whatever its cells are repeated with."""
+
+SNAPSHOT = "@"
+"""What stands before the number of steps in the label of a training that went on, `cdl@50`."""
 
 STAGES = {
     "class_images": 1,
@@ -111,8 +114,13 @@ class Layout:
         return self._trained(cell, "personalised")
 
     def generated(self, cell: Cell) -> Path:
-        """Samples: one folder per prompt key, `<prompt>/<index>.png`."""
-        return self._trained(cell, "generated")
+        """Samples: one folder per prompt key, `<prompt>/<index>.png`.
+
+        Those of snapshots lie in a folder in that of their training.
+        """
+        trainer, *snapshot = cell.trainer.split(SNAPSHOT)
+        own = self._trained(replace(cell, trainer=trainer), "generated")
+        return own.joinpath(*(f"{SNAPSHOT}{step}" for step in snapshot))
 
     def scores(self, cell: Cell) -> Path:
         """One row per sample."""
@@ -178,4 +186,11 @@ def prompt_folders(generated: Path) -> list[Path]:
     if not generated.is_dir():
         raise CloakBenchError(f"{generated}: no such folder of samples. Run `cloakbench sample`.")
     verified(generated)
-    return sorted(p for p in generated.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(
+        p for p in generated.iterdir() if p.is_dir() and not p.name.startswith((".", SNAPSHOT))
+    )
+
+
+def trained(trainer: str) -> str:
+    """The label of the training that a trainer's samples are of, which may have gone on."""
+    return trainer.partition(SNAPSHOT)[0]

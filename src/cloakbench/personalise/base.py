@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cloakbench.errors import CloakBenchError, advising
+from cloakbench.files.outputs import new_folder
 from cloakbench.phrase import Contrastive, NoisePhrase
 from cloakbench.prior import PriorPreservation
 from cloakbench.registry import Registry, Spec
@@ -61,6 +64,13 @@ class Trainer(NoisePhrase):
         """The prompts that it trains on, by the images that they go with."""
         return {}
 
+    def earlier(self) -> Mapping[int, Self]:
+        """What its training is after fewer steps, at which samples are made, too, by their number.
+
+        Of each, `fit` leaves weights at `snapshot`, if the job has a scratch folder.
+        """
+        return {}
+
     @abstractmethod
     def fit(self, model: DiffusionModel, identity: Identity, job: Job) -> None:
         """Train `model` in place on the identity's instance (and class) images."""
@@ -80,6 +90,9 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
     """What to do where memory runs out."""
 
     steps: int = Field(1000, ge=1, description="training steps")
+    snapshots: tuple[int, ...] = Field(
+        (), description="steps after which samples are made, too, as of trainers of so many steps"
+    )
     learning_rate: float = Field(5e-7, gt=0, description="AdamW's learning rate")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
     batch_size: int = Field(1, ge=1, description="instance images per step, and class images")
@@ -88,6 +101,21 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
     eight_bit: bool = Field(
         False, description="AdamW's moments in 8 bits, by bitsandbytes: a quarter of their memory"
     )
+
+    @model_validator(mode="after")
+    def _snapshots_rise(self) -> Self:
+        ends = (0, *self.snapshots, self.steps)
+        if any(later <= sooner for sooner, later in pairwise(ends)):
+            raise ValueError(
+                f"snapshots rise, and lie between 0 and the last of {self.steps} steps"
+            )
+        return self
+
+    def earlier(self) -> Mapping[int, Self]:
+        return {
+            step: self.model_copy(update={"steps": step, "snapshots": self.snapshots[:number]})
+            for number, step in enumerate(self.snapshots)
+        }
 
     @property
     def is_control(self) -> bool:
@@ -121,6 +149,11 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
                 tuner.step(instance, step, job.rng)
                 if step % 50 == 49:
                     tuner.check()
+                if step + 1 in self.snapshots and job.scratch is not None:
+                    with new_folder(
+                        snapshot(job.scratch, step + 1), {"stage": "personalise"}
+                    ) as kept:
+                        model.save(kept)
             tuner.check()
 
     def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
@@ -142,6 +175,11 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
     @abstractmethod
     def prepare(self, model: DiffusionModel, job: Job) -> None:
         """Thaw or add the weights that are trained; the model saves what was thawed or added."""
+
+
+def snapshot(scratch: Path, step: int) -> Path:
+    """Where a training leaves its weights after a number of steps, for the job that it is in."""
+    return scratch / f"after-{step}"
 
 
 trainers: Registry[Trainer] = Registry("trainer", "cloakbench.personalise", "cloakbench.trainers")

@@ -34,6 +34,9 @@ class Protection(Method):
     """Settings whose product is the number of gradient steps that each photo gets."""
 
     budget: Levels = Field(11, description="largest change of a channel value [grey levels of 255]")
+    share: float = Field(
+        1, gt=0, le=1, description="share of the photos that are protected; the others stay clean"
+    )
 
     @property
     def radius(self) -> float:
@@ -53,6 +56,10 @@ class Protection(Method):
     def protect(self, identity: Identity, load: Loader = no_model, job: Job = BY_HAND) -> Photos:
         """Perturb, project and round; the saved 8-bit images stay within the budget.
 
+        All photos are perturbed, then those are put back that `share` leaves clean; one at least
+        stays protected. The job's seed alone says which, and what is protected at one share is so
+        at larger ones. Source: `poison_rate` of DiffShortcut's code (recipes 3.2).
+
         load: loads the diffusion model, for methods that work with one. job: seed and device.
 
         Returns:
@@ -71,9 +78,17 @@ class Protection(Method):
                 f"protection '{self.name}': the perturbation became NaN. Lower its learning "
                 "rate or step size."
             )
-        return Photos(
-            round_to_levels(self.project(pixels, original)), identity.instance_images.names
-        )
+        protected = round_to_levels(self.project(pixels, original))
+        clean = self._clean(len(original), job)
+        protected[clean] = original[clean]
+        return Photos(protected, identity.instance_images.names)
+
+    def _clean(self, count: int, job: Job) -> Tensor:
+        """Which of so many photos stay clean."""
+        import torch
+
+        order = torch.randperm(count, generator=job.rng("share"))
+        return order[: count - max(1, math.floor(self.share * count + 0.5))]
 
     @abstractmethod
     def apply(self, identity: Identity, load: Loader, job: Job) -> Tensor:

@@ -157,7 +157,8 @@ def _words(cell: Cell) -> str:
 
 def _settings(samples: Path) -> dict[str, Any]:
     """What `cloakbench sample` used; nothing is known of samples from elsewhere."""
-    settings = (load_manifest(samples / MANIFEST) or {}).get("settings", {})
+    said = [load_manifest(place / MANIFEST) for place in (samples, samples.parent)]  # of snapshots
+    settings = next(filter(None, said), {}).get("settings", {})
     return settings.get("sampling", settings)  # where one job trained and sampled, it has both
 
 

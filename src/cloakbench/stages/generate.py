@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from cloakbench.files.layout import SNAPSHOT
+from cloakbench.files.verified import verified
 from cloakbench.models.device import with_model
 from cloakbench.models.loading import Loader
 from cloakbench.models.sampling import Samples, Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import Trainer, trainers
+from cloakbench.personalise.base import snapshot
 from cloakbench.prompts import Prompts
 from cloakbench.registry import Spec
 from cloakbench.running.record import Facts
@@ -45,6 +49,9 @@ def generate(
 ) -> None:
     """Teach a model an identity and sample it at once; `out` holds the images, which are those that
     `sample` makes of the weights, and the weights are written nowhere.
+
+    Of a trainer's snapshots there are as many folders more, `@<steps>/<key>/<index>.png`: just what
+    a trainer of so many steps makes.
     """
     trainer = trainers.build(spec)
     identity = training_images(trainer, prompts, instance, class_images)
@@ -58,11 +65,23 @@ def generate(
     if run.restored(job, record):
         return
 
-    def finish(load: Loader) -> None:
+    def finish(load: Loader, scratch: Path) -> None:
         diffusion = load()
-        trainer.fit(diffusion, identity, job)
+        own = replace(job, scratch=scratch) if trainer.earlier() else job
+        trainer.fit(diffusion, identity, own)
+        drawing = replace(job, seed=run.job_seed("sample"))
         with run.output(job, record) as folder:
             diffusion.merge()
-            samples.write(diffusion, replace(job, seed=run.job_seed("sample")), folder)
+            samples.write(diffusion, drawing, folder)
+            del diffusion  # before another one is loaded
+            for step in trainer.earlier():
+                name = f"{SNAPSHOT}{step}"
+                (folder / name).mkdir()
+                earlier = load()
+                earlier.adopt(verified(snapshot(scratch, step)))
+                beside = replace(drawing, scratch=job.scratch and job.scratch / name)
+                samples.write(earlier, beside, folder / name)
 
-    with_model(finish, model, run.device)
+    with TemporaryDirectory() as temporary:
+        scratch = job.scratch or Path(temporary)
+        with_model(lambda load: finish(load, scratch), model, run.device)

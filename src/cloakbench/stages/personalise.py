@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import load_photos
 from cloakbench.identity import Identity
 from cloakbench.models.device import with_model
@@ -34,8 +35,16 @@ def personalise(
     class_images: Path | None,
     run: Run,
 ) -> None:
-    """Teach a model an identity; `out` holds the trained weights."""
+    """Teach a model an identity; `out` holds the trained weights.
+
+    Raises:
+        CloakBenchError: the trainer has snapshots, which are sampled at once.
+    """
     trainer = trainers.build(spec)
+    if trainer.earlier():
+        raise CloakBenchError(
+            f"'{trainer.name}' has snapshots, which are sampled: give --sampling."
+        )
     identity = training_images(trainer, prompts, instance, class_images)
     record = run.record(
         facts(trainer, model, prompts, run.digests),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from cloakbench.files.layout import trained
 from cloakbench.score.base import metrics
 from cloakbench.tables.display import Value, number, score_value, spread
 from cloakbench.tables.experiment import Tables
@@ -149,6 +150,7 @@ def _find(tables: Tables, protection: str) -> Findings | None:
     own = [r for r in frame.to_dict("records") if r["protection"] == protection]
     bare = [r for r in own if _way(r) == first_way(tables) and is_beside(r, known)]
     others = [r for r in own if _way(r) != first_way(tables) and is_beside(r, known[:1])]
+    others = [r for r in others if trained(r["trainer"]) == r["trainer"]]  # less is always learnt
     identity, quality = chosen(frame, IDENTITY), chosen(frame, QUALITY)
     found = _judge(bare, identity)
     if found is None:
