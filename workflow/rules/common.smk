@@ -23,6 +23,7 @@ from cloakbench.running.jobs import sweep
 from cloakbench.files.layout import WILDCARDS as W
 from cloakbench.files.layout import CLASS_SEED, Cell
 from cloakbench.files.outputs import MANIFEST, hold, new_file
+from cloakbench.report.figures import figures
 from cloakbench.score.base import photo_metrics
 
 # A plan is millions of objects that all live on; to search them for garbage again and again took a

@@ -42,7 +42,10 @@ rule report:
         tables,
     output:
         shown(REPORT, "Results", "page"),
-        shown(LAYOUT.figure(EXPERIMENT.name), "Results", "figure"),
+        [
+            shown(LAYOUT.figure(EXPERIMENT.name, figure.name), "Results", figure.title)
+            for figure in figures(EXPERIMENT.stages)
+        ],
         manifest(REPORT.parent),
     log:
         LAYOUT.experiment_log("report", EXPERIMENT.name),

@@ -296,7 +296,7 @@ def picture(
 
 def report(config: ConfigArgument) -> None:
     """Write an experiment's report: one HTML file with its scores and pictures, for any browser,
-    and its figure as a file, scores.svg.
+    and its figures as files: scores.svg, and where they fit curves.svg and interactions.svg.
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
     """
@@ -314,11 +314,7 @@ def report(config: ConfigArgument) -> None:
         experiment.cells(),
         experiment.layout,
         _tables(experiment),
-        {
-            "protection": experiment.protections,
-            "purification": experiment.purifiers,
-            "trainer": experiment.trainers,
-        },
+        experiment.stages,
     )
     seal(out.parent, expected.report().manifest())
     typer.echo(f"report: {out}")

@@ -110,10 +110,18 @@ class Experiment:
         """The name of its folders of tables and report."""
         return self.config.experiment
 
+    @property
+    def stages(self) -> dict[str, Mapping[str, Method]]:
+        """What the labels of cells stand for."""
+        return {
+            "protection": self.protections,
+            "purification": self.purifiers,
+            "trainer": self.trainers,
+        }
+
     def methods(self) -> list[Method]:
         """Every method that the experiment names."""
-        stages: tuple[Mapping[str, Method], ...] = (self.protections, self.purifiers, self.trainers)
-        grid = (method for stage in stages for method in stage.values())
+        grid = (method for stage in self.stages.values() for method in stage.values())
         return [*grid, self.faces, *self.metrics]
 
     @property
@@ -149,10 +157,9 @@ class Experiment:
     @property
     def controls(self) -> Controls:
         """The methods that others are compared with."""
-        stages = (self.protections, self.purifiers, self.trainers)
         known = (
             tuple(k for k, m in stage.items() if m.is_control and trained(k) == k)
-            for stage in stages
+            for stage in self.stages.values()
         )
         return Controls(*known)._replace(floor=self._floor)
 

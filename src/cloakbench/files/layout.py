@@ -142,8 +142,8 @@ class Layout:
     def report(self, experiment: str) -> Path:
         return self.root / "report" / experiment / "index.html"
 
-    def figure(self, experiment: str) -> Path:
-        return self.root / "report" / experiment / "scores.svg"
+    def figure(self, experiment: str, name: str) -> Path:
+        return self.root / "report" / experiment / f"{name}.svg"
 
     def log(self, stage: str, cell: Cell) -> Path:
         """What a job of a stage said."""

@@ -1,4 +1,4 @@
-"""Put verdicts, figure, tables and pictures on one page."""
+"""Put verdicts, figures, tables and pictures on one page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.text import write_text
 from cloakbench.registry import Method
 from cloakbench.report.evidence import IS, Evidence, evidence, headline
+from cloakbench.report.figures import figures
 from cloakbench.report.gallery import PHOTOS, SAMPLES, Gallery, galleries
 from cloakbench.report.pictures import GAIN
-from cloakbench.report.plot import score_plot, standalone
+from cloakbench.report.plot import standalone
 from cloakbench.report.views import View, view
 from cloakbench.score.base import DISTANCES
 from cloakbench.tables.display import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
+    from cloakbench.report.figures import Figure
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
@@ -53,7 +55,7 @@ def make_report(
     methods: Mapping[str, Mapping[str, Method]],
 ) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it, and its
-    figure once more as a file.
+    figures once more as files.
 
     Args:
         experiment: names the folder and the page.
@@ -72,8 +74,11 @@ def make_report(
 
     pictured = [cell for cell in cells if cell.seed == cells[0].seed]
     pictures, shown = galleries(pictured, layout, tables), evidence(pictured, layout, tables)
-    plot, views = score_plot(tables), _views(tables)
-    write_text(layout.figure(experiment), standalone(plot or EMPTY))
+    views = _views(tables)
+    drawn = [(figure, figure.draw(tables, methods)) for figure in figures(methods)]
+    for figure, svg in drawn:
+        write_text(layout.figure(experiment, figure.name), standalone(svg or EMPTY))
+    shown_figures = [(figure, Markup(svg)) for figure, svg in drawn if svg]
     path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
     write_text(
         path,
@@ -83,10 +88,10 @@ def make_report(
             methods=methods,
             counts=_counts(len(cells), len(tables.images), len(people)),
             shown=_shown(len(pictures), len(people)),
-            plot=Markup(plot),
+            figures=shown_figures,
             galleries=pictures,
             tables=views,
-            contents=_contents(views, pictures, bool(plot)),
+            contents=_contents(views, pictures, [figure for figure, _ in shown_figures]),
             **_results(tables, shown),
         ),
     )
@@ -128,11 +133,13 @@ def _views(tables: Tables) -> list[View]:
     return [*made, view("photos", "Photos against their originals", photos, DISTANCES)]
 
 
-def _contents(views: list[View], pictures: list[Gallery], plot: bool) -> list[tuple[str, str]]:
+def _contents(
+    views: list[View], pictures: list[Gallery], drawn: list[Figure]
+) -> list[tuple[str, str]]:
     """Sections by id and title."""
     return [
         ("verdicts", "What holds"),
-        *([("figure", "Figure")] if plot else []),
+        *((f"figure-{figure.name}", figure.title) for figure in drawn),
         *((each.key, each.name) for each in views),
         *([("pictures", "Pictures")] if pictures else []),
         ("methods", "Methods"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -37,10 +38,28 @@ class Look(NamedTuple):
     words: str
 
 
-# Okabe and Ito's colours, of those that stand out from white and from black pages by 3 to 1
+# Okabe and Ito's colours, all that stand out from white and from black pages by 3 to 1
 CONTROL = Look(INK, "o", "controls")
 PROTECTED = Look("#0072b2", "s", "protected photos")
 UNDONE = Look("#d55e00", "^", "protected photos, purified or learnt in another way")
+LOOKS = (PROTECTED, UNDONE, Look("#009e73", "D", "a third"), Look("#cc79a7", "v", "a fourth"))
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style of all figures."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "cloakbench",
+            "font.size": 9,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+        }
+    ):
+        yield
 
 
 def score_plot(tables: Tables) -> str:
@@ -57,15 +76,7 @@ def score_plot(tables: Tables) -> str:
     summary, names = tables.summary, main_metrics(tables.summary)
     if not names:
         return ""
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "cloakbench",
-            "font.size": 9,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-        }
-    ):
+    with drawing():
         figure = matplotlib.figure.Figure(
             figsize=(10, 1.2 + 0.25 * len(summary)), layout="constrained"
         )
@@ -77,7 +88,7 @@ def score_plot(tables: Tables) -> str:
         panels[0].set_yticks(range(len(summary)), _row_names(summary))
         panels[0].invert_yaxis()
         _legend(figure, looks)
-        return _inline_svg(figure)
+        return inline_svg(figure)
 
 
 def standalone(svg: str) -> str:
@@ -95,29 +106,31 @@ def _look(row: Mapping[Any, Any], tables: Tables) -> Look:
 def _row_names(summary: pd.DataFrame) -> list[str]:
     varying = [name for name in NAMES if summary[name].nunique() > 1] or ["protection"]
     rows = summary[varying].itertuples(index=False)
-    return [" / ".join(map(str, row)).replace("$", r"\$") for row in rows]
+    return [plain(map(str, row)) for row in rows]
 
 
 def _panel(axes: Axes, summary: pd.DataFrame, name: str, looks: list[Look]) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     for position, (row, look) in enumerate(zip(summary.to_dict("records"), looks, strict=True)):
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         if not math.isnan(low):
             axes.plot([low, high], [position, position], color=look.colour, linewidth=1.5)
         axes.plot(row[name], position, look.marker, color=look.colour, markersize=5)
-    if metrics[name].display.endswith("%"):
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
     changes = summary["protection"].ne(summary["protection"].shift())
     for position in [index for index, new in enumerate(changes) if new][1:]:
         axes.axhline(position - 0.5, color=INK, linewidth=0.6, alpha=0.35)
     for tick in (0, 1):
         axes.axvline(tick, color=INK, linewidth=0.6, alpha=0.35)
-    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.5)
-    axes.set_facecolor("none")
-    axes.tick_params(colors=INK, length=0)
-    axes.spines[:].set_visible(False)
+    by_axis(axes, name, "x")
     axes.set_ylim(-0.7, len(summary) - 0.3)
+
+
+def by_axis(axes: Axes, name: str, which: Literal["x", "y"]) -> None:
+    """Lines for the values of a metric on an axis, and shares as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.grid(axis=which, color=INK, alpha=0.12, linewidth=0.5)
+    if metrics[name].display.endswith("%"):
+        (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(PercentFormatter(1))
 
 
 def _legend(figure: Figure, looks: list[Look]) -> None:
@@ -131,7 +144,17 @@ def _legend(figure: Figure, looks: list[Look]) -> None:
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), frameon=False)
 
 
-def _inline_svg(figure: Figure) -> str:
+def plain(names: Iterable[str]) -> str:
+    """Labels as matplotlib shows them, in which dollars begin no formula."""
+    return " / ".join(names).replace("$", r"\$")
+
+
+def inline_svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element in the colours and fonts of what is around it."""
+    for axes in figure.axes:
+        axes.set_facecolor("none")
+        axes.tick_params(colors=INK, length=0)
+        axes.spines[:].set_visible(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
