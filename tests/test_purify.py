@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import Photos, load_photos, to_images, to_pixels
+from cloakbench.files.outputs import MANIFEST
 from cloakbench.models.base import DiffusionModel
 from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
@@ -23,6 +26,7 @@ from cloakbench.purify import Purifier, purifiers
 from cloakbench.purify.base import build_purifier
 from cloakbench.running.jobs import Job
 from cloakbench.running.run import Run
+from cloakbench.running.stopwatch import loads
 from cloakbench.stages.purify import purify
 
 ALL = complete(purifiers)
@@ -235,6 +239,30 @@ def test_a_purifier_that_breaks_its_promise_is_named(bad, monkeypatch):
 
     with pytest.raises(CloakBenchError, match=r"'none' returned .*not finite"):
         clean("none", cloaked())
+
+
+def test_seconds_of_a_photo_are_without_loading(folders, tiny_model, tmp_path, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("cloakbench.running.stopwatch.time", clock)
+
+    @loads
+    def load(inner: bool = True) -> None:
+        now[0] += 50
+        if inner:
+            loads(load)(inner=False)
+
+    def clean(self, pixels, job):
+        load()
+        now[0] += 3 * len(pixels)
+        return pixels
+
+    monkeypatch.setattr(type(purifiers.build("jpeg")), "clean", clean)
+    run = Run(tmp_path / "out", "anna")
+    purify("jpeg", model=tiny_model, photos=folders.instance, run=run)
+
+    said = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert said["took"] == {"seconds_per_photo": 3}
 
 
 def test_the_stage_saves_what_the_purifier_returns(folders, tiny_model, tmp_path):

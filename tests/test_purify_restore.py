@@ -418,6 +418,7 @@ def test_photos_without_a_face_stay_and_the_manifest_says_how_many(
     assert torch.equal(load_photos(tmp_path / "out").pixels, photos.pixels)
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert manifest["notes"] == {"photos_without_a_face": 3}, "those before the kill, too"
+    assert "took" not in manifest, "nobody knows how long the killed one took"
 
 
 def test_missing_or_foreign_weights_are_one_line_before_any_work(

@@ -14,18 +14,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from test_tables import study, tabulate
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.experiment import _with_snapshots
 from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.personalise import trainers
-from cloakbench.protect import protections
+from cloakbench.protect import Protection, protections
 from cloakbench.purify import purifiers
 from cloakbench.report import make_report, plot
+from cloakbench.report.curves import axes, curve_plot
 from cloakbench.report.gallery import SAMPLES
+from cloakbench.report.heat_map import heat_map
 from cloakbench.report.page import _prose
 from cloakbench.report.pictures import magnify, photos
 from cloakbench.tables import write_tables
@@ -225,7 +229,7 @@ def test_text_and_marks_stand_out_in_light_and_dark() -> None:
         for page in pages:
             text = ("ink", "soft", "mark", "held", "lost")
             assert min(contrast(named[name], page) for name in text) >= 4.5
-            assert min(contrast(look.colour, page) for look in (plot.PROTECTED, plot.UNDONE)) >= 3
+            assert min(contrast(look.colour, page) for look in plot.LOOKS) >= 3
 
 
 def test_the_page_counts_one_thing_in_the_singular(page: str, cells, tmp_path: Path) -> None:
@@ -279,6 +283,69 @@ def test_the_figure_takes_the_colour_of_the_page_and_has_its_own_as_a_file(
     assert "&lt;b&gt;$x^2$ / cdl" in plot.score_plot(tables._replace(summary=hostile))
     nothing = tables.summary.drop(columns=["relative_ism", "fdfr"])
     assert plot.score_plot(tables._replace(summary=nothing)) == ""
+
+
+def named(**specs: object) -> dict[str, Protection]:
+    return {name.replace("_", "-"): protections.build(spec) for name, spec in specs.items()}
+
+
+def aspl(**settings: object) -> dict[str, object]:
+    return {"method": "aspl", **settings}
+
+
+def test_a_number_in_which_entries_differ_alone_makes_a_curve() -> None:
+    learning = {"method": "dreambooth", "steps": 400, "snapshots": [50, 100]}
+    methods = {
+        "protection": named(
+            clean="clean", aspl_2=aspl(budget=2), aspl_8=aspl(budget=8), aspl="aspl",
+            of_other_rounds=aspl(budget=4, rounds=1), noise_2={"method": "noise", "budget": 2},
+        ),
+        "trainer": _with_snapshots({"dreambooth": trainers.build(learning)}, keep_weights=False),
+    }  # fmt: skip
+
+    budget, steps = axes(methods)
+
+    assert (budget.setting, budget.lines) == ("budget", [{"aspl-2": 2, "aspl-8": 8, "aspl": 11}])
+    assert "grey levels" in budget.title
+    assert steps.lines == [{"dreambooth@50": 50, "dreambooth@100": 100, "dreambooth": 400}]
+    assert axes(METHODS) == []
+
+
+def test_curves_are_drawn_against_their_setting_with_controls_beside_them(cells, tmp_path) -> None:
+    tables = tabulate(cells, tmp_path)
+    labels = {"aspl": 11, "aspl-8": 8, "aspl-2": 2}
+    methods = {"protection": {k: protections.build(aspl(budget=v)) for k, v in labels.items()}}
+    own = tables.summary[tables.summary["protection"] == "aspl"]
+    more = [own.assign(protection=name, fdfr=0.1) for name in ("aspl-8", "aspl-2")]
+    tables = tables._replace(summary=pd.concat([tables.summary, *more], ignore_index=True))
+
+    svg = curve_plot(tables, methods)
+
+    words = [html.unescape(each) for each in re.findall(r">([^<>]+)</text>", svg)]
+    assert {"2", "8", "11", "aspl / dreambooth", "aspl / cdl", "clean / cdl"} <= {*words}
+    assert "largest change of a channel value [grey levels of 255]" in words
+    assert curve_plot(tables, METHODS) == ""
+    path = make_report("demo", cells, Layout(tmp_path), tables, METHODS | methods)
+    assert "curves.svg" in {each.name for each in path.parent.iterdir()}
+    assert path.read_text("utf-8").count("<svg") == 2
+
+
+def test_a_map_is_darkest_where_the_protection_holds_least(cells, tmp_path) -> None:
+    tables = tabulate(cells, tmp_path)
+    assert heat_map(tables) == "", "two cells make no map"
+    own = tables.summary[tables.summary["protection"] == "aspl"]
+    grid = [
+        own.assign(purification=name, relative_ism=own["relative_ism"] + step, fdfr=0.5 - step)
+        for name, step in (("none", 0.0), ("jpeg", 0.2), ("codesr", 0.4))
+    ]
+    tables = tables._replace(summary=pd.concat(grid, ignore_index=True))
+
+    svg = heat_map(tables)
+
+    depths = [float(each) for each in re.findall(r"fill-opacity: ([\d.]+)", svg)]
+    assert depths == pytest.approx([0.0, 0.0, 0.3, 0.3, 0.6, 0.6] * 2)
+    assert "50%" in svg
+    assert "aspl: FDFR" in svg
 
 
 def test_a_table_shows_few_columns_and_has_the_others(page: str) -> None:

@@ -311,6 +311,7 @@ def test_the_files_hold_what_was_made(made, tmp_path: Path) -> None:
         *("images.csv", "identities.csv", "summary.csv", "contrasts.csv", "distances.csv"),
         *("photos.csv", "summary.md", "identities.md", "contrasts.md", "photos.md"),
         *("summary.tex", "identities.tex", "contrasts.tex", "photos.tex"),
+        *("prompts.csv", "prompts.md", "prompts.tex"),
     }
     read = pd.read_csv(tmp_path / "tables" / "summary.csv")
     assert read["relative_ism"].tolist() == pytest.approx(made.summary["relative_ism"].tolist())
@@ -394,6 +395,37 @@ def test_where_no_face_was_looked_for_their_number_is_unknown_not_zero(tmp_path:
 
     assert made.summary["faces"].isna().all()
     assert "| \N{EN DASH} | 30.0 (30.0, 30.0) |" in (tmp_path / "summary.md").read_text("utf-8")
+
+
+def test_prompts_have_rows_of_their_own_which_average_to_the_summary(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    for cell in cells:
+        scores = _scores(cell).assign(kid=0.1)
+        scores["identified"] = (scores["prompt"] == "photo").astype(float)
+        write_scores(scores, Layout(tmp_path).scores(cell), MADE)
+    made = tabulate(cells, tmp_path)
+
+    assert made.prompts is not None
+    assert [*made.prompts["prompt"]] == ["photo", "portrait"] * len(made.summary)
+    found = [
+        row(made.prompts, protection="aspl", trainer="cdl", prompt=prompt)["identified"]
+        for prompt in ("photo", "portrait")
+    ]
+    assert found == [1, 0]
+    assert row(made.summary, protection="aspl", trainer="cdl")["identified"] == 0.5
+    assert "kid" in made.summary
+    assert "kid" not in made.prompts, "it is of all samples"
+    write_tables("demo", made, tmp_path / "tables")
+    assert "| portrait |" in (tmp_path / "tables" / "prompts.md").read_text("utf-8")
+
+
+def test_one_prompt_makes_no_table_of_prompts(tmp_path: Path) -> None:
+    cells = study(tmp_path)
+    for cell in cells:
+        scores = _scores(cell)
+        write_scores(scores[scores["prompt"] == "photo"], Layout(tmp_path).scores(cell), MADE)
+
+    assert tabulate(cells, tmp_path).prompts is None
 
 
 def test_distances_count_the_largest_change(made, tmp_path: Path) -> None:

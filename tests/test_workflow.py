@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from conftest import BUNDLED, REPOSITORY, Workflow
 from PIL import Image
+from typer.testing import CliRunner
 
+from cloakbench.cli.main import app
 from cloakbench.running.run import DIGESTS
 
 
@@ -136,6 +138,34 @@ def test_without_weights_to_keep_one_job_trains_and_samples_the_same_images(work
         assert (light / path).read_bytes() == (workflow.folder / "results" / path).read_bytes()
     assert not list(light.rglob("*.safetensors"))
     assert not {"personalise", "sample"} & workflow.planned(**changes).keys()
+
+
+def test_one_training_makes_the_samples_of_all_its_snapshots_and_a_curve(workflow, monkeypatch):
+    learning = {"method": "dreambooth", "steps": 3, "snapshots": [1, 2]}
+    changes = {"results": "learning", "keep_weights": False, "protections": ["clean"]}
+    changes |= {"trainers": [learning]}
+    run = workflow.snakemake(**changes)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+    results = workflow.folder / "learning"
+    assert [p.stem for p in results.glob("benchmarks/**/personalise/**/*.tsv")] == ["dreambooth"]
+    tables = results / "tables" / "tiny"
+    assert [*pd.read_csv(tables / "summary.csv")["trainer"]] == [
+        *("dreambooth@1", "dreambooth@2", "dreambooth"),
+    ]
+    assert "training steps" in (results / "report" / "tiny" / "curves.svg").read_text()
+    assert (pd.read_csv(tables / "purifiers.csv")["seconds"] > 0).all()
+    assert workflow.planned(**changes) == {}
+
+    monkeypatch.chdir(workflow.folder)
+    seen = CliRunner().invoke(app, ["clip", "config.yaml", "tiny.yaml"], catch_exceptions=False)
+    assert "images → learning/clip/tiny/space.svg" in seen.output
+    groups = pd.read_csv(results / "clip" / "tiny" / "groups.csv")
+    assert [*groups["name"]] == ["clean / none", *(f"clean / none / {name}" for name in (
+        "dreambooth@1", "dreambooth@2", "dreambooth",
+    ))]  # fmt: skip
+    told = ["of", "name", "people", "cosine", "low", "high"]
+    assert groups.drop(columns=told).sum(axis=1).tolist() == pytest.approx([1] * 4)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ Snakemake.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -49,6 +50,7 @@ EXCLUDED = {  # files of which equal runs have different ones
     "logs/*": "what jobs say, with times",
     "benchmarks/*": "times",
     "tables/*/provenance.*": "times and hardware",
+    "tables/*/purifiers.*": "times",
     "tables/*/job.json": "digests of those",
     ".scratch/*": "checkpoints of jobs that are not finished",
     ".outdated": "when something was found to be out of date",
@@ -278,10 +280,17 @@ def compared(results: Path) -> dict[str, bytes]:
     """The files that equal runs have in common, with their bytes."""
     files = {p.relative_to(results).as_posix(): p for p in sorted(results.rglob("*"))}
     return {
-        name: path.read_bytes()
+        name: _without_times(path)
         for name, path in files.items()
         if path.is_file() and not any(fnmatch(name, pattern) for pattern in EXCLUDED)
     }
+
+
+def _without_times(path: Path) -> bytes:
+    """The bytes of a file; a manifest's without what the work took."""
+    if path.name != "job.json":
+        return path.read_bytes()
+    return json.dumps(json.loads(path.read_bytes()) | {"took": None}).encode()
 
 
 def make_folder(folder: Path, config: dict) -> Path:

@@ -1,6 +1,7 @@
 OF_SOME = {
     "verdicts": CONFIG.claims,
     "seeds": CONFIG.seeds[1:],
+    "prompts": len(CONFIG.prompts.sample) > 1,
 }  # tables that not all have
 SOME_TABLES = [
     TABLES / f"{name}.{kind}"
@@ -23,6 +24,8 @@ rule tables:
         shown(TABLES / "images.csv", "Tables", "images"),
         shown(TABLES / "distances.csv", "Tables", "photos against their originals"),
         shown(TABLES / "photos.csv", "Tables", "what methods do to photos"),
+        shown(TABLES / "purifiers.csv", "Tables", "what purifications take"),
+        TABLES / "purifiers.md",
         TABLES / "provenance.json",
         shown(TABLES / "provenance.md", "Provenance", "where the numbers come from"),
         manifest(TABLES),

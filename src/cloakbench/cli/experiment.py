@@ -117,16 +117,23 @@ def tables(
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
     95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
-    DreamBooth, with p), distances and photos (what methods do to the photos), verdicts where the
-    config names claims, reported where it names values that others report; and provenance:
-    versions, settings, weights, machines, time and memory.
+    DreamBooth, with p), prompts (the summary of each, if several), distances and photos (what
+    methods do to the photos), seeds (what is due to them, if several), verdicts where the config
+    names claims, reported where it names values that others report; and purifiers (seconds per
+    photo) and provenance: versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
     from cloakbench.files.layout import STAGES
     from cloakbench.files.verified import seal
-    from cloakbench.tables import print_summary, write_reported, write_tables
+    from cloakbench.tables import (
+        print_summary,
+        purifier_costs,
+        write_purifiers,
+        write_reported,
+        write_tables,
+    )
 
     experiment = Experiment.read(config)
     expected = Expected(experiment)
@@ -136,6 +143,8 @@ def tables(
     write_tables(experiment.name, made, folder, columns or ())
     if experiment.reported is not None:
         write_reported(experiment.name, experiment.reported, made.summary, folder)
+    costs = purifier_costs(experiment.cells(), experiment.layout, made.photos)
+    write_purifiers(experiment.name, costs, folder)
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
     print_summary(experiment.name, made.summary, made.contrary)
@@ -292,6 +301,34 @@ def picture(
         known = experiment.config.chosen_identities
         raise CloakBenchError(f"--identity: unknown '{identity}': {nearest(identity, known)}")
     contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
+
+
+def clip(
+    config: ConfigArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; default: RESULTS/clip/EXPERIMENT."),
+    ] = None,
+) -> None:
+    """Show what CLIP sees in an experiment's photos and samples that are there.
+
+    Writes space.svg (photos and the concepts' prompts on the photos' first two principal
+    components, and cosines to the prompt), concepts.svg (what photos and samples are taken for),
+    images.csv and groups.csv. CLIP, prompt and concepts are those of the metrics `clip_prompt` and
+    `concept`.
+
+    Example: cloakbench clip config.yaml config/claims.yaml
+    """
+    from cloakbench.experiment.expected import Expected
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.report.clip_space import clip_space, write_clip_space
+
+    experiment = Experiment.read(config)
+    folder = out or experiment.layout.clip(experiment.name)
+    Expected(experiment).check("purify", "personalise", "sample")
+    space = clip_space(experiment)
+    write_clip_space(space, folder)
+    typer.echo(f"{len(space.images)} images → {folder}/space.svg, {folder}/concepts.svg")
 
 
 def report(config: ConfigArgument) -> None:

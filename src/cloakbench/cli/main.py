@@ -56,6 +56,7 @@ _PANELS: dict[str, tuple[Callable[..., Any], ...]] = {
         experiment.claims,
         experiment.adaptive,
         experiment.report,
+        experiment.clip,
         experiment.compare,
         experiment.picture,
         manifest.manifest,

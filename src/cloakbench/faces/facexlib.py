@@ -15,6 +15,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError, every
 from cloakbench.faces.base import Face, FaceBackend, backends
 from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
+from cloakbench.running.stopwatch import loads
 from cloakbench.settings import UserPath
 
 WEIGHTS = "https://github.com/xinntao/facexlib/releases"
@@ -100,6 +101,7 @@ def _networks(backend: FaceXLib) -> _Networks:
 
 
 @cache
+@loads
 def retinaface(backbone: str, path: Path, device: str = "cpu") -> Any:
     """The face detector with its weights, ready on a device.
 

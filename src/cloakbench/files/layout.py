@@ -16,7 +16,7 @@ from cloakbench.files.verified import verified
 
 SETS = ("set_A", "set_B", "set_C")  # surrogate, instance and reference images (Anti-DreamBooth)
 
-BESIDE_MODELS = ("tables", "report", "logs", "benchmarks")  # folders beside those of models
+BESIDE_MODELS = ("tables", "report", "clip", "logs", "benchmarks")  # folders beside those of models
 
 CLASS_SEED = 0
 """Class images are drawn once for a model, whatever its cells are repeated with."""
@@ -141,6 +141,9 @@ class Layout:
 
     def report(self, experiment: str) -> Path:
         return self.root / "report" / experiment / "index.html"
+
+    def clip(self, experiment: str) -> Path:
+        return self.root / "clip" / experiment
 
     def figure(self, experiment: str, name: str) -> Path:
         return self.root / "report" / experiment / f"{name}.svg"

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "job.json"
 """All that made a folder (see `running.record`) and the SHA-256 of its files. Nothing in it differs
-between equal runs on one machine."""
+between equal runs on one machine, but for what the work `took`."""
 
 MARKER = ".cloakbench"
 """A file that names a folder's files: by it the folder may be replaced also after Snakemake has

@@ -11,6 +11,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.weights import find_network
 from cloakbench.models.loading import load_frozen, one_line
 from cloakbench.running.jobs import Draw
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +90,7 @@ class PixelDenoiser(Denoiser):
 
     @classmethod
     @cache
+    @loads
     def load(cls, name: str, device: str) -> PixelDenoiser:
         """Load a folder or a hub's cached model in the format of diffusers' DDPMPipeline.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError, reason
 from cloakbench.models.spec import ModelSpec
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from cloakbench.models.base import DiffusionModel
@@ -18,6 +19,7 @@ Loader = Callable[[], "DiffusionModel"]
 """Loads the experiment's model, on the job's device."""
 
 
+@loads
 def load_model(model: ModelSpec | str, device: str = "cpu", frugal: bool = False) -> DiffusionModel:
     """Load a model of any family, from a folder or the hub's cache.
 
@@ -43,6 +45,7 @@ def no_model() -> DiffusionModel:
     raise CloakBenchError("this method works with a diffusion model. Give `load`, which loads it.")
 
 
+@loads
 def load_frozen(kind: Any, folder: Path, **options: Any) -> Any:
     """A network of diffusers or transformers with its weights in float32, frozen.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError, every, reason
 from cloakbench.files.weights import check_pytorch_weights, find_weights
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,7 @@ def lpips_files(instead: str = "") -> list[Path]:
     return every(partial(found, name, f"{source}{instead}") for name, source in files)
 
 
+@loads
 def load_lpips(device: str) -> Distance:
     """LPIPS (VGG16, version 0.1), its weights frozen and on a device.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from cloakbench.errors import CloakBenchError, reason
+from cloakbench.running.stopwatch import loads
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KIND = "cloakbench-restorer"
@@ -96,6 +97,7 @@ def save_restorer(restorer: Restorer, folder: Path) -> None:
     save_file(state, folder / WEIGHTS)
 
 
+@loads
 def load_restorer(folder: Path) -> Restorer:
     """Read what `save_restorer` wrote; the weights are float32 and frozen.
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloakbench.models.loading import load_frozen, one_line
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@loads
 def load_vae(folder: Path, device: str) -> Any:
     """A VAE with its weights in float32, frozen.
 

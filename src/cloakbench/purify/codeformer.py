@@ -15,6 +15,7 @@ from cloakbench.files.weights import WeightFile, check_pytorch_weights, find_wei
 from cloakbench.purify.align import FaceAligner, on_faces
 from cloakbench.purify.base import PhotoPurifier, purifiers
 from cloakbench.running.jobs import Pixels
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +131,7 @@ def _check_package() -> Path:
 
 
 @cache
+@loads
 def _restorer(folder: Path, device: str) -> Restorer:
     from cloakbench.models.restorer import load_restorer
 
@@ -137,6 +139,7 @@ def _restorer(folder: Path, device: str) -> Restorer:
 
 
 @cache
+@loads
 def load_codeformer(path: Path, device: str) -> Any:
     """CodeFormer's network: faces (n, 3, 512, 512) and images of the same shape, in [-1, 1].
 

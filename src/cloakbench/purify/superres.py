@@ -22,6 +22,7 @@ from cloakbench.files.weights import (
 )
 from cloakbench.purify.base import PhotoPurifier, purifiers
 from cloakbench.running.jobs import Pixels
+from cloakbench.running.stopwatch import loads
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -106,6 +107,7 @@ class SuperResolution(PhotoPurifier):
             purified.value[index] = resized(enlarged.to(pixels), size)[0]
         return purified.value
 
+    @loads
     def network(self, device: str) -> Network:
         """The network, loaded.
 

@@ -123,6 +123,10 @@ def _views(tables: Tables) -> list[View]:
         columns = ("baseline", *names[:2])
         title = "Differences to the controls"
         made.append(view("differences", title, differences, columns, CONTRASTS_NOTE))
+    if tables.prompts is not None:
+        scores = score_grid(tables.prompts, contrary=against)
+        remark = note(tables.prompts, against)
+        made.append(view("prompts", "By prompt", scores, ("prompt", *names), remark))
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts)
         made.append(view("claims", "Claims", claims, CLAIMS, VERDICTS_NOTE))

@@ -12,6 +12,7 @@ from cloakbench.tables.display import Grid, Value
 TERMS = {
     "cell": "One combination of a protection, a purification and a trainer; what all rows share is "
     "said above the table.",
+    "prompt": "The key of the prompt that the samples are of; the config has its words.",
     "budget": "The most that the protection may change a pixel, in grey levels of 255.",
     "steps": "Gradient steps for each photo, as a share of the method's default; training steps of "
     "a surrogate are not counted.",

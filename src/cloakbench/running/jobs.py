@@ -75,6 +75,7 @@ class Job:
         minute; stretched where saving would take over 5 % of the time: as long as the last one
         took, the first as its bytes take at 1 GB/s.
     notes: what a method found, for the output's manifest; the same in equal runs, resumed or not.
+    took: what the work took of this machine, for the manifest, too; equal runs differ in it.
     """
 
     seed: int
@@ -82,6 +83,7 @@ class Job:
     scratch: Path | None = None
     save_every: float = 30.0
     notes: dict[str, float] = field(default_factory=dict, compare=False)
+    took: dict[str, float] = field(default_factory=dict, compare=False)
 
     def rng(self, *purpose: object) -> Generator:
         """A CPU generator for one purpose; step numbers in it make resuming exact."""

@@ -102,8 +102,8 @@ class Run:
     @contextmanager
     def output(self, job: Job, record: Record) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        notes = {"notes": job.notes} if job.notes else {}
-        manifest = record.manifest(self.device) | notes
+        told = {name: each for name in ("notes", "took") if (each := getattr(job, name))}
+        manifest = record.manifest(self.device) | told
         with new_folder(self.out, manifest, _kept(job)) as folder:
             yield folder
         close_job(job)

@@ -10,6 +10,7 @@ from cloakbench.tables.markdown import (
     print_summary,
     print_verdicts,
 )
+from cloakbench.tables.purifiers import purifier_costs, write_purifiers
 from cloakbench.tables.reported import write_reported
 from cloakbench.tables.write import write_tables
 
@@ -24,8 +25,10 @@ __all__ = [
     "print_expected",
     "print_summary",
     "print_verdicts",
+    "purifier_costs",
     "read_run",
     "verdicts_so_far",
+    "write_purifiers",
     "write_reported",
     "write_tables",
 ]

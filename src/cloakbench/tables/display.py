@@ -51,7 +51,7 @@ SEEDS_NOTE = (
     "that is due to seeds, so that more seeds would narrow intervals by that at most."
 )
 SPREADS = ("metric", "n", "seeds", "mean", "SD of people", "SD of seeds", "share of seeds")
-LABELS = (*CELL_LABELS, "baseline", "probability", "budget", "steps")
+LABELS = (*CELL_LABELS, "prompt", "baseline", "probability", "budget", "steps")
 COUNTS = ("identities", "images", "faces")
 
 

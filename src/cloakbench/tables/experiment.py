@@ -12,7 +12,7 @@ from cloakbench.files.layout import Cell, Controls, Layout
 from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.measures import contrary
 from cloakbench.tables.repeats import repeats
-from cloakbench.tables.summary import by_cell, by_identity, contrasts, photo_summary
+from cloakbench.tables.summary import by_cell, by_identity, by_prompt, contrasts, photo_summary
 from cloakbench.tables.verdicts import verdicts
 
 
@@ -21,8 +21,9 @@ class Tables(NamedTuple):
 
     images: one row per sample; identities: per identity and cell; summary: per cell, over
     identities; contrasts: differences to the controls; distances: one row per photo; photos: per
-    protection and purification, over identities; verdicts: on claims, where there are any; seeds:
-    what is due to them, where there are several. controls: what the contrasts are to.
+    protection and purification, over identities; prompts: the summary for each prompt, where there
+    are several; verdicts: on claims, where there are any; seeds: what is due to them, where there
+    are several. controls: what the contrasts are to.
     """
 
     images: pd.DataFrame
@@ -31,6 +32,7 @@ class Tables(NamedTuple):
     contrasts: pd.DataFrame
     distances: pd.DataFrame
     photos: pd.DataFrame
+    prompts: pd.DataFrame | None
     verdicts: pd.DataFrame | None
     seeds: pd.DataFrame | None
     controls: Controls = Controls()
@@ -71,6 +73,7 @@ def make_tables(
         contrasts=contrasts(images, controls, budgets),
         distances=distances,
         photos=photo_summary(distances, steps),
+        prompts=by_prompt(images, budgets, steps),
         verdicts=None if claims is None else verdicts(claims, images, distances),
         seeds=repeats(images),
         controls=controls,

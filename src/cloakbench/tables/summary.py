@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, REPEATED, Controls
-from cloakbench.score.base import metrics
+from cloakbench.score.base import SetMetric, metrics
 from cloakbench.tables.estimates import Term, estimates, paired_tests
 from cloakbench.tables.inference import holm
 
@@ -87,6 +87,22 @@ def by_cell(
             }
         )
     return pd.DataFrame(rows).join(_saturated(images, GROUP), on=list(GROUP))
+
+
+def by_prompt(
+    images: pd.DataFrame, budgets: Mapping[str, int], steps: Mapping[str, float]
+) -> pd.DataFrame | None:
+    """`by_cell` of each prompt's samples, with a column `prompt`; None where there is one prompt.
+
+    Metrics of sets are left out: a cell's samples of all prompts are one set.
+    """
+    if images["prompt"].nunique() < 2:
+        return None
+    sets = [name for name in metric_columns(images) if issubclass(metrics[name], SetMetric)]
+    parts = images.drop(columns=sets).groupby([*GROUP, "prompt"], sort=False)
+    rows = pd.concat([by_cell(own, budgets, steps) for _, own in parts], ignore_index=True)
+    rows.insert(len(GROUP), "prompt", [key[-1] for key, _ in parts])
+    return rows
 
 
 def contrasts(images: pd.DataFrame, controls: Controls, budgets: Mapping[str, int]) -> pd.DataFrame:

@@ -60,6 +60,7 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         contrasts=keep(tables.contrasts, names).filter(regex=r"^(?!.*_p$)"),
         identities=keep(tables.identities, names),
         photos=keep(tables.photos, of_photos),
+        prompts=None if tables.prompts is None else keep(tables.prompts, names),
     )
     for name, (title, grid, remark) in _short(experiment, few, counts=()).items():
         bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
@@ -90,6 +91,9 @@ def _short(
         ),
         "photos": (f"{experiment}, photos against their originals", photo_grid(tables.photos), ""),
     }
+    if tables.prompts is not None:
+        grid = score_grid(tables.prompts, counts, against)
+        short["prompts"] = (f"{experiment}, by prompt", grid, note(tables.prompts, against))
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts, VERDICT if counts else SHORT_VERDICT)
         short["verdicts"] = (f"{experiment}, claims", claims, VERDICTS_NOTE)
