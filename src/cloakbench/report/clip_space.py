@@ -5,10 +5,10 @@ and what it takes them for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def by_group(images: pd.DataFrame) -> pd.DataFrame:
         taken = shares.loc[own.index].groupby(own["identity"]).mean().mean()
         told = {"of": own["of"].iloc[0], "name": name, "people": len(people)}
         ends = {"cosine": cosine.mean, "low": cosine.low, "high": cosine.high}
-        rows.append({**told, **ends, **taken.to_dict()})
+        rows.append(told | ends | {str(text): share for text, share in taken.items()})
     return pd.DataFrame(rows)
 
 
@@ -159,8 +159,7 @@ def _metric(experiment: Experiment, kind: type[M]) -> M:
     """The experiment's metric of a kind, or the one that its preset makes."""
     preset = experiment.config.preset
     own = [metric for metric in experiment.metrics if isinstance(metric, kind)]
-    settings: Mapping[str, Any] = kind.presets.get(preset or "", {})
-    return own[0] if own else kind.model_validate(settings)
+    return own[0] if own else kind.model_validate(kind.presets.get(preset or "", {}))
 
 
 def _images(experiment: Experiment) -> Iterator[tuple[dict[str, str], list[Path]]]:

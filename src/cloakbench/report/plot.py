@@ -38,11 +38,11 @@ class Look(NamedTuple):
     words: str
 
 
-# Okabe and Ito's colours, all that stand out from white and from black pages by 3 to 1
+# Okabe and Ito's colours, the last darker: all stand out from white and black pages by 3 to 1
 CONTROL = Look(INK, "o", "controls")
 PROTECTED = Look("#0072b2", "s", "protected photos")
 UNDONE = Look("#d55e00", "^", "protected photos, purified or learnt in another way")
-LOOKS = (PROTECTED, UNDONE, Look("#009e73", "D", "a third"), Look("#cc79a7", "v", "a fourth"))
+LOOKS = (PROTECTED, UNDONE, Look("#009e73", "D", "a third"), Look("#bd6b98", "v", "a fourth"))
 
 
 @contextmanager
