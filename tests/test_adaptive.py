@@ -18,7 +18,7 @@ ADAPTED = {"aspl-codesr": "aspl"}
 
 def samples(**scores: dict[str, float]) -> pd.DataFrame:
     """Two samples of each person, by protection and person."""
-    cell = {"model": "m", "dataset": "d", "purification": "codesr", "trainer": "cdl"}
+    cell = {"model": "m", "dataset": "d", "seed": "0", "purification": "codesr", "trainer": "cdl"}
     return pd.DataFrame(
         [
             {**cell, "protection": name.replace("_", "-"), "identity": person, "image": image}

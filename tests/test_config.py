@@ -95,7 +95,7 @@ def test_snapshots_are_cells_that_share_a_training_and_compare_with_its_end(conf
     early = inputs(tasks["score"][0], experiment)["samples"]
     assert early == (
         tasks["personalise"][0],
-        Path("results/mini/faces/anna/generated/clean/none/dreambooth/@50"),
+        Path("results/mini/faces/anna/seed_0/generated/clean/none/dreambooth/@50"),
     )
 
 

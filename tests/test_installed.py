@@ -131,7 +131,8 @@ def test_bundled_photos_are_protected_and_measured_by_methods_of_a_package(cloak
 
     made = json.loads(cloakbench("manifest", "protected"))
     header, *rows = (tmp_path / "distances.csv").read_text().splitlines()
-    assert made["settings"] == {"method": "stripes", "budget": "11/255", "width": 1}
+    said = {"method": "stripes", "budget": "11/255", "width": 1, "share": 1.0}
+    assert made["settings"] == said
     assert header.endswith(",brightness")
     assert len(rows) == len(made["files"]) == 4
 

@@ -61,7 +61,11 @@ def test_the_new_method_is_in_the_catalogue(with_stripes: Run):
 
     [entry] = [entry for entry in entries if entry["name"] == "stripes"]
     assert entry["kind"] == "protection"
-    assert {s["name"]: s["default"] for s in entry["settings"]} == {"budget": "11/255", "width": 1}
+    assert {s["name"]: s["default"] for s in entry["settings"]} == {
+        "budget": "11/255",
+        "width": 1,
+        "share": 1.0,
+    }
     assert set(entry["presets"]) == {"paper", "mini", "tiny"}
 
 

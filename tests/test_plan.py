@@ -142,7 +142,7 @@ def test_all_that_is_missing_is_said_at_once_and_the_rest_planned(config, tmp_pa
 
     made = plan(config, purifications=["none", missing], metrics=["ism", "liqe"])
 
-    assert len(made.missing) == 3  # its weights, liqe's, and liqe's images
+    assert len(made.missing) == 4  # its weights, liqe's, its CLIP, and liqe's images
     assert line(made, "personalise").seconds is not None
 
 

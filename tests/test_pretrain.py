@@ -156,7 +156,7 @@ def test_a_perturbation_survives_what_shrinks_it_and_not_what_blurs_it_away() ->
 
 def test_protections_are_measured_by_label_and_the_clean_photos_are_none(tmp_path: Path) -> None:
     photos = Photos(torch.full((2, 3, 32, 32), 0.5), ("01", "02"))
-    names = {"data/set_B": 0.0, "protected/clean": 0.0, "protected/aspl": 0.1}
+    names = {"data/set_B": 0.0, "seed_0/protected/clean": 0.0, "seed_0/protected/aspl": 0.1}
     for name, change in names.items():
         save_photos(Photos(photos.pixels + change, photos.names), tmp_path / "anna" / name)
     paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)

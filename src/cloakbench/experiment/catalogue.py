@@ -122,7 +122,8 @@ def print_method(entry: dict[str, Any]) -> None:
 
 def share_of_steps(entry: dict[str, Any], preset: str) -> str:
     """How much of a protection's default steps a preset runs, in parentheses; nothing of others."""
-    return f" ({entry['steps'][preset]:.0%} of the default steps)" if entry["steps"] else ""
+    share = entry["steps"].get(preset) if entry["steps"] else None
+    return "" if share is None else f" ({share:.0%} of the default steps)"
 
 
 def _needs(method: type[Method]) -> frozenset[str]:

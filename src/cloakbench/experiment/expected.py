@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment import data
-from cloakbench.experiment.tasks import Task, all_tasks, folders, inputs, manifest, result
+from cloakbench.experiment.tasks import (
+    Task,
+    all_tasks,
+    folders,
+    inputs,
+    manifest,
+    model_of,
+    result,
+)
 from cloakbench.files.digest import code_digest
 from cloakbench.files.layout import CLASS_SEED, PHOTO_LABELS, label
 from cloakbench.files.outputs import MANIFEST, sha256
@@ -149,7 +157,7 @@ class Expected:
 
     def _facts_of(self, task: Task) -> Facts:
         experiment, config, cell = self.experiment, self.experiment.config, task.cell
-        model, prompts = config.models[experiment.model_of(task)], config.prompts
+        model, prompts = config.models[model_of(task, experiment)], config.prompts
         cache = experiment.digests
         match task.stage:
             case "data":

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cloakbench.errors import CloakBenchError, every, explain_os_error, nearest
 from cloakbench.experiment.claims import Ledger, Measured, read_as
@@ -30,9 +30,6 @@ from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.running.run import DIGESTS
 from cloakbench.score.base import build_metrics, check_strangers, metrics, photo_metrics
-
-if TYPE_CHECKING:
-    from cloakbench.experiment.tasks import Task
 
 M = TypeVar("M", bound=Method)
 
@@ -133,10 +130,6 @@ class Experiment:
     def uses_references(self) -> bool:
         """Whether any metric compares faces with those of clean photos."""
         return any(metric.needs_reference for metric in self.metrics)
-
-    def model_of(self, task: Task) -> str:
-        """The name of the model that a job runs."""
-        return self.surrogates[task.label] if task.stage == "protect" else task.cell.model
 
     @property
     def models(self) -> dict[str, ModelSpec]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError, reason
+from cloakbench.experiment.tasks import Task, model_of
 from cloakbench.files.digest import code_digest
 from cloakbench.files.outputs import new_file
 from cloakbench.identity import Identity
@@ -18,7 +19,6 @@ from cloakbench.registry import Method
 if TYPE_CHECKING:
     from cloakbench.counting import CountedJob, Weightless
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.experiment.tasks import Task
     from cloakbench.files.images import Photos
     from cloakbench.models.sampling import Sampling
 
@@ -82,7 +82,7 @@ class Needs:
     def _key(self, task: Task, frugal: bool) -> str:
         config = self.config
         method = self._method(task)
-        model = config.models[self.experiment.model_of(task)]
+        model = config.models[model_of(task, self.experiment)]
         modules = [__name__, "cloakbench.counting", *([method.module] if method else [])]
         said = [path.read_text() for each in model.folders() for path in each.glob("*/config.json")]
         facts = {
@@ -179,7 +179,7 @@ class Needs:
         from cloakbench.counting import count
 
         family = "cloakbench.models.families.stable_diffusion"
-        spec = self.config.models[self.experiment.model_of(task)]
+        spec = self.config.models[model_of(task, self.experiment)]
         self._trained = 0
         if spec.folders() and spec.module != family:
             raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")

@@ -46,6 +46,13 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
     return tasks
 
 
+def model_of(task: Task, experiment: Experiment) -> str:
+    """The name of the model that a job runs."""
+    if task.stage == "protect":
+        return experiment.surrogates[task.label]
+    return task.cell.model
+
+
 def named(cell: Cell, stage: str) -> Cell:
     """A cell with only the labels that name a stage's job."""
     if stage == "personalise":  # once for a training and all its snapshots

@@ -55,17 +55,13 @@ def make_report(
     methods: Mapping[str, Mapping[str, Method]],
 ) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it, and its
-    figures once more as files.
+    figures once more as files. Returns the page.
 
     Args:
         experiment: names the folder and the page.
         cells: what was run, in the order of the page.
-        layout: where the results are.
         tables: of these cells.
         methods: what the cells' labels stand for, by stage.
-
-    Returns:
-        The file, `report/<experiment>/index.html` under the layout's root.
 
     Raises:
         CloakBenchError: photos or samples of a cell are missing; the message names them.
@@ -78,7 +74,6 @@ def make_report(
     drawn = [(figure, figure.draw(tables, methods)) for figure in figures(methods)]
     for figure, svg in drawn:
         write_text(layout.figure(experiment, figure.name), standalone(svg or EMPTY))
-    shown_figures = [(figure, Markup(svg)) for figure, svg in drawn if svg]
     path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
     write_text(
         path,
@@ -88,10 +83,10 @@ def make_report(
             methods=methods,
             counts=_counts(len(cells), len(tables.images), len(people)),
             shown=_shown(len(pictures), len(people)),
-            figures=shown_figures,
+            figures=[(figure, Markup(svg)) for figure, svg in drawn if svg],
             galleries=pictures,
             tables=views,
-            contents=_contents(views, pictures, [figure for figure, _ in shown_figures]),
+            contents=_contents(views, pictures, [figure for figure, svg in drawn if svg]),
             **_results(tables, shown),
         ),
     )

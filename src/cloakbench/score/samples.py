@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import SUFFIXES, photo_files, read_photo
-from cloakbench.files.layout import CELL_LABELS, Cell, label, prompt_folders
+from cloakbench.files.layout import Cell, label, prompt_folders
 from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers, images_of
 from cloakbench.score.references import NO_REFERENCES, References
@@ -38,11 +38,9 @@ def score_samples(
 
     Args:
         generated: one folder per prompt key, with the samples as images.
-        references: made with the same backend, for the cell's dataset; `NO_REFERENCES` will do
-            where no metric needs them.
+        references: of the same backend; `NO_REFERENCES` will do where no metric needs them.
         backend: finds the faces; not run when no metric needs faces.
-        metrics: one column each, NaN where a sample has no value; those of sets have the same
-            value in every row.
+        metrics: a column each, NaN where there is no value; those of sets repeat theirs.
         cell: labels of the rows; its identity is whom the samples should show.
         photos: the identity's clean photos, for metrics of sets.
         device: where the metrics' networks run.
@@ -52,32 +50,23 @@ def score_samples(
         `face` (1 if any was found), `faces` (how many), then the metrics.
 
     Raises:
-        CloakBenchError: no samples, an unreadable image, a missing reference, or references that
-            another backend or other settings made; or a metric needs originals, or photos that
-            are not given.
+        CloakBenchError: no samples, an unreadable image, a missing reference, or one of another
+            backend or settings; or a metric needs originals, or photos that are not given.
     """
     import pandas as pd
 
     _check_metrics(metrics)
     _check_references(references, backend, metrics, cell)
     backend.check()
-    files = sample_files(generated)
-    wants_faces = any("faces" in metric.reads for metric in metrics)
-    clean = _clean(photos, backend, metrics)
-    samples = [
-        _sample(path, backend if wants_faces else None)._replace(photos=clean) for _, path in files
-    ]
-    rows = [
-        {
-            **label(cell),
-            "prompt": prompt,
-            "image": path.stem,
-            "face": int(bool(sample.faces)) if wants_faces else None,
-            "faces": len(sample.faces) if wants_faces else None,
-        }
-        for (prompt, path), sample in zip(files, samples, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=[*CELL_LABELS, "prompt", "image", "face", "faces"])
+    searcher = backend if any("faces" in metric.reads for metric in metrics) else None
+    files, clean = sample_files(generated), _clean(photos, backend, metrics)
+    samples = [_sample(path, searcher)._replace(photos=clean) for _, path in files]
+    table = pd.DataFrame(
+        [
+            {**label(cell), "prompt": prompt, "image": path.stem, **_faces(sample, searcher)}
+            for (prompt, path), sample in zip(files, samples, strict=True)
+        ]
+    )
     for metric in metrics:
         if isinstance(metric, ImageMetric):
             table[metric.name] = metric.scores(samples, references, cell.identity, device)
@@ -151,6 +140,12 @@ def _clean(photos: Path | None, backend: FaceBackend, metrics: Sequence[Metric])
             "folder with --photos."
         )
     return [_sample(path, backend if one_by_one else None) for path in photo_files(photos)]
+
+
+def _faces(sample: Sample, searcher: FaceBackend | None) -> dict[str, int | None]:
+    """Whether there is a face, and how many; unknown where nobody looked."""
+    found = None if searcher is None else len(sample.faces)
+    return {"face": None if found is None else int(found > 0), "faces": found}
 
 
 def _sample(path: Path, backend: FaceBackend | None) -> Sample:

@@ -231,7 +231,8 @@ def note(summary: pd.DataFrame, contrary: Collection[str] = ()) -> str:
 
 def _labels(frame: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
     """Labels that every row shares, and the label columns that remain."""
-    present = [name for name in LABELS if name in frame and not frame[name].isna().all()]
+    there = [name for name in LABELS if name in frame]
+    present = [name for name in there if frame.empty or frame[name].notna().any()]
     constant = [
         name for name in present if len(frame) > 1 and frame[name].nunique(dropna=False) == 1
     ]
