@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 from tiny import (
     RESOLUTION,
@@ -210,20 +212,45 @@ class Workflow:
 
 @pytest.fixture(scope="session")
 def workflow(tiny_model, tiny_weights, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """A finished run: one of two identities, two protections and two trainers, an image each."""
+    """A finished run: one of two identities, two protections and two trainers, an image each.
+
+    One process runs it, and each has a copy: results say themselves what made them.
+    """
     identities = sorted(BUNDLED.glob("*/"))[:2] if BUNDLED.is_dir() else []
     if len(identities) < 2:
         pytest.skip(f"{BUNDLED} has no two identities, and the scores need faces")
-    folder = tmp_path_factory.mktemp("workflow")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    said = shared / "said.json"
+    with FileLock(shared.with_suffix(".lock")):
+        if not said.exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            run = _finish(shared, identities, tiny_model)
+            said.write_text(json.dumps([run.config, run.said]))
+    folder = tmp_path_factory.mktemp("workflow") / "study"
+    shutil.copytree(shared, folder, ignore=shutil.ignore_patterns(".snakemake"))
+    config, output = json.loads(said.read_text())
+    return Workflow(folder, config | _places(folder), output)
+
+
+def _places(folder: Path) -> dict[str, Any]:
+    """The keys of a study whose photos and model are in its own folder."""
+    return {
+        "models": {"mini": {"path": str(folder / "model"), "resolution": 128}},
+        "datasets": {"bundled": {"path": str(folder / "identities")}},
+    }
+
+
+def _finish(folder: Path, identities: list[Path], tiny_model: ModelSpec) -> Workflow:
     for identity in identities:
         shutil.copytree(identity, folder / "identities" / identity.name)
     shutil.copy(REPOSITORY / "config.yaml", folder)
+    shutil.copytree(tiny_model.path, folder / "model")
     workflow = Workflow(
         folder,
         {
+            **_places(folder),
             "experiment": "tiny",
-            "models": {"mini": {"path": tiny_model.path, "resolution": 128}},
-            "datasets": {"bundled": {"path": str(folder / "identities")}},
             "identities": [identities[0].name],
             "preset": "tiny",
             "protections": ["clean", "noise"],

@@ -60,6 +60,7 @@ def make_report(
     Args:
         experiment: names the folder and the page.
         cells: what was run, in the order of the page.
+        layout: where the results are.
         tables: of these cells.
         methods: what the cells' labels stand for, by stage.
 

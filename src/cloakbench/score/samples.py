@@ -37,17 +37,17 @@ def score_samples(
     """Score the samples of one cell.
 
     Args:
-        generated: one folder per prompt key, with the samples as images.
+        generated: a folder per prompt key.
         references: of the same backend; `NO_REFERENCES` will do where no metric needs them.
         backend: finds the faces; not run when no metric needs faces.
         metrics: a column each, NaN where there is no value; those of sets repeat theirs.
         cell: labels of the rows; its identity is whom the samples should show.
-        photos: the identity's clean photos, for metrics of sets.
+        photos: the identity's clean photos, for metrics that compare with them.
         device: where the metrics' networks run.
 
     Returns:
-        One row per sample, by prompt and image name: the cell's labels, `prompt`, `image`,
-        `face` (1 if any was found), `faces` (how many), then the metrics.
+        A row per sample, by prompt and image name: the cell's labels, `prompt`, `image`, `face`
+        (1 if any was found), `faces` (how many), then the metrics.
 
     Raises:
         CloakBenchError: no samples, an unreadable image, a missing reference, or one of another
@@ -57,15 +57,12 @@ def score_samples(
 
     _check_metrics(metrics)
     _check_references(references, backend, metrics, cell)
-    backend.check()
     searcher = backend if any("faces" in metric.reads for metric in metrics) else None
     files, clean = sample_files(generated), _clean(photos, backend, metrics)
     samples = [_sample(path, searcher)._replace(photos=clean) for _, path in files]
     table = pd.DataFrame(
-        [
-            {**label(cell), "prompt": prompt, "image": path.stem, **_faces(sample, searcher)}
-            for (prompt, path), sample in zip(files, samples, strict=True)
-        ]
+        {**label(cell), "prompt": prompt, "image": path.stem, **_faces(sample, searcher)}
+        for (prompt, path), sample in zip(files, samples, strict=True)
     )
     for metric in metrics:
         if isinstance(metric, ImageMetric):
@@ -78,6 +75,7 @@ def score_samples(
 def _check_references(
     references: References, backend: FaceBackend, metrics: Sequence[Metric], cell: Cell
 ) -> None:
+    backend.check()
     if not (needing := [metric for metric in metrics if metric.needs_reference]):
         return
     if references == NO_REFERENCES:

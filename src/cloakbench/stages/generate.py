@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from cloakbench.files.layout import SNAPSHOT
 from cloakbench.files.verified import verified
@@ -19,6 +20,10 @@ from cloakbench.registry import Spec
 from cloakbench.running.record import Facts
 from cloakbench.running.run import Run
 from cloakbench.stages.personalise import learnt_from, training_images
+
+if TYPE_CHECKING:
+    from cloakbench.models.base import DiffusionModel
+    from cloakbench.running.jobs import Job
 
 
 def facts(
@@ -75,13 +80,16 @@ def generate(
             samples.write(diffusion, drawing, folder)
             del diffusion  # before another one is loaded
             for step in trainer.earlier():
-                name = f"{SNAPSHOT}{step}"
-                (folder / name).mkdir()
                 earlier = load()
                 earlier.adopt(verified(snapshot(scratch, step)))
-                beside = replace(drawing, scratch=job.scratch and job.scratch / name)
-                samples.write(earlier, beside, folder / name)
+                _write_beside(samples, earlier, drawing, folder / f"{SNAPSHOT}{step}")
 
     with TemporaryDirectory() as temporary:
         scratch = job.scratch or Path(temporary)
         with_model(lambda load: finish(load, scratch), model, run.device)
+
+
+def _write_beside(samples: Samples, model: DiffusionModel, job: Job, folder: Path) -> None:
+    """Write samples into a folder of their own, with checkpoints of their own."""
+    folder.mkdir()
+    samples.write(model, replace(job, scratch=job.scratch and job.scratch / folder.name), folder)
