@@ -30,6 +30,9 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
 ]
+CleanPhotos = Annotated[
+    Path | None, typer.Option(help="The person's clean photos, for metrics that read them.")
+]
 Label = Annotated[str, typer.Option(help="Label of the rows.")]
 
 
@@ -73,9 +76,7 @@ def score(
     reference: Reference = None,
     faces: Faces = "dlib",
     metric: Metrics = None,
-    photos: Annotated[
-        Path | None, typer.Option(help="The person's clean photos, for metrics that read them.")
-    ] = None,
+    photos: CleanPhotos = None,
     model: Label = "",
     dataset: Label = "",
     seed: Label = "",

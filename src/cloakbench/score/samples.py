@@ -46,8 +46,7 @@ def score_samples(
         device: where the metrics' networks run.
 
     Returns:
-        A row per sample, by prompt and image name: the cell's labels, `prompt`, `image`, `face`
-        (1 if any was found), `faces` (how many), then the metrics.
+        A row per sample: the cell's labels, `prompt`, `image`, `face` (1: any), `faces`, metrics.
 
     Raises:
         CloakBenchError: no samples, an unreadable image, a missing reference, or one of another
