@@ -250,6 +250,12 @@ def options(methods, key, values):
     )
 
 
+def made_on(label):
+    """The model that a protection is made on, and its prompts, as options."""
+    model = MODELS[EXPERIMENT.surrogates[label]]
+    return {"model": model, "prompts": TRAINING_PROMPTS_JSON}
+
+
 def quick(methods):
     """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
     return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]

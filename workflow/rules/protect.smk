@@ -1,8 +1,3 @@
-def made_on(label):
-    model = MODELS[EXPERIMENT.surrogates[label]]
-    return {"model": model, "prompts": TRAINING_PROMPTS_JSON}
-
-
 rule protect:
     input:
         sources("protect"),
