@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
+from test_report import pictures, show
 from test_tables import study, tabulate
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from cloakbench.experiment.claims import Claim, Ledger, labels_of
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
+from cloakbench.report.evidence import exhibits
 from cloakbench.tables import verdicts_so_far, write_tables
 from cloakbench.tables.verdicts import people_needed, verdicts
 
@@ -263,6 +265,45 @@ def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
     page = make_report("demo", [], Layout(tmp_path), made, methods).read_text("utf-8")
     assert "Of 2 claims 2 hold." in page
     assert 0 < page.index('<p>higher: <span class="word holds">') < page.index(">Scores</h2>")
+
+
+def test_each_claim_is_shown_by_the_person_who_is_nearest_to_its_effect(tmp_path: Path) -> None:
+    layout, cells = Layout(tmp_path), study(tmp_path, ("anna", "bert", "cleo"))
+    show(cells, layout)
+    for cell in cells:
+        pictures(layout.purified(cell), 1)
+    claims = ledger(
+        claim("lower", ASPL, "clean/none/dreambooth", endpoint="relative_ism"),
+        claim("lower", f"{ASPL}@portrait", f"{ASPL}@photo", endpoint="relative_ism"),
+        claim("higher", "aspl/none", "clean/none", endpoint="linf"),
+    )
+    found = verdicts_so_far(claims, cells, layout)
+
+    of_cells, of_prompts, of_photos = exhibits(cells, layout, found.assign(person="cleo"))
+
+    assert [shown.words for shown in of_cells] == [
+        f"{ASPL}, sample 1",
+        "clean/none/dreambooth, sample 1",
+    ]
+    assert [shown.key for shown in of_prompts] == ["sample:portrait 00", "sample:photo 00"]
+    assert [shown.words for shown in of_photos] == ["aspl/none, photo 1", "clean/none, photo 1"]
+    assert set(found["person"]) <= {"anna", "bert", "cleo"}
+
+
+def test_the_person_who_shows_a_claim_is_no_extreme() -> None:
+    values = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.9])
+
+    row = verdict(claim("higher", BOTH, ASPL), {BOTH: values, ASPL: np.zeros(6)})
+
+    assert row["effect"] == pytest.approx(1.9 / 6)
+    assert row["person"] == "p3"
+    assert row["cells"] == f"{BOTH}; {ASPL}"
+
+
+def test_a_claim_that_has_not_run_has_no_pictures(told: Ledger, tmp_path: Path) -> None:
+    found = verdicts_so_far(told, [], Layout(tmp_path))
+
+    assert exhibits([], Layout(tmp_path), found) == [[], []]
 
 
 def test_claims_are_decided_by_the_cells_that_are_there(told: Ledger, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cloakbench.experiment.claims import labels_of
 from cloakbench.files.layout import Cell, Layout, prompt_folders
 from cloakbench.report.pictures import GAIN, Picture, first, perturbations, photos, samples
 from cloakbench.tables import Tables
 from cloakbench.tables.findings import Findings, Way, findings, first_way, typical
+from cloakbench.tables.verdicts import CELLS
 
 IS = {"holds": "holds", "contradicted": "is contradicted", "undecided": "is undecided"}
 """A verdict as the end of a sentence."""
@@ -72,6 +74,36 @@ def _pictures(
             words = f"learnt from {name} photos, {' / '.join(way)}"
             made += samples(first(folder, 1), words, folder.name)
     return made
+
+
+def exhibits(cells: Sequence[Cell], layout: Layout, verdicts: pd.DataFrame) -> list[list[Picture]]:
+    """For each claim, a picture of each of its cells, of the person who is nearest to its effect:
+    the first sample, or the first photo of what is claimed of photos.
+
+    Raises:
+        CloakBenchError: a folder of photos or samples is missing; the message names it.
+    """
+    made = []
+    for row in verdicts.to_dict("records"):
+        own = [cell for cell in cells if cell.identity == row["person"]]
+        named = [(name, labels_of(name)) for name in row["cells"].split(CELLS)]
+        made.append([shown for each in named for shown in _exhibit(*each, own, layout)])
+    return made
+
+
+def _exhibit(
+    name: str, labels: dict[str, str], cells: Sequence[Cell], layout: Layout
+) -> list[Picture]:
+    prompt = labels.pop("prompt", None)
+    wanted = labels.items()
+    found = [cell for cell in cells if all(getattr(cell, key) == each for key, each in wanted)]
+    if not found:
+        return []
+    if "trainer" not in labels:
+        return photos(first(layout.purified(found[0]), 1), name)
+    folders = prompt_folders(layout.generated(found[0]))
+    folder = next((each for each in folders if each.name == prompt), folders[0])
+    return samples(first(folder, 1), name, folder.name)
 
 
 def headline(shown: Sequence[Evidence], verdicts: pd.DataFrame | None) -> str:

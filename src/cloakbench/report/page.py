@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloakbench import __version__
 from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.text import write_text
 from cloakbench.registry import Method
-from cloakbench.report.evidence import IS, Evidence, evidence, headline
+from cloakbench.report.evidence import IS, Evidence, evidence, exhibits, headline
 from cloakbench.report.figures import figures
 from cloakbench.report.gallery import PHOTOS, SAMPLES, Gallery, galleries
 from cloakbench.report.pictures import GAIN
@@ -88,21 +88,38 @@ def make_report(
             galleries=pictures,
             tables=views,
             contents=_contents(views, pictures, [figure for figure, svg in drawn if svg]),
-            **_results(tables, shown),
+            **_results(tables, shown, _shown_claims(pictured, layout, tables)),
         ),
     )
     return path
 
 
-def _results(tables: Tables, shown: list[Evidence]) -> dict[str, object]:
+def _shown_claims(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[dict[str, Any]]:
+    """Claims as they are said, each with a person and pictures of hers."""
+    if (verdicts := tables.verdicts) is None:
+        return []
+    shown = zip(
+        verdict_grid(verdicts).rows,
+        verdicts["person"],
+        exhibits(cells, layout, verdicts),
+        strict=True,
+    )
+    return [
+        {**dict(zip(VERDICT, map(str, row), strict=True)), "person": person, "pictures": pictures}
+        for row, person, pictures in shown
+    ]
+
+
+def _results(
+    tables: Tables, shown: list[Evidence], claims: list[dict[str, Any]]
+) -> dict[str, object]:
     """What the page says first."""
     verdicts = tables.verdicts
-    claims = [] if verdicts is None else verdict_grid(verdicts).rows
     learnt = control(tables)
     failed = learnt is not None and not learnt.learnt
     return {
         "headline": FAILED if failed else headline(shown, verdicts),
-        "claims": [dict(zip(VERDICT, map(str, row), strict=True)) for row in claims],
+        "claims": claims,
         "control": learnt,
         "evidence": shown,
     }

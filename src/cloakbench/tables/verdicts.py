@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from cloakbench.tables.inference import (
 
 POWER = 0.9  # how likely the people that are said to be needed decide a claim
 MOST = 10_000  # people; more are as good as none
+CELLS = "; "  # between the cells of a claim
 
 
 class Evidence(NamedTuple):
@@ -48,8 +50,9 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     "undecided", by Holm's procedure at the ledger's level; `n` people; `effect`, the mean of the
     first cell less that of the other (or the last less the first, of an order; of several the one
     least favourable to the claim), with `low` and `high` of its interval at one less the level;
-    `p`, two-sided; `p_holm`, for which claims that have not run count, too; and `people`: about how
-    many would decide the claim if all were like these.
+    `p`, two-sided; `p_holm`, for which claims that have not run count, too; `people`: about how
+    many would decide the claim if all were like these; `cells`, as the claim has them; and
+    `person`, whose difference is nearest to the effect.
     """
     rows = []
     for claim in ledger.claims:
@@ -91,7 +94,16 @@ def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
         "p": both_sides(found.p, found.p_against),
         "p_holm": math.nan,
         "people": people_needed(found.scores, found.border, ledger.level / len(ledger.claims)),
+        "cells": CELLS.join(claim.cells),
+        "person": _nearest(found.differences, [*values.index]),
     }
+
+
+def _nearest(differences: np.ndarray, people: Sequence[str]) -> str | None:
+    """Whose difference is nearest to the mean of all."""
+    if not differences.size:
+        return None
+    return str(people[int(np.argmin(np.abs(differences - differences.mean())))])
 
 
 def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
