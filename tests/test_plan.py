@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from conftest import REPOSITORY
 from test_status import finish
 from typer.testing import CliRunner
 
@@ -15,10 +17,13 @@ from cloakbench import counting
 from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.needs import Need, Needs
 from cloakbench.experiment.plan import CARDS, START, Card, Line, Plan, make_plan
 from cloakbench.experiment.tasks import all_tasks
+from cloakbench.models.architectures import HUB_IDS
 from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
+from cloakbench.protect.ensemble import STABLE_DIFFUSION
 
 IMAGES = {"images": 4, "steps": 4, "sampler": "ddim", "batch_size": 2}
 
@@ -155,6 +160,38 @@ def test_a_model_that_is_known_is_planned_before_it_is_downloaded(config):
     assert need is not None
     assert 4.2e9 < need.device < 6e9
     assert any("hf download" in line for line in made.missing)
+
+
+def test_what_a_job_moves_and_writes_takes_time_on_a_card_and_room_on_disk(config, monkeypatch):
+    bare = Need(flops=1e12, device=0, host=0)
+    heavy = Need(flops=1e12, device=0, host=0, moved=1e12, written=1e11, checkpoint=10**10)
+
+    def made(need: Need, card: str) -> Plan:
+        monkeypatch.setattr(Needs, "of", lambda *_, **__: need)
+        return plan(config, card)
+
+    more = line(made(heavy, "h100"), "personalise").seconds
+    less = line(made(bare, "h100"), "personalise").seconds
+    assert more is not None
+    assert less is not None
+    assert more - less == pytest.approx(1e12 / 5e9 + 1e11 / 1e9)
+    more = line(made(heavy, "cpu"), "personalise").seconds
+    less = line(made(bare, "cpu"), "personalise").seconds
+    assert more is not None
+    assert less is not None
+    assert more - less == pytest.approx(1e11 / 1e9)
+    assert made(heavy, "cpu").scratch == 1.1e11
+
+
+@pytest.mark.parametrize("path", ["config/paper.yaml", "config/stable-diffusion.yaml"])
+def test_the_models_of_our_configs_are_counted_before_they_are_downloaded(path):
+    models = yaml.safe_load((REPOSITORY / path).read_text()).get("models", {})
+
+    assert {model["path"] for model in models.values()} <= HUB_IDS.keys()
+
+
+def test_an_ensembles_models_are_counted_before_they_are_downloaded():
+    assert set(STABLE_DIFFUSION) <= HUB_IDS.keys()
 
 
 def test_a_method_that_looks_at_data_is_not_counted_and_named(config, monkeypatch):

@@ -32,13 +32,23 @@ Work = Callable[["Weightless", "CountedJob"], Any]
 class Need:
     """What one job takes: FLOPs, and bytes of tensors on its device and in the host's memory.
 
-    weights: bytes of what was trained.
+    moved: bytes between device and host. written: bytes of the files that it keeps while it works.
+    checkpoint: bytes of what it saves now and then, in a long run or if it is interrupted. weights:
+    bytes of what was trained.
     """
 
     flops: float
     device: int
     host: int
+    moved: float = 0.0
+    written: float = 0.0
+    checkpoint: int = 0
     weights: int = 0
+
+    @property
+    def scratch(self) -> float:
+        """Bytes that it may hold on disk beside its result."""
+        return self.written + self.checkpoint
 
 
 class Needs:
@@ -190,4 +200,12 @@ class Needs:
         except Exception as error:
             name = f"{task.stage} {task.label}"
             raise CloakBenchError(f"{name}: cannot be counted ({reason(error)}).") from error
-        return Need(counts.flops, counts.gpu, counts.host, self._trained)
+        return Need(
+            counts.flops,
+            counts.gpu,
+            counts.host,
+            counts.moved,
+            counts.disk,
+            counts.checkpoint,
+            self._trained,
+        )

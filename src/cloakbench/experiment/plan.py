@@ -22,6 +22,8 @@ CUDA = 1e9  # bytes of its context and workspaces
 PROCESS = 3e9  # bytes of a process with its libraries
 START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
+BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
+DISK = 1e9  # bytes/s that a job writes
 
 
 class Card(NamedTuple):
@@ -71,10 +73,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment takes on a card, and what is missing for it."""
+    """What an experiment takes on a card of whose peak its jobs get a share, and what it misses."""
 
     experiment: str
     card: str
+    share: float
     cells: int
     samples: int
     lines: list[Line]
@@ -104,12 +107,18 @@ class Plan:
         host = PROCESS + max((need.host for need in needs), default=0.0)
         return (0.0, host + device) if self.card == CPU else (device + CUDA, host)
 
+    @property
+    def scratch(self) -> float:
+        """Bytes that the largest job may hold on disk beside its result."""
+        return max((line.need.scratch for line in self.lines if line.need and line.left), default=0)
+
     def as_data(self) -> dict[str, Any]:
         """Plain data; times are those of one job after another."""
         card, host = self.memory
         return {
             "experiment": self.experiment,
             "card": self.card,
+            "share": self.share,
             "cells": self.cells,
             "samples": self.samples,
             "seconds_left": self.seconds,
@@ -117,6 +126,7 @@ class Plan:
             "card_bytes": card,
             "host_bytes": host,
             "disk_bytes_left": self.disk,
+            "scratch_bytes": self.scratch,
             "jobs": [asdict(line) for line in self.lines],
             "missing": self.missing,
             "uncounted": self.uncounted,
@@ -135,7 +145,8 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
 
     if card not in CARDS:
         raise CloakBenchError(f"--card: unknown '{card}': {nearest(card, CARDS)}")
-    planner = _Planner(experiment, CARDS[card], share or CARDS[card].share)
+    share = share or CARDS[card].share
+    planner = _Planner(experiment, CARDS[card], share)
     lines = [
         planner.line(stage, method, tasks)
         for (stage, method), tasks in tqdm(
@@ -146,7 +157,7 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
     samples = config.sampling.images * len(config.prompts.sample)
     cells, missing = len(experiment.cells()), planner.missing
     uncounted = [each for each in dict.fromkeys(planner.uncounted) if each not in missing]
-    return Plan(experiment.name, card, cells, samples, lines, missing, uncounted)
+    return Plan(experiment.name, card, share, cells, samples, lines, missing, uncounted)
 
 
 class _Planner:
@@ -169,13 +180,12 @@ class _Planner:
         places = [self.experiment.layout.benchmark(stage, task.cell) for task in done[:MEASURED]]
         times = [found.seconds for place in places if (found := read_benchmark(place)) is not None]
         need, frugal = self._need(tasks[0]) if len(done) < len(tasks) else (None, False)
-        counted = START + need.flops / self.speed if need else None
         return Line(
             stage,
             method,
             len(tasks),
             len(tasks) - len(done),
-            fmean(times) if times else counted,
+            fmean(times) if times else need and self._seconds(need),
             bool(times),
             self._disk(stage, method, need),
             need,
@@ -198,6 +208,11 @@ class _Planner:
         except CloakBenchError as error:
             self.uncounted += error.problems
             return None, False
+
+    def _seconds(self, need: Need) -> float:
+        """What a job takes, about: nothing of it at the same time."""
+        moved = 0.0 if self.card == CARDS[CPU] else need.moved / BUS
+        return START + need.flops / self.speed + moved + need.written / DISK
 
     def _disk(self, stage: str, method: str, need: Need | None) -> float:
         """Bytes of a job's result, about: images, or weights."""
@@ -251,11 +266,16 @@ def print_plan(plan: Plan, at_once: int = 1, console: Console | None = None) -> 
     console.print(table)
     card, host = plan.memory
     time = (duration(plan.seconds / at_once) or "no time") + ("" if plan.known else " or more")
-    jobs = "one job" if at_once == 1 else f"{at_once} jobs"
-    console.print(f"left: {time} with {jobs} at a time, {_gigabytes(plan.disk)} on disk")
+    each = "" if plan.card == CPU else ", each on a card of its own"
+    jobs = "one job at a time" if at_once == 1 else f"{at_once} jobs at a time{each}"
+    console.print(f"left: {time} with {jobs}, {_gigabytes(plan.disk)} on disk")
     where = f"{_gigabytes(card)} of the card and " if card else ""
-    console.print(f"the largest job takes {where}{_gigabytes(host)} of the host's memory")
-    console.print("* counted, not measured; ? neither, for it runs no diffusion model")
+    scratch = f", up to {_gigabytes(plan.scratch)} on disk until it ends" if plan.scratch else ""
+    console.print(f"the largest job takes {where}{_gigabytes(host)} of the host's memory{scratch}")
+    console.print(
+        f"* counted, at {plan.share:.0%} of the peak of {plan.card}, not measured; "
+        "? neither: it runs no model that can be counted"
+    )
     for kind, problems in {"missing": plan.missing, "not counted": plan.uncounted}.items():
         for problem in problems:
             console.print(Text(f"{kind}: {problem}"), soft_wrap=True)

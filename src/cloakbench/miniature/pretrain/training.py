@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPModel, CLIPTokenizer
 
 from cloakbench.errors import CloakBenchError
@@ -44,7 +45,8 @@ from cloakbench.models.restorer import Restorer
 from cloakbench.running.jobs import Job, job_seed, load, store
 
 SAVE_EVERY = 120.0  # seconds
-DUEL = 0.4  # share of the VAE's steps after which its critic joins
+DUEL = 0.7  # share of the VAE's steps after which its critic learns
+HEARD = 0.75  # and after which the VAE listens to it
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,12 @@ class Pretraining:
             if cropped:
                 pixels = face_crops(pixels, rng)
             with self._autocast():
-                duel = step >= DUEL * steps
-                return vae_loss(pair, recogniser, pixels.to(self.device), rng, duel=duel)
+                duel, heard = step >= DUEL * steps, step >= HEARD * steps
+                pixels = pixels.to(self.device)
+                return vae_loss(pair, recogniser, pixels, rng, duel=duel, heard=heard)
 
-        self._train("vae", pair, loss, steps, learning_rate, ema=0.998)
+        rivals = pair.vae, pair.critic
+        self._train("vae", pair, loss, steps, learning_rate, ema=0.998, rivals=rivals)
 
     def clip(self, steps: int, batch_size: int, learning_rate: float) -> None:
         """Train CLIP on clean portraits, degraded ones whose captions say so, and bare noise."""
@@ -167,6 +171,8 @@ class Pretraining:
                 "Run `cloakbench pretrain latents` again."
             )
         unet = self._unet().to(memory_format=torch.channels_last)
+        if self.device == "cpu":
+            unet.set_attn_processor(AttnProcessor())  # the fused one is slow backwards in bfloat16
         scheduler, factor = build_scheduler(), encoded.scaling_factor
 
         def loss(_step: int, rng: torch.Generator) -> torch.Tensor:
@@ -258,16 +264,17 @@ class Pretraining:
         learning_rate: float,
         *,
         ema: float,
+        rivals: Sequence[torch.nn.Module] = (),
     ) -> None:
         """Train a network from its weights so far, if there are any, and keep the averaged ones.
 
-        loss: of a step and its draws.
+        loss: of a step and its draws. rivals: see `Learner`.
         """
         origin = ""
         if (path := self.work / f"{stage}.pt").exists():
             network.load_state_dict(self._read(stage))
             origin = hashlib.sha256(path.read_bytes()).hexdigest()
-        learner = Learner(network.to(self.device), learning_rate, steps, ema, origin)
+        learner = Learner(network.to(self.device), learning_rate, steps, ema, origin, rivals)
         checkpoints = self.work / "checkpoints"
         job = Job(job_seed(self.seed, stage), self.device, checkpoints, SAVE_EVERY)
 

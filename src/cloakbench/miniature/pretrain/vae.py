@@ -11,7 +11,7 @@ from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 
 KL_WEIGHT = 1e-6
 PERCEPTUAL_WEIGHT = 0.2
-ADVERSARY_WEIGHT = 0.5  # of the other losses' gradient at the decoder's last layer
+ADVERSARY_WEIGHT = 0.1  # of the other losses' gradient at the decoder's last layer
 
 
 def build_vae(channels: tuple[int, ...]) -> AutoencoderKL:
@@ -77,9 +77,18 @@ class Adversaries(nn.Module):
 
 
 def vae_loss(
-    pair: Adversaries, recogniser: Recogniser, pixels: Tensor, rng: Generator, *, duel: bool
+    pair: Adversaries,
+    recogniser: Recogniser,
+    pixels: Tensor,
+    rng: Generator,
+    *,
+    duel: bool,
+    heard: bool,
 ) -> Tensor:
     """Loss of a VAE on pixels (n, 3, h, w) in [0, 1] and, in a duel, of its critic.
+
+    heard: whether the VAE minds what the critic says, which has to have learnt something first:
+    the balance makes noise as loud as a reason.
 
     Absolute error, features of a network of the training people (in LPIPS' place), a light KL, and
     the critic with a weight that makes its gradient a share of the others' (Rombach et al. 2022,
@@ -96,9 +105,12 @@ def vae_loss(
     loss = error + PERCEPTUAL_WEIGHT * likeness + KL_WEIGHT * divergence
     if not duel:
         return loss
+    mistakes = pair.mistakes(decoded, pixels)
+    if not heard:
+        return loss + mistakes
     deceit = pair.deceit(decoded)
     weight = ADVERSARY_WEIGHT * balance(loss, deceit, pair.vae.decoder.conv_out.weight)
-    return loss + weight * deceit + pair.mistakes(decoded, pixels)
+    return loss + weight * deceit + mistakes
 
 
 def balance(loss: Tensor, other: Tensor, weights: Tensor) -> Tensor:
