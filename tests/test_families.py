@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import FAMILIES, RESOLUTION
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.models import gradients
@@ -251,6 +252,35 @@ def test_the_ladder_has_a_step_for_every_timestep_and_does_not_clip(model: Diffu
 
     assert len(ladder.alphas_cumprod) == model.horizon
     assert not ladder.config.clip_sample
+
+
+def test_weights_that_are_cast_once_make_the_same_images_with_fewer_operators(spec: ModelSpec):
+    model = load_model(spec.model_copy(update={"precision": "bf16"}))
+
+    def images() -> tuple[torch.Tensor, torch.Tensor, int]:
+        with Operators() as counted:
+            drawn = model.generate("a", [rng()], sampler="ddim", steps=4, guidance=2)
+            latents = model.posterior(pixels())
+        return drawn, latents.mean, counted.number
+
+    drawn, encoded, many = images()
+    with model.cast_once():
+        drawn_so, encoded_so, few = images()
+
+    assert torch.equal(drawn, drawn_so)
+    assert torch.equal(encoded, encoded_so)
+    assert few < 0.7 * many
+    assert all(p.dtype == torch.float32 for net in model.networks for p in net.parameters())
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is dispatched inside."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def test_the_last_layers_see_the_image(model: DiffusionModel):

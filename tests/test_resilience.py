@@ -661,9 +661,23 @@ def test_kernels_must_repeat_where_they_can_and_vary_with_a_word_where_they_cann
     ("method", "advised"),
     [
         (protections.build("aspl"), "set its `faithful`, choose the protection 'aspl_lora', or"),
-        (protections.build("fsmg"), "choose the protection 'aspl_lora', or use"),
+        (
+            protections.build({"method": "aspl", "faithful": True}),
+            "bf16, choose the protection 'aspl_lora', or use",
+        ),
+        (protections.build("metacloak"), "set its `faithful`, choose the protection 'aspl_lora'"),
+        (protections.build("fsmg"), "lower its `batch_size`, choose the protection 'aspl_lora', o"),
+        (
+            protections.build({"method": "fsmg", "batch_size": 1}),
+            "bf16, choose the protection 'aspl_lora', or use",
+        ),
         (protections.build("advdm"), "To need less, set the model's precision to bf16, or use"),
-        (trainers.build("dreambooth"), "choose the trainer 'lora', or use"),
+        (trainers.build("dreambooth"), "set its `eight_bit`, choose the trainer 'lora', or use"),
+        (
+            trainers.build({"method": "dreambooth", "preset": "small"}),
+            "bf16, choose the trainer 'lora', or use",
+        ),
+        (trainers.build("lora"), "To need less, set the model's precision to bf16, or use"),
     ],
 )
 def test_the_advice_where_memory_ends_fits_the_method(method, advised, tiny_model, identity):

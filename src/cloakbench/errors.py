@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -110,12 +110,18 @@ def advising(advice: str) -> Iterator[None]:
         raise
 
 
+def some_of(ways: Mapping[str, bool]) -> str:
+    """The ways that help, as `advising` wants them."""
+    return ", ".join(way for way, helps in ways.items() if helps)
+
+
 def explain_failure(error: Exception) -> str | None:
     """One line for what a machine lacks: space, permission, memory; None for any other error."""
     if is_out_of_memory(error):
         return (
-            "out of memory. Use a smaller batch_size or a device with more memory, then run the "
-            "same command again; finished work is kept."
+            "out of memory. Use a device with more memory, or settings that need less (such as "
+            "batch_size, where there is one), then run the same command again; finished work is "
+            "kept."
         )
     if (said := _IN_RUST.search(str(error))) is not None:
         return explain_os_error(OSError(int(said[1]), str(error)))

@@ -12,6 +12,8 @@ from torch.linalg import vector_norm
 from torch.nn.utils import clip_grads_with_norm_
 from torch.utils.checkpoint import checkpoint
 
+from cloakbench.models.base import CAST
+
 T = TypeVar("T")
 
 CHUNK = 2**26  # weights whose gradients are float32 at a time
@@ -39,7 +41,7 @@ class NarrowGradients:
             parameter
             for network in networks
             for layer in network.modules()
-            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+            if isinstance(layer, CAST)
             for parameter in layer.parameters(recurse=False)
         }
         self._narrow = [parameter for parameter in parameters if parameter in cast]

@@ -58,14 +58,15 @@ class Sampling(Settings):
             return torch.cat(
                 [self.generate(model, prompt, [seed], negative_prompt) for seed in seeds]
             )
-        images = model.generate(
-            prompt,
-            [torch.Generator().manual_seed(seed) for seed in seeds],
-            sampler=self.sampler,
-            steps=self.steps,
-            guidance=self.guidance,
-            negative_prompt=negative_prompt,
-        )
+        with model.cast_once():
+            images = model.generate(
+                prompt,
+                [torch.Generator().manual_seed(seed) for seed in seeds],
+                sampler=self.sampler,
+                steps=self.steps,
+                guidance=self.guidance,
+                negative_prompt=negative_prompt,
+            )
         if (~torch.isfinite(images)).any():
             raise CloakBenchError(
                 f"a sample of '{prompt}' has NaN in its pixels: the model's training diverged, or "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from cloakbench.errors import CloakBenchError, advising
+from cloakbench.errors import CloakBenchError, advising, some_of
 from cloakbench.files.outputs import new_folder
 from cloakbench.phrase import Contrastive, NoisePhrase
 from cloakbench.prior import PriorPreservation
@@ -86,9 +86,6 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "class_images"})
-    lighter: ClassVar[str] = "lower its `batch_size` if it is above 1, choose the trainer 'lora'"
-    """What to do where memory runs out."""
-
     steps: int = Field(1000, ge=1, description="training steps")
     snapshots: tuple[int, ...] = Field(
         (), description="steps after which samples are made, too, as of trainers of so many steps"
@@ -116,6 +113,17 @@ class FineTuning(Contrastive, PriorPreservation, Trainer):
             step: self.model_copy(update={"steps": step, "snapshots": self.snapshots[:number]})
             for number, step in enumerate(self.snapshots)
         }
+
+    @property
+    def lighter(self) -> str:
+        """What to do where memory runs out, as "choose ..."."""
+        return some_of(
+            {
+                "lower its `batch_size`": self.batch_size > 1,
+                "set its `eight_bit`": not self.eight_bit,
+                "choose the trainer 'lora'": True,
+            }
+        )
 
     @property
     def is_control(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from cloakbench.errors import some_of
 from cloakbench.personalise.base import FineTuning, trainers
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ class LoRA(FineTuning):
         "tiny": {"steps": 2},
     }
 
-    lighter: ClassVar[str] = "lower its `batch_size` if it is above 1"
-
     learning_rate: float = Field(1e-4, gt=0, description="AdamW's learning rate")
     train_text_encoder: bool = Field(False, description="LoRA on the text encoder as well")
     rank: int = Field(4, ge=1, description="rank of the factors")
+
+    @property
+    def lighter(self) -> str:
+        return some_of({"lower its `batch_size`": self.batch_size > 1})
 
     def prepare(self, model: DiffusionModel, job: Job) -> None:
         model.add_lora(self.rank, job.rng("lora"), text_encoder=self.train_text_encoder)

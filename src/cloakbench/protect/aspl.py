@@ -45,12 +45,15 @@ class ASPL(SurrogateProtection):
     }
 
     effort: ClassVar[tuple[str, ...]] = ("rounds", "pgd_steps")
-    lighter: ClassVar[str] = "set its `faithful`, choose the protection 'aspl_lora'"
 
     rounds: int = Field(50, ge=1, description="alternations")
     training_steps: int = Field(3, ge=0, description="fine-tuning steps on each side of a round")
     pgd_steps: int = Field(6, ge=1, description="PGD steps in a round")
     faithful: bool = Field(False, description="repeat the published script's quirks")
+
+    @property
+    def sparing(self) -> dict[str, bool]:
+        return {"set its `faithful`": not self.faithful}
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         return self.alternate(identity, model, job)

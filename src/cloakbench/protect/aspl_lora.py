@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -29,12 +29,14 @@ class ASPLLoRA(ASPL):
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
 
-    lighter: ClassVar[str] = ""
-
     learning_rate: float = Field(5e-6, gt=0, description="AdamW's rate for the factors")
     train_text_encoder: bool = Field(False, description="LoRA on the text encoder as well")
     rank: int = Field(4, ge=1, description="rank of the factors")
     faithful: Literal[False] = Field(False, description="not used: quirks of full fine-tuning")
+
+    @property
+    def lighter(self) -> str:
+        return ""
 
     def thaw(self, model: DiffusionModel, job: Job) -> None:
         model.add_lora(self.rank, job.rng("lora"), text_encoder=self.train_text_encoder)

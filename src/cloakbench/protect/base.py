@@ -27,9 +27,6 @@ class Protection(Method):
     `ModelProtection`.
     """
 
-    lighter: ClassVar[str] = ""
-    """What to do where memory runs out, as "choose ..."."""
-
     effort: ClassVar[tuple[str, ...]] = ()
     """Settings whose product is the number of gradient steps that each photo gets."""
 
@@ -37,6 +34,11 @@ class Protection(Method):
     share: float = Field(
         1, gt=0, le=1, description="share of the photos that are protected; the others stay clean"
     )
+
+    @property
+    def lighter(self) -> str:
+        """What to do where memory runs out, as "choose ..."."""
+        return ""
 
     @property
     def radius(self) -> float:

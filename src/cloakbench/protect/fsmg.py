@@ -39,6 +39,10 @@ class FSMG(SurrogateProtection):
     batch_size: int = Field(2, ge=1, description="instance images per step, and class images")
     steps: int = Field(100, ge=1, description="PGD steps")
 
+    @property
+    def sparing(self) -> dict[str, bool]:
+        return {"lower its `batch_size`": self.batch_size > 1}
+
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
         self.train(identity, model, job)

@@ -73,6 +73,10 @@ class MetaCloak(SurrogateProtection):
         "resized back; 1: none, as for photos of the reference's size",
     )
 
+    @property
+    def sparing(self) -> dict[str, bool]:
+        return {"set its `faithful`": not self.faithful}
+
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         if self.faithful:
             model.cast_weights("bf16")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from cloakbench.errors import some_of
 from cloakbench.prior import PriorPreservation
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.pgd import draws_of
@@ -31,7 +32,6 @@ class SurrogateProtection(PriorPreservation, PromptedAscent):
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "surrogate_images", "class_images"})
     batch: ClassVar[int | None] = BATCH
-    lighter: ClassVar[str] = "choose the protection 'aspl_lora'"
 
     relative_step: float = Field(
         0.1, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 0.05 there)"
@@ -39,6 +39,15 @@ class SurrogateProtection(PriorPreservation, PromptedAscent):
     learning_rate: float = Field(5e-7, gt=0, description="AdamW's rate for the surrogate")
     prior_weight: float = Field(1.0, ge=0, description="weight of the class images' loss; 0: none")
     train_text_encoder: bool = Field(True, description="train the text encoder with the U-Net")
+
+    @property
+    def lighter(self) -> str:
+        return some_of({**self.sparing, "choose the protection 'aspl_lora'": True})
+
+    @property
+    def sparing(self) -> dict[str, bool]:
+        """Settings that take less memory, and whether they are not there yet."""
+        return {}
 
     def tuner(self, model: DiffusionModel, identity: Identity, job: Job) -> FineTuner:
         """A thawed surrogate with its optimiser and class images."""

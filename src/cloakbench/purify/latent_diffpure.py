@@ -48,8 +48,9 @@ class LatentDiffPure(Diffusing, ModelPurifier):
 
         side = model.spec.resolution
         latents = model.mode(model.posterior_once(resized(pixels, (side, side))))
-        latents = self.walk(latents, self.depth, self._denoiser(model), job)
-        decoded = torch.cat([model.decode(part) for part in latents.split(BATCH)])
+        with model.cast_once():
+            latents = self.walk(latents, self.depth, self._denoiser(model), job)
+            decoded = torch.cat([model.decode(part) for part in latents.split(BATCH)])
         return resized(decoded, pixels.shape[-2:]).cpu()
 
     def _denoiser(self, model: DiffusionModel) -> Denoiser:
