@@ -44,11 +44,15 @@ Work = Callable[[Weightless, CountedJob], Any]
 
 
 class Row(NamedTuple):
-    """A job, or a step of one: what it is called, its stage, and what it does."""
+    """A job, or a step of one: what it is called, its stage, and what it does.
+
+    vae_alone: whether it loads nothing else of the model.
+    """
 
     method: str
     stage: str
     work: Work
+    vae_alone: bool = False
 
 
 def photos(number: int) -> Photos:
@@ -65,13 +69,14 @@ def rows(number: int) -> Iterator[Row]:
     """All that is counted, for a number of photos."""
     identity = people(number)
     for name, spec in protection_specs().items():
-        yield Row(name, "protect", partial(protect, protections.build(spec), identity))
+        method = protections.build(spec)
+        yield Row(name, "protect", partial(protect, method, identity), method.vae_alone)
     for trainer in [*(trainer() for trainer in trainers), SMALL]:
         name = "dreambooth small" if trainer is SMALL else trainer.name
         yield Row(name, "personalise", partial(train, trainer, identity))
     for name, settings in PURIFIERS.items():
         purifier = build_purifier({"method": name, **settings})
-        yield Row(name, "purify", partial(purify, purifier, identity))
+        yield Row(name, "purify", partial(purify, purifier, identity), purifier.vae_alone)
     yield Row("sampling", "sample", sample)
     yield Row("pgd", "step", partial(pgd_step, identity))
     yield Row("simac", "search", search)
@@ -141,7 +146,9 @@ def search(model: Weightless, job: CountedJob) -> None:
 def counted(row: Row, model: str, number: int) -> dict[str, Any]:
     """A row's numbers, as --json prints them."""
     spec = ModelSpec(path=model, precision="bf16")
-    first, frugal = (count(spec, row.work, frugal=frugal) for frugal in (False, True))
+    first, frugal = (
+        count(spec, row.work, frugal=frugal, vae_alone=row.vae_alone) for frugal in (False, True)
+    )
     return {
         "method": row.method,
         "stage": row.stage,

@@ -338,10 +338,42 @@ def test_pixels_ascend_at_bf16_on_weights_that_are_bfloat16_and_float32_again_af
     assert all(map(torch.equal, model.unet.parameters(), before))
 
 
-@pytest.mark.parametrize("name", ["pid", "photoguard", "glaze"])
-def test_losses_of_the_encoder_alone_are_float32_at_any_precision(name, identity, tiny_model):
+IMPRESS = {"method": "impress", "preset": "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "vae_alone"),
+    [
+        ("pid", {}, True),
+        ("photoguard", {"through": ["jpeg", [IMPRESS, "resize"]]}, True),
+        ("photoguard", {"through": [{"method": "latent_diffpure", "preset": "tiny"}]}, False),
+        ("aspl", {}, False),
+        ("mist", {"mode": "texture"}, False),  # it reads a prompt
+    ],
+)
+def test_what_looks_through_the_vae_alone_loads_nothing_else(
+    name, settings, vae_alone, identity, tiny_model
+):
+    method = build(name, **settings)
+    model = load_model(tiny_model, vae_alone=method.vae_alone)
+
+    assert method.vae_alone == vae_alone
+    assert len(model.networks) == (1 if vae_alone else 3)
+    assert torch.isfinite(method.protect(identity, lambda: model, Job(0)).pixels).all()
+
+
+ENCODERS: list[dict[str, Any]] = [
+    {"method": "pid"},
+    {"method": "photoguard"},
+    {"method": "glaze", "perceptual": "dssim", "style_steps": 10},
+    {"method": "mist", "mode": "texture"},
+]
+
+
+@pytest.mark.parametrize("spec", ENCODERS, ids=lambda spec: spec["method"])
+def test_losses_of_the_encoder_alone_are_float32_at_any_precision(spec, identity, tiny_model):
+    name, settings = spec["method"], {key: spec[key] for key in spec if key != "method"}
     spec = tiny_model.model_copy(update={"precision": "bf16"})
-    settings = {"perceptual": "dssim", "style_steps": 10} if name == "glaze" else {}
     model, seen = load_model(spec), []
     encode = model.vae.encode
 

@@ -270,17 +270,26 @@ class Weightless(StableDiffusion):
     """A model without data."""
 
     @classmethod
-    def load(cls, spec: ModelSpec, device: str = "cpu", frugal: bool = False) -> Self:
+    def load(
+        cls,
+        spec: ModelSpec,
+        device: str = "cpu",
+        frugal: bool = False,
+        *,
+        vae_alone: bool = False,
+    ) -> Self:
         with torch.device(GPU):
             parts = architectures.parts(spec)
+        if vae_alone:
+            parts = {**parts, "unet": None, "text_encoder": None}
         model = cls(spec, **parts, device=device, frugal=frugal)
         for network in model.networks:
             network.to_empty(device=device)
         again = partial(_checkpoint, model)
         if frugal:
-            for network in (model.vae, model.unet):
+            for network in filter(None, (model.vae, model.unet)):
                 network.enable_gradient_checkpointing(again)
-        elif spec.precision == "bf16":
+        elif model.unet and spec.precision == "bf16":
             spare(model.unet, again)
         return model
 
@@ -379,16 +388,20 @@ def _pretending(meter: Meter) -> Iterator[None]:
 
 
 def count(
-    spec: ModelSpec, work: Callable[[Weightless, CountedJob], Any], *, frugal: bool = False
+    spec: ModelSpec,
+    work: Callable[[Weightless, CountedJob], Any],
+    *,
+    frugal: bool = False,
+    vae_alone: bool = False,
 ) -> Counts:
-    """What work with a model takes.
+    """What work with a model, or with its VAE alone, takes.
 
     spec: of Stable Diffusion's family; see `architectures.parts`. work: is given the model and a
         job, and does what a stage would.
     """
     meter = Meter()
     with TemporaryDirectory() as folder, _pretending(meter), meter, Kernels():
-        model = Weightless.load(spec, GPU, frugal)
+        model = Weightless.load(spec, GPU, frugal, vae_alone=vae_alone)
         meter.watch(model)
         work(model, CountedJob(0, GPU, Path(folder), counts=meter.counts))
     return meter.counts

@@ -49,7 +49,8 @@ class Method(Settings):
     `presets` maps a preset's name to the settings that it changes; `variants` are presets, too,
     which an entry of a config has laid over the experiment's; `needs` names what the method
     can be given beside photos: "model", the experiment's diffusion model, "surrogate_images",
-    "class_images"; and "gpu", for networks of its own.
+    "class_images"; and "gpu", for networks of its own; `encodes` says that of the model it needs
+    the VAE alone.
     """
 
     name: ClassVar[str] = ""
@@ -57,6 +58,7 @@ class Method(Settings):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
+    encodes: ClassVar[bool] = False
 
     @classmethod
     def summary(cls) -> str:
@@ -86,6 +88,12 @@ class Method(Settings):
     def uses(self) -> frozenset[str]:
         """What of `needs` these settings use, and what its parts use."""
         return self.needs.union(*(part.uses for part in self.parts))
+
+    @property
+    def vae_alone(self) -> bool:
+        """Whether it, and all that it runs, can do with the model's VAE."""
+        users = [each for each in self.made_of() if "model" in each.uses]
+        return all(isinstance(each, Method) and each.encodes for each in users)
 
     def files(self) -> Iterable[WeightFile]:
         """The files that it reads, found without loading them; not those of its parts.

@@ -194,7 +194,9 @@ class Needs:
         if spec.folders() and spec.module != family:
             raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")
         try:
-            counts = count(spec, work, frugal=frugal)
+            method = self._method(task)
+            alone = method is not None and method.vae_alone
+            counts = count(spec, work, frugal=frugal, vae_alone=alone)
         except CloakBenchError:
             raise
         except Exception as error:

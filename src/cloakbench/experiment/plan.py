@@ -185,7 +185,7 @@ class _Planner:
             method,
             len(tasks),
             len(tasks) - len(done),
-            fmean(times) if times else need and self._seconds(need),
+            fmean(times) if times else self._seconds(need) if need else None,
             bool(times),
             self._disk(stage, method, need),
             need,

@@ -86,8 +86,8 @@ class DiffusionModel(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, spec: ModelSpec, device: str, frugal: bool) -> Self:
-        """Load the parts that personalisation needs; call `models.loading.load_model` instead."""
+    def load(cls, spec: ModelSpec, device: str, frugal: bool, *, vae_alone: bool = False) -> Self:
+        """Load what personalisation needs, or the VAE; call `models.loading.load_model` instead."""
 
     @property
     @abstractmethod
@@ -350,9 +350,15 @@ class DiffusionModel(ABC):
             parameter.dtype == torch.float32 for parameter in self._parameters()
         )
 
-    def use_full_precision(self) -> None:
-        """Run in float32 from now on, whatever the spec says."""
-        self.spec = self.spec.model_copy(update={"precision": "fp32"})
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Float32 weights run in float32 inside, whatever the spec says."""
+        spec = self.spec
+        self.spec = spec.model_copy(update={"precision": "fp32"})
+        try:
+            yield
+        finally:
+            self.spec = spec
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for network in self.networks for parameter in network.parameters())

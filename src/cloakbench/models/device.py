@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from cloakbench.errors import CloakBenchError, is_out_of_memory
@@ -53,19 +54,22 @@ def set_up_torch(threads: int | None) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def with_model(work: Callable[[Loader], T], model: ModelSpec, device: str) -> T:
+def with_model(
+    work: Callable[[Loader], T], model: ModelSpec, device: str, *, vae_alone: bool = False
+) -> T:
     """Do work that loads a model; where memory runs out, once more with a frugal model.
 
     The second try goes on from the last checkpoint, and its results are the same (see
-    `DiffusionModel`).
+    `DiffusionModel`). vae_alone: whether the work can do with the model's VAE.
 
     Raises:
         CloakBenchError: memory ran out twice.
     """
     import torch
 
+    load = partial(load_model, model, device, vae_alone=vae_alone)
     try:
-        return _deterministic(lambda: work(lambda: load_model(model, device)))
+        return _deterministic(lambda: work(load))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -78,7 +82,7 @@ def with_model(work: Callable[[Loader], T], model: ModelSpec, device: str) -> T:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
-        return _deterministic(lambda: work(lambda: load_model(model, device, frugal=True)))
+        return _deterministic(lambda: work(partial(load, frugal=True)))
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -20,10 +20,13 @@ Loader = Callable[[], "DiffusionModel"]
 
 
 @loads
-def load_model(model: ModelSpec | str, device: str = "cpu", frugal: bool = False) -> DiffusionModel:
+def load_model(
+    model: ModelSpec | str, device: str = "cpu", frugal: bool = False, *, vae_alone: bool = False
+) -> DiffusionModel:
     """Load a model of any family, from a folder or the hub's cache.
 
-    model: what it is, or its path alone, for its native resolution.
+    model: what it is, or its path alone, for its native resolution. vae_alone: without what is not
+        its VAE, for work that calls only verbs of pixels and latents.
 
     Raises:
         CloakBenchError: a part is missing or is not what its folder's name says.
@@ -33,7 +36,7 @@ def load_model(model: ModelSpec | str, device: str = "cpu", frugal: bool = False
     module = importlib.import_module(spec.module)  # late: diffusers takes seconds to import
     family: type[DiffusionModel] = getattr(module, spec.pipeline.removesuffix("Pipeline"))
     with one_line(f"model {spec.path}"):
-        return family.load(spec, device, frugal)
+        return family.load(spec, device, frugal, vae_alone=vae_alone)
 
 
 def no_model() -> DiffusionModel:

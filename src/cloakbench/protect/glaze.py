@@ -62,11 +62,17 @@ class Glaze(PerceptualDescent, ModelProtection):
     )
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-        import torch
-
         original = identity.instance_images.pixels.to(model.device)
         stylised = self.stylised(original, model, job)
-        model.use_full_precision()  # from here on the VAE works alone
+        with model.full_precision():  # from here on the VAE works alone
+            return self.approach(stylised, original, model, job)
+
+    def approach(
+        self, stylised: Tensor, original: Tensor, model: DiffusionModel, job: Job
+    ) -> Tensor:
+        """The photos, descended towards the latents of the stylised ones."""
+        import torch
+
         target = model.posterior_once(stylised, self.batch_size).mean
         # The reference starts within its perceptual bound, read as a change on [-1, 1].
         draws = [

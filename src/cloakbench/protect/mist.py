@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from cloakbench.protect.target import TargetedProtection
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel, Latents
     from cloakbench.prompts import Prompts
     from cloakbench.protect.pgd import Loss
@@ -43,6 +45,11 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
         gt=0,
         description="weight of the denoising loss, fused (10^4 to a sum over 4x64x64 there)",
     )
+
+    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
+        encodes = self.mode == "texture"
+        with model.full_precision() if encodes else nullcontext():  # see `EncoderProtection`
+            return super().perturb(identity, model, job)
 
     def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([self.naming(prompts.class_prompt)])

@@ -88,9 +88,11 @@ class EncoderProtection(PhotowiseProtection):
     Their losses are small differences of latents, of which bfloat16 has three digits.
     """
 
+    encodes = True
+
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-        model.use_full_precision()
-        return super().perturb(identity, model, job)
+        with model.full_precision():
+            return super().perturb(identity, model, job)
 
 
 def mean_square(difference: Tensor) -> Tensor:

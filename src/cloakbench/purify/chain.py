@@ -22,6 +22,7 @@ class Chain(Purifier):
     """Runs a list of purifications in order; in a config, a list of names or specs is a chain."""
 
     source = "DiffShortcut chains its defenses by name (recipes 2)"
+    encodes = True  # it has no need of its own
     presets = {"tiny": {"steps": ["resize", "jpeg"]}}
 
     steps: list[dict[str, Any]] = Field(

@@ -27,11 +27,12 @@ class IMPRESS(PerceptualDescent, ModelPurifier):
     Starts from the photo with Gaussian noise and minimises the mean squared change (on [-1, 1])
     of a round trip through the experiment's VAE, under a perceptual hinge around the photo.
     Rates and noise are halves of the reference's, which works on [-1, 1]; unlike the reference,
-    it runs in float32 (or the model's precision), and the round trip's end is clamped to pixels.
+    it runs in float32, and the round trip's end is clamped to pixels.
     `photoguard` is the reference's setting against PhotoGuard.
     """
 
     source = "Cao et al. 2023, IMPRESS, arXiv 2310.19248 (recipes 2)"
+    encodes = True
     presets = {
         "paper": {},
         "photoguard": {
@@ -62,14 +63,15 @@ class IMPRESS(PerceptualDescent, ModelPurifier):
             torch.randn(photo.shape, generator=job.rng("noise", index))
             for index, photo in enumerate(original)
         ]
-        cleaned = self.descend(
-            (original + self.noise * torch.stack(draws).to(model.device)).clamp(0, 1),
-            original,
-            lambda changed, _: inconsistency(model, changed),
-            job,
-            rate=self.rate,
-            epsilon=EPSILON,
-        )
+        with model.full_precision():  # inconsistencies are small differences of pixels
+            cleaned = self.descend(
+                (original + self.noise * torch.stack(draws).to(model.device)).clamp(0, 1),
+                original,
+                lambda changed, _: inconsistency(model, changed),
+                job,
+                rate=self.rate,
+                epsilon=EPSILON,
+            )
         return cleaned[..., :height, :width]
 
     def rate(self, step: int) -> float:

@@ -31,6 +31,7 @@ class VAERoundTrip(Purifier):
     """
 
     source = "after arXiv 2603.13028, VAE-Trans; an approximation (recipes 2)"
+    encodes = True
     presets = {"mini": {"weights": None}, "tiny": {"weights": None}}
 
     weights: str | None = Field(

@@ -76,7 +76,12 @@ def protect(
     job = run.job(record)
     if run.restored(job, record):
         return
-    protected = with_model(lambda load: protection.protect(identity, load, job), model, run.device)
+    protected = with_model(
+        lambda load: protection.protect(identity, load, job),
+        model,
+        run.device,
+        vae_alone=protection.vae_alone,
+    )
     with run.output(job, record) as folder:
         save_photos(protected, folder)
         _check_budget(protection, photos, load_photos(folder), run.out)

@@ -37,6 +37,11 @@ def purify(
     if run.restored(job, record):
         return
     given = load_photos(photos)
-    cleaned = with_model(lambda load: purifier.purify(given, load, job), model, run.device)
+    cleaned = with_model(
+        lambda load: purifier.purify(given, load, job),
+        model,
+        run.device,
+        vae_alone=purifier.vae_alone,
+    )
     with run.output(job, record) as folder:
         save_photos(cleaned, folder)

@@ -39,26 +39,27 @@ class StableDiffusion(DiffusionModel):
         spec: ModelSpec,
         *,
         vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
         scheduler: DDPMScheduler,
+        text_encoder: Any = None,
+        unet: Any = None,
         device: str = "cpu",
         frugal: bool = False,
     ) -> None:
-        """Takes the parts as they are: frozen, and on the device."""
+        """Takes the parts as they are: frozen, and on the device; perhaps the VAE alone."""
         self.spec, self.device, self.frugal = spec, device, frugal
         self.vae, self.unet, self.scheduler = vae, unet, scheduler
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self._tokens: dict[tuple[str, ...], Tensor] = {}
         if frugal:
             self.vae.enable_gradient_checkpointing()
+        if unet and frugal:
             self.unet.enable_gradient_checkpointing()
-        elif spec.precision == "bf16":
+        elif unet and spec.precision == "bf16":
             spare(self.unet)
 
     @classmethod
-    def load(cls, spec: ModelSpec, device: str, frugal: bool) -> Self:
+    def load(cls, spec: ModelSpec, device: str, frugal: bool, *, vae_alone: bool = False) -> Self:
         folder = spec.folder()
 
         def network(kind: Any, name: str) -> Any:
@@ -67,9 +68,9 @@ class StableDiffusion(DiffusionModel):
         return cls(
             spec,
             vae=network(AutoencoderKL, "vae"),
-            text_encoder=network(CLIPTextModel, "text_encoder"),
+            text_encoder=None if vae_alone else network(CLIPTextModel, "text_encoder"),
             tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            unet=network(UNet2DConditionModel, "unet"),
+            unet=None if vae_alone else network(UNet2DConditionModel, "unet"),
             scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
             device=device,
             frugal=frugal,
@@ -77,7 +78,7 @@ class StableDiffusion(DiffusionModel):
 
     @property
     def networks(self) -> tuple[torch.nn.Module, ...]:
-        return self.unet, self.text_encoder, self.vae
+        return (self.unet, self.text_encoder, self.vae) if self.unet else (self.vae,)
 
     def posterior(self, pixels: Tensor) -> Latents:
         with self.autocast():
