@@ -56,7 +56,7 @@ def finish(experiment: Experiment, jobs: list[Task], seconds: float = 1.0) -> No
     for task in jobs:
         made = expected.record(task).manifest() | {"files": {}}
         write(result(task, experiment), json.dumps(made))
-        figures = f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t512.5\n"
+        figures = f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t0:00:01\t512.5\t1.0\n"
         write(experiment.layout.benchmark(*task), figures)
 
 

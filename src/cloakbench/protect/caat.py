@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class CAAT(PromptedAscent):
     """Cross-attention attack: joint training of the photos and of the keys and values.
 
-    The prompt is the class prompt, which has no identifier. There is no prior: the published
+    The prompt is the class prompt, which has no identifier ("a photo of a person" there, without
+    the article here unless the experiment's prompts have it). There is no prior: the published
     script takes half of the photos for class images where it is switched on (recipes 1.14).
     """
 

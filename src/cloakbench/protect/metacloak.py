@@ -30,7 +30,8 @@ class MetaCloak(SurrogateProtection):
     A surrogate is trained on the photos themselves, and its weights are kept now and then. Each
     visit to such a checkpoint alternates PGD on transformed photos with training on the current
     ones. `faithful` repeats two quirks of the published script that ASPL's has, too (recipes 1.12):
-    bfloat16 weights, and a new optimiser for the steps of every round. `lite` is our short form, a
+    bfloat16 weights, and a new optimiser for the steps of every round. Every photo has a flip and a
+    blur of its own, where the script draws one for all. `lite` is our short form, a
     twentieth of the rounds after the same training; report it as "MetaCloak (lite)".
     """
 

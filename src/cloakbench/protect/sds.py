@@ -25,7 +25,9 @@ class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
     """Sends the U-Net's residual back through the encoder alone: SDS(+), SDS(-) and SDST.
 
     About half the time and memory of AdvDM. `descend` lowers the denoising loss, which blurs what
-    is learned; the paper prefers it. `targeted` also draws the latents to a target (SDST).
+    is learned; the paper prefers it. `targeted` also draws the latents to a target (SDST). With a
+    velocity model the residual is the velocity's, of the same direction, so that SDST's balance of
+    `rate` against the pull shifts with the timestep.
     """
 
     source = "Xue et al. 2024, Toward effective protection, arXiv 2311.12832 (recipes 1.8)"

@@ -18,6 +18,9 @@ CHANGES_NO_RESULT = True
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
+PEAK = "device_bytes"
+"""What a manifest calls the most memory that a job's tensors took of a GPU."""
+
 _claims: list[FileLock] = []  # held until the process ends, however it ends
 
 
@@ -61,3 +64,12 @@ def _is_held(path: Path) -> bool:
     path.unlink(missing_ok=True)
     lock.release()
     return False
+
+
+def peak_memory(device: str) -> dict[str, float]:
+    """The most bytes that this process's tensors took of a GPU at once, as manifests note it."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    return {PEAK: float(torch.cuda.max_memory_allocated())}

@@ -15,6 +15,7 @@ from typing import Any
 
 from cloakbench.files.outputs import MANIFEST, check_output, hold, new_folder, restore
 from cloakbench.files.verified import is_whole, load_manifest
+from cloakbench.running.gpu import peak_memory
 from cloakbench.running.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.running.record import Facts, Record
 
@@ -102,6 +103,7 @@ class Run:
     @contextmanager
     def output(self, job: Job, record: Record) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
+        job.took.update(peak_memory(self.device))
         told = {name: each for name in ("notes", "took") if (each := getattr(job, name))}
         manifest = record.manifest(self.device) | told
         with new_folder(self.out, manifest, _kept(job)) as folder:

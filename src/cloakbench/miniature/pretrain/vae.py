@@ -10,7 +10,7 @@ from torch.nn.functional import relu
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 
 KL_WEIGHT = 1e-6
-PERCEPTUAL_WEIGHT = 0.2
+PERCEPTUAL_WEIGHT = 1.0
 ADVERSARY_WEIGHT = 0.1  # of the other losses' gradient at the decoder's last layer
 
 
