@@ -47,10 +47,12 @@ def counted(method: str, stage: str, *, frugal: bool = False, photos: int = 4) -
 
 
 @cache
-def aspl(*models: str, frugal: bool = False, **settings: Any) -> Counts:
-    """ASPL or, with more models, E-ASPL; one step in a place of many says what memory they take."""
-    name = {"method": "easpl", "models": models} if models else {"method": "aspl"}
-    method = protections.build({**name, "training_steps": 1, "pgd_steps": 1, **settings})
+def aspl(*models: str, frugal: bool = False, name: str = "aspl", **settings: Any) -> Counts:
+    """ASPL, a child of it, or E-ASPL with more models; one step in a place of many says what memory
+    they take.
+    """
+    named: dict[str, Any] = {"method": "easpl", "models": models} if models else {"method": name}
+    method = protections.build({**named, "training_steps": 1, "pgd_steps": 1, **settings})
     return count(SD15, partial(scale().protect, method, scale().people(4)), frugal=frugal)
 
 
@@ -112,6 +114,14 @@ def test_aspl_fits_a_card_of_40_gb_and_at_the_second_try_one_of_24():
     assert aspl().gpu <= 32e9
     assert aspl(frugal=True).gpu <= 23e9
     assert aspl(faithful=True).gpu <= 14e9
+
+
+@pytest.mark.large
+def test_simac_fits_the_same_cards():
+    settings = {"name": "simac", "search_rounds": 1}
+
+    assert aspl(**settings).gpu <= 32e9
+    assert aspl(**settings, frugal=True).gpu <= 23e9
 
 
 @pytest.mark.large

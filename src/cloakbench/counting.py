@@ -294,15 +294,24 @@ class Weightless(StableDiffusion):
         return model
 
 
+class Again:
+    """A context for computing again, once for every gradient through the same activations."""
+
+    def __init__(self, model: Weightless) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(Kernels())
+        self._stack.enter_context(self._model.autocast())
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
 def _checkpoint(model: Weightless, *arguments: Any, **options: Any) -> Any:
     """Gradient checkpointing that computes again under the same autocast, as CUDA's does."""
-
-    @contextmanager
-    def again() -> Iterator[None]:
-        with Kernels(), model.autocast():
-            yield
-
-    contexts = lambda: (nullcontext(), again())  # noqa: E731
+    contexts = lambda: (nullcontext(), Again(model))  # noqa: E731
     return checkpoint(*arguments, **options, use_reentrant=False, context_fn=contexts)
 
 
