@@ -127,6 +127,17 @@ def test_a_claim_about_several_cells_is_one_about_the_least_favourable() -> None
     assert verdict(claim("higher", BOTH, ASPL, CDL), cells)["verdict"] == "contradicted"
 
 
+def test_of_comparisons_that_are_as_sure_the_one_with_the_least_effect_is_shown() -> None:
+    """Where all people agree on both, p are the same."""
+    cells = {BOTH: people(0.6), ASPL: people(0.2, seed=1), CDL: people(0.3, seed=2)}
+
+    for order in ((ASPL, CDL), (CDL, ASPL)):
+        row = verdict(claim("higher", BOTH, *order), cells)
+        assert (row["p"], row["effect"]) == (2 / 2**12, pytest.approx(0.3))
+    cells[BOTH] = people(0.1)
+    assert verdict(claim("lower", BOTH, CDL, ASPL), cells)["effect"] == pytest.approx(-0.1)
+
+
 def test_an_order_is_decided_by_a_trend() -> None:
     cells = {name: people(0.1 * k, 8, k) for k, name in enumerate((ASPL, CDL, CODESR, BOTH))}
 

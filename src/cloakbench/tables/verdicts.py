@@ -116,7 +116,8 @@ def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
         return _level(differences, claim.margin)
     sign = 1 if claim.test == "higher" else -1
     p, against = zip(*((p_above(sign * d), p_above(-sign * d)) for d in differences), strict=True)
-    worst = differences[int(np.argmax(p))]
+    means = [-sign * each.sum() for each in differences]  # where p are the same, the least effect
+    worst = differences[max(range(len(p)), key=lambda i: (p[i], means[i]))]
     return Evidence(max(p), _one_of(against), worst, worst, 0.0)
 
 
