@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -329,15 +330,44 @@ def test_claims_are_decided_by_the_cells_that_are_there(told: Ledger, tmp_path: 
 
 def test_machines_get_every_claim_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    results = tmp_path / "results.yaml"
-    results.write_text(yaml.safe_dump({"results": str(tmp_path), "identities": ["person_000003"]}))
+    files = ["config.yaml", "config/claims.yaml", results_in(tmp_path)]
 
-    run = CliRunner().invoke(
-        app, ["claims", "config.yaml", "config/claims.yaml", str(results), "--json"]
-    )
+    run = CliRunner().invoke(app, ["claims", *files, "--json"])
 
     assert run.exit_code == 0, run.output
     found = json.loads(run.stdout)
     keys = {"claim", "source", "verdict", "endpoint", "n", "effect", "low", "high", "p", "p_holm"}
     assert len(found) == len(Ledger.read(Path("claims/paper.yaml")).claims)
     assert all(keys <= row.keys() and row["verdict"] == "undecided" for row in found)
+
+
+def results_in(folder: Path) -> str:
+    """A config that has one person's results in a folder of its own."""
+    path = folder / "results.yaml"
+    told = {"results": str(folder / "results"), "identities": ["person_000003"]}
+    path.write_text(yaml.safe_dump(told))
+    return str(path)
+
+
+def test_what_is_missing_is_run_before_the_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    ran: list[list[str]] = []
+    failing: list[int] = [0]
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, failing[0])
+
+    monkeypatch.setattr("cloakbench.cli.experiment.subprocess.run", run)
+    files = ["config.yaml", "config/claims.yaml", results_in(tmp_path)]
+
+    assert "undecided" in CliRunner().invoke(app, ["claims", *files]).stdout
+    assert [command[1:] for command in ran] == [["-m", "snakemake", "--configfile", *files]]
+    assert "undecided" in CliRunner().invoke(app, ["claims", *files, "--so-far"]).stdout
+    assert len(ran) == 1
+    failing[0] = 1
+    stopped = CliRunner().invoke(app, ["claims", *files])
+    assert isinstance(stopped.exception, CloakBenchError)
+    assert stopped.stdout == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.score.base import DISTANCES
@@ -24,7 +26,7 @@ from cloakbench.tables.display import (
 )
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.latex import latex
-from cloakbench.tables.markdown import markdown
+from cloakbench.tables.markdown import EXPECTED, markdown
 from cloakbench.tables.measures import LEVEL, best, keep, main_metrics
 from cloakbench.tables.summary import metric_columns
 
@@ -66,6 +68,13 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
         caption, key = f"{title}.{CAPTIONS.get(name, '')}", f"{experiment}-{name}"
         write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
+
+
+def write_expected(experiment: str, expected: pd.DataFrame, folder: Path) -> None:
+    """Write what to expect of protections that may adapt, as CSV and Markdown."""
+    write_csv(expected, folder / "expected.csv")
+    title = f"{experiment}, protections that may adapt"
+    write_text(folder / "expected.md", markdown(title, score_grid(expected), EXPECTED))
 
 
 def _short(
