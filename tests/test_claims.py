@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
+from scipy.stats import wilcoxon
 from test_report import pictures, show
 from test_tables import study, tabulate
 from typer.testing import CliRunner
@@ -25,9 +26,11 @@ from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
 from cloakbench.report.evidence import exhibits
 from cloakbench.tables import verdicts_so_far, write_tables
+from cloakbench.tables.display import verdict_grid
 from cloakbench.tables.verdicts import people_needed, verdicts
 
 NOTHING = pd.DataFrame()
+OF: dict[str, Any] = {"family": "tests", "experiment": "mini", "people": 48}
 ASPL, CDL, CODESR, BOTH = (
     *("aspl/none/dreambooth", "aspl/none/cdl", "aspl/codesr/dreambooth", "aspl/codesr/cdl"),
 )
@@ -39,7 +42,7 @@ def claim(test: str, *cells: str, margin: float = 0, endpoint: str = "fdfr") -> 
 
 
 def ledger(*claims: Claim, level: float = 0.05) -> Ledger:
-    return Ledger(level=level, claims=[*claims])
+    return Ledger(**OF, level=level, claims=[*claims])
 
 
 def samples(**columns: Any) -> pd.DataFrame:
@@ -244,13 +247,40 @@ def test_a_claim_that_cannot_be_decided_is_refused_before_the_run(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump({"claims": [GOOD | changes]}))
+    path.write_text(yaml.safe_dump(OF | {"claims": [GOOD | changes]}))
     config = yaml.safe_load(Path("config.yaml").read_text()) | {"claims": str(path)}
 
     with pytest.raises(CloakBenchError) as error:
         Experiment.parse(config)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_claims_are_decided_by_the_experiment_that_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(OF | {"experiment": "another", "claims": [GOOD]}))
+    config = yaml.safe_load(Path("config.yaml").read_text()) | {"claims": str(path)}
+
+    with pytest.raises(CloakBenchError, match="by experiment 'another', and this is 'mini'"):
+        Experiment.parse(config)
+
+
+def test_a_verdict_has_all_that_was_registered_and_wilcoxons_p_beside_it() -> None:
+    cells = {BOTH: people(0.6), ASPL: people(0.55, seed=1)}
+    both = ledger(claim("higher", BOTH, ASPL), claim("level", BOTH, ASPL, margin=0.08))
+
+    made = verdicts(both, samples(cells=cells), NOTHING)
+
+    first, second = made.to_dict("records")
+    assert (first["family"], first["experiment"], first["planned"]) == ("tests", "mini", 48)
+    assert first["p_wilcoxon"] == pytest.approx(wilcoxon(cells[BOTH] - cells[ASPL]).pvalue)
+    assert math.isnan(second["p_wilcoxon"])
+    grid = verdict_grid(made)
+    tests = [row[grid.headings.index("test")].text for row in grid.rows]
+    assert tests == ["higher", "level within 8%"]
 
 
 @pytest.fixture
@@ -270,7 +300,8 @@ def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
     write_tables("demo", made, tmp_path / "tables")
 
     text = (tmp_path / "tables" / "verdicts.md").read_text("utf-8")
-    assert "| higher | a test | holds | FDFR | +33% " in text
+    assert "| higher | a test | holds | FDFR | higher | +33% " in text
+    assert "| 8 of 48 |" in text
     read = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
     assert read["verdict"].tolist() == ["holds", "holds"]
     methods: dict[str, Any] = {"protection": {}, "purification": {}, "trainer": {}}
@@ -336,7 +367,22 @@ def test_machines_get_every_claim_as_json(tmp_path: Path, monkeypatch: pytest.Mo
 
     assert run.exit_code == 0, run.output
     found = json.loads(run.stdout)
-    keys = {"claim", "source", "verdict", "endpoint", "n", "effect", "low", "high", "p", "p_holm"}
+    keys = {
+        "family",
+        "experiment",
+        "test",
+        "margin",
+        "claim",
+        "source",
+        "verdict",
+        "endpoint",
+        "n",
+        "effect",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+    }
     assert len(found) == len(Ledger.read(Path("claims/paper.yaml")).claims)
     assert all(keys <= row.keys() and row["verdict"] == "undecided" for row in found)
 

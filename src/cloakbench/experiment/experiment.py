@@ -219,7 +219,7 @@ class Experiment:
             ["/".join(each[:2]) for each in combinations],
             [metric.name for metric in photo_metrics(self.metrics)],
         )
-        ledger.check(samples, photos, self.config.prompts.sample)
+        ledger.check(self.name, samples, photos, self.config.prompts.sample)
         return ledger
 
     def originals(self) -> list[Path]:

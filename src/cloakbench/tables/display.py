@@ -38,13 +38,18 @@ CONTRASTS_NOTE = (
 )
 VERDICTS_NOTE = (
     "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's trend "
-    "test for an order), is at most the ledger's level after Holm's correction for all claims. An "
-    "effect is the mean of the first cell less that of the other, or of the last less the first of "
-    "an order; of several comparisons it is the one least favourable to the claim. Its interval "
-    "holds the truth with a probability of one less the level. People: about how many would decide "
-    "the claim with 90 % probability, were all like these."
+    "test for an order), is at most the ledger's level after Holm's correction for all claims of "
+    "its family, those in one file. An effect is the mean of the first cell less that of the "
+    "other, or of the last less the first of an order; of several comparisons it is the one least "
+    "favourable to the claim. Its interval holds the truth with a probability of one less the "
+    "level. Wilcoxon: p of the signed ranks of its differences, not corrected. n: of the people "
+    "that were planned. People: about how many would decide the claim with 90 % probability, were "
+    "all like these."
 )
-VERDICT = ("claim", "source", "verdict", "endpoint", "effect", "p", "p by Holm", "n", "people")
+VERDICT = (
+    *("claim", "source", "verdict", "endpoint", "test", "effect"),
+    *("p", "p by Holm", "Wilcoxon", "n", "people"),
+)
 SEEDS_NOTE = (
     "Every cell is repeated with each seed. SD of people: of their true means; SD of seeds: of one "
     "person's mean, from seed to seed. Share: of the variance of people's means over their seeds "
@@ -144,14 +149,18 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
     metric = metrics[row["endpoint"]]
     spec = f"+{metric.display}"
     low, high = (number(row[end], spec) for end in ("low", "high"))
+    margin = number(row["margin"], metric.display)
     interval = "" if math.isnan(row["low"]) else f"[{low}, {high}]"
     return {
         **{name: Value(row[name]) for name in ("claim", "source", "verdict")},
         "endpoint": Value(metric.title),
+        "test": Value(f"{row['test']} within {margin}" if row["margin"] else row["test"]),
         "effect": Value(number(row["effect"], spec), interval),
         "p": Value(number(row["p"], ".2g")),
         "p by Holm": Value(number(row["p_holm"], ".2g")),
-        **{name: Value(number(row[name], ".0f")) for name in ("n", "people")},
+        "Wilcoxon": Value(number(row["p_wilcoxon"], ".2g")),
+        "n": Value(f"{row['n']} of {row['planned']}"),
+        "people": Value(number(row["people"], ".0f")),
     }
 
 

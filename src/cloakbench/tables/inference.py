@@ -139,6 +139,17 @@ def p_within(values: np.ndarray, margin: float) -> float:
     return max(p_above(values, -margin), p_above(-np.asarray(values), -margin))
 
 
+def p_signed_ranks(values: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, shape (n,); NaN and 0 entries are left out.
+
+    NaN for fewer than two. Source: Wilcoxon 1945, doi:10.2307/3001968.
+    """
+    from scipy.stats import wilcoxon
+
+    differing = values[~np.isnan(values) & (values != 0)]
+    return float(wilcoxon(differing).pvalue) if len(differing) > 1 else math.nan
+
+
 def p_rising(table: np.ndarray) -> float:
     """Trend: p of "values rise from column to column", Page's trend test.
 

@@ -17,6 +17,7 @@ from cloakbench.tables.inference import (
     mean_interval,
     p_above,
     p_rising,
+    p_signed_ranks,
     p_within,
 )
 
@@ -46,13 +47,15 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     images, distances: rows of samples and of photos, as `Tables` has them; of what has not run
         there are none.
 
-    Columns: `claim`, `source`, `test`, `endpoint`; `verdict`: "holds", "contradicted" or
-    "undecided", by Holm's procedure at the ledger's level; `n` people; `effect`, the mean of the
-    first cell less that of the other (or the last less the first, of an order; of several the one
-    least favourable to the claim), with `low` and `high` of its interval at one less the level;
-    `p`, two-sided; `p_holm`, for which claims that have not run count, too; `people`: about how
-    many would decide the claim if all were like these; `cells`, as the claim has them; and
-    `person`, whose difference is nearest to the effect.
+    Columns: `family`, `experiment`, `claim`, `source`, `test`, `endpoint`, `margin`; `verdict`:
+    "holds", "contradicted" or "undecided", by Holm's procedure at the ledger's level; `n` people,
+    of those that were `planned`; `effect`, the mean of the first cell less that of the other (or
+    the last less the first, of an order; of several the one least favourable to the claim), with
+    `low` and `high` of its interval at one less the level; `p`, two-sided; `p_holm`, for which
+    claims that have not run count, too; `p_wilcoxon`, of signed ranks of the differences that the
+    effect is the mean of, where these are all that is tested; `people`: about how many would decide
+    the claim if all were like these; `cells`, as the claim has them; and `person`, whose difference
+    is nearest to the effect.
     """
     rows = []
     for claim in ledger.claims:
@@ -82,17 +85,22 @@ def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
-    named = {key: getattr(claim, key) for key in ("claim", "source", "test", "endpoint")}
+    told = ("claim", "source", "test", "endpoint", "margin")
     found = _weigh(claim, values.to_numpy().T)
     low, high = metrics[claim.endpoint].bounds
     effect = mean_interval(found.differences, (low - high, high - low), 1 - ledger.level)
+    ranked = found.differences if claim.test in ("lower", "higher") else found.differences[:0]
     return {
-        **named,
+        "family": ledger.family,
+        "experiment": ledger.experiment,
+        **{key: getattr(claim, key) for key in told},
         "verdict": "holds" if found.p <= found.p_against else "contradicted",
         "n": effect.n,
+        "planned": ledger.people,
         **dict(zip(("effect", "low", "high"), effect[:3], strict=True)),
         "p": both_sides(found.p, found.p_against),
         "p_holm": math.nan,
+        "p_wilcoxon": p_signed_ranks(ranked),
         "people": people_needed(found.scores, found.border, ledger.level / len(ledger.claims)),
         "cells": CELLS.join(claim.cells),
         "person": _nearest(found.differences, [*values.index]),
