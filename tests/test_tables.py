@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -363,6 +364,20 @@ def test_latex_tables_have_few_columns_or_those_that_are_chosen(made, tmp_path: 
     assert "{BRISQUE}" in (tmp_path / "mine" / "photos.tex").read_text("utf-8")
     with pytest.raises(CloakBenchError, match="--latex: unknown metric 'fdrf': did you mean"):
         write_tables("demo", made, tmp_path, ["fdrf"])
+
+
+def test_differences_in_latex_have_n_and_p_after_holm(tmp_path: Path) -> None:
+    made = tabulate(study(tmp_path, tuple("abcdef")), tmp_path)
+    write_tables("mine", made, tmp_path / "tables", ["relative_ism"])
+
+    table = (tmp_path / "tables" / "contrasts.tex").read_text("utf-8")
+
+    assert "& {identities} & {relative ISM $\\downarrow$}" in table
+    assert "& 6 & -0.505" in table
+    holm = made.contrasts["relative_ism_holm"].dropna()
+    shown = re.findall(r"p=([\d.]+) by Holm", table)
+    assert [float(p) for p in shown] == pytest.approx(holm, rel=0.05)
+    assert len(shown) > 5
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX to compile with")

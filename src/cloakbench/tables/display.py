@@ -14,6 +14,7 @@ from cloakbench.score.base import metrics
 from cloakbench.tables.summary import metric_columns
 
 MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"  # where there is no number
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = (
     "Arrows point to where the protection holds; brackets are 95 % intervals over {}; of fewer "
@@ -84,7 +85,7 @@ class Grid(NamedTuple):
 def number(value: float, spec: str) -> str:
     """A number in a format, with a true minus sign, none for zero; a dash for NaN."""
     if math.isnan(value):
-        return "\N{EN DASH}"
+        return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
     text = format(value, spec)
@@ -195,9 +196,9 @@ def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
     """
     spec = sign + metrics[metric].display
     parts = [spread(row, metric, spec), _missing(row, metric, spec), _saturated(row, metric)]
-    if not math.isnan(row.get(f"{metric}_p", math.nan)):
-        p, holm = (number(row[f"{metric}_{of}"], ".2g") for of in ("p", "holm"))
-        parts.append(f"p={p}, {holm} by Holm")
+    p, holm = (number(row.get(f"{metric}_{of}", math.nan), ".2g") for of in ("p", "holm"))
+    if holm != NOTHING:
+        parts.append(f"p={holm} by Holm" if p == NOTHING else f"p={p}, {holm} by Holm")
     return Value(number(row[metric], spec), " ".join(filter(None, parts)))
 
 

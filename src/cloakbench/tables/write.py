@@ -34,7 +34,8 @@ SHORT_VERDICT = ("claim", "verdict", "effect", "p by Holm", "n")
 CAPTIONS = {
     "summary": " Arrows point to where the protection holds, brackets are 95 % intervals, and bold "
     "protects most.",
-    "contrasts": f" Brackets are 95 % intervals; bold: p is at most {LEVEL} by Holm.",
+    "contrasts": " Brackets are 95 % intervals, p of sign-flip tests, after Holm's correction for "
+    f"all rows; bold: it is at most {LEVEL}.",
 }
 """What captions say besides the title; of tables with bold values."""
 
@@ -90,7 +91,7 @@ def _short(
         "summary": (experiment, score_grid(tables.summary, counts, against), remark),
         "contrasts": (
             f"{experiment}, differences to the controls",
-            difference_grid(tables.contrasts, against, counts),
+            difference_grid(tables.contrasts, against),
             f"{CONTRASTS_NOTE} {remark}",
         ),
         "identities": (
