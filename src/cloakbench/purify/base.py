@@ -57,13 +57,6 @@ class Purifier(Method):
             )
         return Photos(pixels.clamp(0, 1), photos.names)
 
-    def of_class(self, noun: str) -> Purifier:
-        """The same, but a prompt that is the default one names another class of pictures."""
-        prompt = type(self).model_fields.get("prompt")
-        if prompt is None or self.model_dump()["prompt"] != prompt.default:
-            return self
-        return self.model_copy(update={"prompt": prompt.default.replace("person", noun)})
-
     @abstractmethod
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:
         """Purified pixels (n, 3, h, w) for pixels in [0, 1]; `load` loads once."""
