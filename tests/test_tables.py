@@ -19,7 +19,14 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout, label
 from cloakbench.files.text import write_scores
 from cloakbench.files.verified import seal
-from cloakbench.tables import Tables, make_tables, print_summary, write_tables
+from cloakbench.tables import (
+    Tables,
+    make_tables,
+    print_summary,
+    purifier_costs,
+    write_purifiers,
+    write_tables,
+)
 from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import PACKAGES, latex
@@ -567,3 +574,23 @@ def test_rows_that_no_cell_can_have_go_into_no_summary(tmp_path: Path, case: str
 
     with pytest.raises(CloakBenchError, match=rf"dreambooth\.csv: {message}\. Delete it and run"):
         tabulate(cells, tmp_path)
+
+
+def test_photos_that_a_purification_left_as_they_were_are_counted(tmp_path: Path) -> None:
+    cells, layout = study(tmp_path), Layout(tmp_path)
+    told = {"anna": {"photos_without_a_face": 1}, "bert": {"photos_without_a_face": 0}}
+    for cell in cells:
+        folder = layout.purified(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = told[cell.identity] if cell.protection == "aspl" else {}
+        seal(folder, {"stage": "purify", "notes": notes, "took": {"seconds_per_photo": 2.0}})
+
+    costs = purifier_costs(cells, layout, tabulate(cells, tmp_path).photos)
+    write_purifiers("mine", costs, tmp_path)
+
+    assert costs.set_index("protection")["faceless"].to_dict() == pytest.approx(
+        {"clean": math.nan, "noise": math.nan, "aspl": 1}, nan_ok=True
+    )
+    [row] = [r for r in (tmp_path / "purifiers.md").read_text().splitlines() if "| aspl |" in r]
+    photos = costs.set_index("protection")["photos"]["aspl"]
+    assert row.endswith(f"| 2 (2) | 1 of {photos} |")

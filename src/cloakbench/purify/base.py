@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SECONDS = "seconds_per_photo"
 """What a manifest says of a purification's time, where no kill interrupted it."""
+FACELESS = "photos_without_a_face"
+"""What it notes of a purification of faces: how many photos stayed as they were for want of one."""
 
 
 class Purifier(Method):
