@@ -99,13 +99,20 @@ def test_six_people_decide_nothing_at_one_percent() -> None:
     assert (row["verdict"], row["p"], row["people"]) == ("undecided", 2 / 2**6, 8)
 
 
-def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised() -> None:
+@pytest.mark.parametrize(
+    ("test", "mean", "margin", "borders"),
+    [("higher", 0.06, 0, (0.0,)), ("level", 0.0, 0.05, (-0.05, 0.05))],
+)
+def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised(
+    test: str, mean: float, margin: float, borders: tuple[float, ...]
+) -> None:
+    """Of what is level they have to be on the right sides of both ends of the margin."""
     rng = np.random.default_rng(0)
-    needed = int(people_needed(people(0.06, 20), 0, 0.05))
-    tested = ledger(claim("higher", BOTH, ASPL))
+    needed = int(people_needed(people(mean, 20, sd=0.1), borders, 0.05))
+    tested = ledger(claim(test, BOTH, ASPL, margin=margin))
     decided = []
     for _ in range(60):
-        cells = {BOTH: rng.normal(0.06, 0.05, needed), ASPL: np.zeros(needed)}
+        cells = {BOTH: rng.normal(mean, 0.1, needed), ASPL: np.zeros(needed)}
         decided += [*verdicts(tested, samples(cells=cells), NOTHING)["verdict"]]
 
     assert 0.8 <= np.mean([each == "holds" for each in decided]) <= 1
@@ -195,16 +202,20 @@ def test_claims_that_have_not_run_count_in_the_family() -> None:
 
 
 def test_a_ledger_without_effects_is_wrong_no_more_often_than_it_says() -> None:
-    """Three claims among eight people at 20 %, 80 times."""
+    """Claims of each kind among eight people at 20 %, 80 times; what is level is at its margin."""
     rng = np.random.default_rng(0)
+    apart = "clean/none/dreambooth"
     told = ledger(
         *(claim("higher", name, ASPL) for name in (CDL, CODESR)),
         claim("lower", BOTH, ASPL),
+        claim("level", apart, ASPL, margin=0.1),
+        claim("rising", ASPL, CDL, CODESR, BOTH),
         level=0.2,
     )
     wrong = 0
     for _ in range(80):
         cells = {name: rng.normal(0.5, 0.1, 8) for name in (ASPL, CDL, CODESR, BOTH)}
+        cells[apart] = rng.normal(0.6, 0.1, 8)
         wrong += any(verdicts(told, samples(cells=cells), NOTHING)["verdict"] != "undecided")
 
     assert 0 < wrong / 80 <= 0.2 + 2 * math.sqrt(0.2 * 0.8 / 80)

@@ -31,14 +31,14 @@ class Evidence(NamedTuple):
 
     p, p_against: one-sided, of the claim and of its opposite.
     differences: each person's, of the comparison that is least favourable to the claim.
-    scores, border: what each person says for or against it, and the mean that would say nothing.
+    scores, borders: what each person says for or against it, and means that would say nothing.
     """
 
     p: float
     p_against: float
     differences: np.ndarray
     scores: np.ndarray
-    border: float
+    borders: tuple[float, ...]
 
 
 def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
         "p": both_sides(found.p, found.p_against),
         "p_holm": math.nan,
         "p_wilcoxon": p_signed_ranks(ranked),
-        "people": people_needed(found.scores, found.border, ledger.level / len(ledger.claims)),
+        "people": people_needed(found.scores, found.borders, ledger.level / len(ledger.claims)),
         "cells": CELLS.join(claim.cells),
         "person": _nearest(found.differences, [*values.index]),
     }
@@ -126,7 +126,7 @@ def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
     p, against = zip(*((p_above(sign * d), p_above(-sign * d)) for d in differences), strict=True)
     means = [-sign * each.sum() for each in differences]  # where p are the same, the least effect
     worst = differences[max(range(len(p)), key=lambda i: (p[i], means[i]))]
-    return Evidence(max(p), _one_of(against), worst, worst, 0.0)
+    return Evidence(max(p), _one_of(against), worst, worst, (0.0,))
 
 
 def _level(differences: list[np.ndarray], margin: float) -> Evidence:
@@ -134,8 +134,7 @@ def _level(differences: list[np.ndarray], margin: float) -> Evidence:
     p = [p_within(each, margin) for each in differences]
     against = [min(p_above(each, margin), p_above(-each, margin)) for each in differences]
     worst = max(differences, key=lambda each: abs(each.mean()) if each.size else 0.0)
-    side = -1.0 if worst.size and worst.mean() < 0 else 1.0
-    return Evidence(max(p), _one_of(against), worst, worst, side * margin)
+    return Evidence(max(p), _one_of(against), worst, worst, (-margin, margin))
 
 
 def _one_of(p: tuple[float, ...] | list[float]) -> float:
@@ -150,11 +149,11 @@ def _order(cells: np.ndarray) -> Evidence:
     k = len(cells)
     scores = np.arange(1, k + 1) @ rankdata(cells, axis=0)
     trend = p_rising(cells.T), p_rising(cells[::-1].T)
-    return Evidence(*trend, cells[-1] - cells[0], scores, k * (k + 1) ** 2 / 4)
+    return Evidence(*trend, cells[-1] - cells[0], scores, (k * (k + 1) ** 2 / 4,))
 
 
-def people_needed(scores: np.ndarray, border: float, level: float) -> float:
-    """About how many people decide, with 90 % probability, on which side of a border the mean is.
+def people_needed(scores: np.ndarray, borders: Sequence[float], level: float) -> float:
+    """About how many people decide, with 90 % probability, on which side of borders the mean is.
 
     scores: shape (n,), those of the people at hand, taken for what all are like. level: of the
     two-sided test. Infinite above 10,000; NaN for fewer than two people. By the power of Student's
@@ -165,8 +164,9 @@ def people_needed(scores: np.ndarray, border: float, level: float) -> float:
 
     if len(scores) < 2:
         return math.nan
-    away, sd = abs(scores.mean() - border), scores.std(ddof=1)
+    away, sd = np.abs(scores.mean() - np.array(borders)), max(scores.std(ddof=1), 1e-12)
     n = np.unique(np.geomspace(2, MOST, 500).astype(int))
-    power = ndtr(away / max(sd, 1e-12) * np.sqrt(n) - t.isf(level / 2, n - 1))
+    missed = ndtr(t.isf(level / 2, n - 1) - away[:, None] / sd * np.sqrt(n))  # of each border
+    power = 1 - missed.sum(axis=0)
     enough = n[(power >= POWER) & (n >= math.log2(2 / level))]
     return float(enough[0]) if enough.size else math.inf
