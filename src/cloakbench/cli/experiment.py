@@ -149,7 +149,7 @@ def tables(
     folder = experiment.layout.tables(experiment.name)
     write_tables(experiment.name, made, folder, columns or ())
     if experiment.reported is not None:
-        write_reported(experiment.name, experiment.reported, made.summary, folder)
+        write_reported(experiment.name, experiment.reported, made, folder)
     if experiment.adapted:
         means = expected_means(made.images, experiment.adapted, [ADAPTS])
         write_expected(experiment.name, means, folder)
