@@ -155,7 +155,7 @@ def test_without_any_face_ism_is_nan_and_fdfr_one(tmp_path: Path) -> None:
 def test_ser_fiq_wants_a_backend_that_measures_quality(tmp_path: Path) -> None:
     paint(tmp_path / "photo", BLACK, (200, 0, 0))
 
-    with pytest.raises(CloakBenchError, match="facexlib with dropout_passes: 100"):
+    with pytest.raises(CloakBenchError, match="facexlib or insightface to 100"):
         scores(tmp_path, Colours(), ["ser_fiq"])
 
 

@@ -132,15 +132,7 @@ def tables(
     from cloakbench.experiment.provenance import write_provenance
     from cloakbench.files.layout import STAGES
     from cloakbench.files.verified import seal
-    from cloakbench.tables import (
-        expected_means,
-        print_summary,
-        purifier_costs,
-        write_expected,
-        write_purifiers,
-        write_reported,
-        write_tables,
-    )
+    from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
     expected = Expected(experiment)
@@ -148,6 +140,22 @@ def tables(
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
     write_tables(experiment.name, made, folder, columns or ())
+    _write_further(experiment, made, folder)
+    write_provenance(experiment, folder)
+    seal(folder, expected.tables().manifest())
+    print_summary(experiment.name, made.summary, made.contrary)
+
+
+def _write_further(experiment: Experiment, made: Tables, folder: Path) -> None:
+    """Write tables that say more than scores of cells."""
+    from cloakbench.tables import (
+        expected_means,
+        purifier_costs,
+        write_expected,
+        write_purifiers,
+        write_reported,
+    )
+
     if experiment.reported is not None:
         write_reported(experiment.name, experiment.reported, made, folder)
     if experiment.adapted:
@@ -155,9 +163,6 @@ def tables(
         write_expected(experiment.name, means, folder)
     costs = purifier_costs(experiment.cells(), experiment.layout, made.photos)
     write_purifiers(experiment.name, costs, folder)
-    write_provenance(experiment, folder)
-    seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made.summary, made.contrary)
 
 
 def claims(
