@@ -278,6 +278,18 @@ def test_insightface_looks_for_faces_at_two_sizes_as_its_own_default_does(
     assert OneFace.squares == [DEFAULT_DET_SIZES]
 
 
+@needs_photos
+@needs_weights
+def test_insightface_finds_a_face_that_fills_the_picture() -> None:
+    spec = {"method": "insightface", "weights": str(WEIGHTS)}
+    photo = read_photo(photo_files(PHOTOS / "set_A")[0])
+    [face] = backends.build(spec).faces(photo)
+    filled = photo.crop(face.pixels).resize((512, 512))
+
+    assert len(backends.build(spec).faces(filled)) == 1
+    assert backends.build(spec | {"detection_sizes": [640]}).faces(filled) == []
+
+
 def test_dropout_steadies_equal_embeddings_and_no_others() -> None:
     """Two embeddings at a right angle are sqrt(2) apart."""
     assert steadiness(np.ones((5, 3))) == 1
