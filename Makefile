@@ -12,7 +12,7 @@ CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86
 PICTURED := person_000003
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims adaptive benchmark test lint docs build format lock clean
+.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
@@ -41,12 +41,16 @@ screenshots: browser ## picture the demo's report for the docs
 demo: setup ## run the whole study in miniature and print its table
 	snakemake
 
-behaviour ablation components protections purifications purified-clean learning budgets shares claims adaptive: setup ## run config/<name>.yaml; refresh docs/<name>
+RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
+claims: claims-adaptive claims-cdl claims-purifications
+
+behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive: setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
-	cp results/tables/$@/*.md results/report/$@/*.svg docs/$@/
+	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
 		--out docs/$@/$(PICTURED).webp
+	$(if $(filter claims,$@),cloakbench claims --so-far)
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/protections.py

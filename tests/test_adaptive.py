@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 from cloakbench.cli.main import app
 from cloakbench.experiment.config import load
 from cloakbench.experiment.experiment import Experiment
-from cloakbench.tables import expected_means
+from cloakbench.tables import expected_means, write_expected
 
 DEFAULT = REPOSITORY / "config.yaml"
 ADAPTED = {"aspl-codesr": "aspl"}
@@ -50,6 +52,17 @@ def test_people_who_were_not_adapted_to_are_in_no_expected_mean():
 
     assert found["relative_ims"].tolist() == [pytest.approx(0.4), pytest.approx(0.0)]
     assert expected_means(images, {}, [0.5]).empty
+
+
+def test_what_to_expect_is_a_table_beside_the_others(tmp_path: Path):
+    images = samples(aspl={"anna": 0.4, "bert": 0.2}, aspl_codesr={"anna": 0.0, "bert": 0.0})
+
+    write_expected("mine", expected_means(images, ADAPTED, [0.5]), tmp_path)
+
+    text = (tmp_path / "expected.md").read_text("utf-8")
+    assert "# mine, protections that may adapt" in text
+    assert "| 0.5 | 2 | 0.150 (0.200, 0.100) |" in text
+    assert pd.read_csv(tmp_path / "expected.csv")["probability"].tolist() == [0.0, 0.5, 1.0]
 
 
 def test_the_plain_counterpart_has_the_same_method_and_budget():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
+from scipy.stats import wilcoxon
 from test_report import pictures, show
 from test_tables import study, tabulate
 from typer.testing import CliRunner
@@ -24,9 +26,11 @@ from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
 from cloakbench.report.evidence import exhibits
 from cloakbench.tables import verdicts_so_far, write_tables
+from cloakbench.tables.display import verdict_grid
 from cloakbench.tables.verdicts import people_needed, verdicts
 
 NOTHING = pd.DataFrame()
+OF: dict[str, Any] = {"family": "tests", "experiment": "mini", "people": 48}
 ASPL, CDL, CODESR, BOTH = (
     *("aspl/none/dreambooth", "aspl/none/cdl", "aspl/codesr/dreambooth", "aspl/codesr/cdl"),
 )
@@ -38,7 +42,7 @@ def claim(test: str, *cells: str, margin: float = 0, endpoint: str = "fdfr") -> 
 
 
 def ledger(*claims: Claim, level: float = 0.05) -> Ledger:
-    return Ledger(level=level, claims=[*claims])
+    return Ledger(**OF, level=level, claims=[*claims])
 
 
 def samples(**columns: Any) -> pd.DataFrame:
@@ -95,13 +99,20 @@ def test_six_people_decide_nothing_at_one_percent() -> None:
     assert (row["verdict"], row["p"], row["people"]) == ("undecided", 2 / 2**6, 8)
 
 
-def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised() -> None:
+@pytest.mark.parametrize(
+    ("test", "mean", "margin", "borders"),
+    [("higher", 0.06, 0, (0.0,)), ("level", 0.0, 0.05, (-0.05, 0.05))],
+)
+def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised(
+    test: str, mean: float, margin: float, borders: tuple[float, ...]
+) -> None:
+    """Of what is level they have to be on the right sides of both ends of the margin."""
     rng = np.random.default_rng(0)
-    needed = int(people_needed(people(0.06, 20), 0, 0.05))
-    tested = ledger(claim("higher", BOTH, ASPL))
+    needed = int(people_needed(people(mean, 20, sd=0.1), borders, 0.05))
+    tested = ledger(claim(test, BOTH, ASPL, margin=margin))
     decided = []
     for _ in range(60):
-        cells = {BOTH: rng.normal(0.06, 0.05, needed), ASPL: np.zeros(needed)}
+        cells = {BOTH: rng.normal(mean, 0.1, needed), ASPL: np.zeros(needed)}
         decided += [*verdicts(tested, samples(cells=cells), NOTHING)["verdict"]]
 
     assert 0.8 <= np.mean([each == "holds" for each in decided]) <= 1
@@ -125,6 +136,17 @@ def test_a_claim_about_several_cells_is_one_about_the_least_favourable() -> None
     assert (both["effect"], both["p"]) == (alone["effect"], alone["p"])
     cells[CDL] = people(0.9, seed=2)
     assert verdict(claim("higher", BOTH, ASPL, CDL), cells)["verdict"] == "contradicted"
+
+
+def test_of_comparisons_that_are_as_sure_the_one_with_the_least_effect_is_shown() -> None:
+    """Where all people agree on both, p are the same."""
+    cells = {BOTH: people(0.6), ASPL: people(0.2, seed=1), CDL: people(0.3, seed=2)}
+
+    for order in ((ASPL, CDL), (CDL, ASPL)):
+        row = verdict(claim("higher", BOTH, *order), cells)
+        assert (row["p"], row["effect"]) == (2 / 2**12, pytest.approx(0.3))
+    cells[BOTH] = people(0.1)
+    assert verdict(claim("lower", BOTH, CDL, ASPL), cells)["effect"] == pytest.approx(-0.1)
 
 
 def test_an_order_is_decided_by_a_trend() -> None:
@@ -180,16 +202,20 @@ def test_claims_that_have_not_run_count_in_the_family() -> None:
 
 
 def test_a_ledger_without_effects_is_wrong_no_more_often_than_it_says() -> None:
-    """Three claims among eight people at 20 %, 80 times."""
+    """Claims of each kind among eight people at 20 %, 80 times; what is level is at its margin."""
     rng = np.random.default_rng(0)
+    apart = "clean/none/dreambooth"
     told = ledger(
         *(claim("higher", name, ASPL) for name in (CDL, CODESR)),
         claim("lower", BOTH, ASPL),
+        claim("level", apart, ASPL, margin=0.1),
+        claim("rising", ASPL, CDL, CODESR, BOTH),
         level=0.2,
     )
     wrong = 0
     for _ in range(80):
         cells = {name: rng.normal(0.5, 0.1, 8) for name in (ASPL, CDL, CODESR, BOTH)}
+        cells[apart] = rng.normal(0.6, 0.1, 8)
         wrong += any(verdicts(told, samples(cells=cells), NOTHING)["verdict"] != "undecided")
 
     assert 0 < wrong / 80 <= 0.2 + 2 * math.sqrt(0.2 * 0.8 / 80)
@@ -232,13 +258,40 @@ def test_a_claim_that_cannot_be_decided_is_refused_before_the_run(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump({"claims": [GOOD | changes]}))
+    path.write_text(yaml.safe_dump(OF | {"claims": [GOOD | changes]}))
     config = yaml.safe_load(Path("config.yaml").read_text()) | {"claims": str(path)}
 
     with pytest.raises(CloakBenchError) as error:
         Experiment.parse(config)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_claims_are_decided_by_the_experiment_that_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(OF | {"experiment": "another", "claims": [GOOD]}))
+    config = yaml.safe_load(Path("config.yaml").read_text()) | {"claims": str(path)}
+
+    with pytest.raises(CloakBenchError, match="by experiment 'another', and this is 'mini'"):
+        Experiment.parse(config)
+
+
+def test_a_verdict_has_all_that_was_registered_and_wilcoxons_p_beside_it() -> None:
+    cells = {BOTH: people(0.6), ASPL: people(0.55, seed=1)}
+    both = ledger(claim("higher", BOTH, ASPL), claim("level", BOTH, ASPL, margin=0.08))
+
+    made = verdicts(both, samples(cells=cells), NOTHING)
+
+    first, second = made.to_dict("records")
+    assert (first["family"], first["experiment"], first["planned"]) == ("tests", "mini", 48)
+    assert first["p_wilcoxon"] == pytest.approx(wilcoxon(cells[BOTH] - cells[ASPL]).pvalue)
+    assert math.isnan(second["p_wilcoxon"])
+    grid = verdict_grid(made)
+    tests = [row[grid.headings.index("test")].text for row in grid.rows]
+    assert tests == ["higher", "level within 8%"]
 
 
 @pytest.fixture
@@ -258,7 +311,8 @@ def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
     write_tables("demo", made, tmp_path / "tables")
 
     text = (tmp_path / "tables" / "verdicts.md").read_text("utf-8")
-    assert "| higher | a test | holds | FDFR | +33% " in text
+    assert "| higher | a test | holds | FDFR | higher | +33% " in text
+    assert "| 8 of 48 |" in text
     read = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
     assert read["verdict"].tolist() == ["holds", "holds"]
     methods: dict[str, Any] = {"protection": {}, "purification": {}, "trainer": {}}
@@ -318,15 +372,59 @@ def test_claims_are_decided_by_the_cells_that_are_there(told: Ledger, tmp_path: 
 
 def test_machines_get_every_claim_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    results = tmp_path / "results.yaml"
-    results.write_text(yaml.safe_dump({"results": str(tmp_path), "identities": ["person_000003"]}))
+    files = ["config.yaml", "config/claims.yaml", results_in(tmp_path)]
 
-    run = CliRunner().invoke(
-        app, ["claims", "config.yaml", "config/claims.yaml", str(results), "--json"]
-    )
+    run = CliRunner().invoke(app, ["claims", *files, "--json"])
 
     assert run.exit_code == 0, run.output
     found = json.loads(run.stdout)
-    keys = {"claim", "source", "verdict", "endpoint", "n", "effect", "low", "high", "p", "p_holm"}
+    keys = {
+        "family",
+        "experiment",
+        "test",
+        "margin",
+        "claim",
+        "source",
+        "verdict",
+        "endpoint",
+        "n",
+        "effect",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+    }
     assert len(found) == len(Ledger.read(Path("claims/paper.yaml")).claims)
     assert all(keys <= row.keys() and row["verdict"] == "undecided" for row in found)
+
+
+def results_in(folder: Path) -> str:
+    """A config that has one person's results in a folder of its own."""
+    path = folder / "results.yaml"
+    told = {"results": str(folder / "results"), "identities": ["person_000003"]}
+    path.write_text(yaml.safe_dump(told))
+    return str(path)
+
+
+def test_what_is_missing_is_run_before_the_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    ran: list[list[str]] = []
+    failing: list[int] = [0]
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, failing[0])
+
+    monkeypatch.setattr("cloakbench.cli.experiment.subprocess.run", run)
+    files = ["config.yaml", "config/claims.yaml", results_in(tmp_path)]
+
+    assert "undecided" in CliRunner().invoke(app, ["claims", *files]).stdout
+    assert [command[1:] for command in ran] == [["-m", "snakemake", "--configfile", *files]]
+    assert "undecided" in CliRunner().invoke(app, ["claims", *files, "--so-far"]).stdout
+    assert len(ran) == 1
+    failing[0] = 1
+    stopped = CliRunner().invoke(app, ["claims", *files])
+    assert isinstance(stopped.exception, CloakBenchError)
+    assert stopped.stdout == ""

@@ -17,6 +17,7 @@ from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.tasks import all_tasks, inputs
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
+from cloakbench.score.base import build_metrics
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def test_default_prompts_of_purifiers_follow_the_class_noun(config):
     assert "a person's house" in made["own"]
     assert all("A photo of a painting" in made[label] for label in ("jpeg+superres", "codesr"))
     assert Experiment.parse(config).purifiers["jpeg"] == experiment.purifiers["jpeg"]
+
+
+def test_default_texts_of_metrics_follow_the_class_noun(config):
+    own = {"method": "clip_iqac", "good": "a fresco", "bad": "a photo of a person"}
+    asked = {"preset": None, "metrics": ["clip_prompt", "concept", "clip_margin", "q", own]}
+    paintings = config | asked | {"prompts": {"class_noun": "painting"}}
+
+    prompt, concepts, margin, q, kept = Experiment.parse(paintings).metrics
+    assert prompt.prompt == "a photo of a painting"
+    assert concepts.prompts == (
+        "a photo of a painting", "a photo of noise", "a photo of an object",
+    )  # fmt: skip
+    assert (margin.good, q.clip_iqac.bad) == ("a good photo of painting", "a bad photo of painting")
+    assert (kept.good, kept.bad) == ("a fresco", "a photo of a person")
+    people = Experiment.parse(config | asked).metrics
+    assert people[:4] == build_metrics(["clip_prompt", "concept", "clip_margin", "q"])
 
 
 def test_the_floor_has_one_cell_per_person(config):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ import typer
 from conftest import REPOSITORY
 
 from cloakbench.cli.main import app
+from cloakbench.experiment.experiment import Experiment
 
 BEHAVIOUR = (REPOSITORY / "docs" / "behaviour" / "README.md").read_text("utf-8")
+MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
 RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
 FOLDERS = ("benchmarks", "config", "docs", "resources")
 DOCUMENTS = [
@@ -110,3 +114,42 @@ def test_every_recipe_that_a_source_names_is_there():
 
     assert named <= sections
     assert len(named) > 15
+
+
+STUDIES = [
+    path.stem
+    for path in (REPOSITORY / "config").glob("*.yaml")
+    if re.search(rf"^[a-z -]*\b{path.stem}\b[a-z -]*: setup", MAKEFILE, re.MULTILINE)
+]
+
+
+def made(*targets: str) -> str:
+    """What `make` would run, if all packages were there."""
+    command = ["make", "--dry-run", "PYTHON=python3", *targets]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_what_documents_would_have_made_can_be():
+    texts = [path.read_text("utf-8") for path in DOCUMENTS]
+    named = {name for text in texts for name in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)}
+    analyses = (REPOSITORY / "config" / "README.md").read_text("utf-8").partition("`make NAME`")[2]
+    named |= {row[1].strip("`") for row in rows(analyses) if re.fullmatch("`[a-z-]+`", row[1])}
+
+    assert {"demo", "behaviour", "claims-cdl"} <= named
+    made(*named)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_made_is_copied_from_where_its_config_has_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(REPOSITORY)
+    experiment = Experiment.load(Path("config.yaml"), Path(f"config/{name}.yaml"))
+    tables, report = experiment.layout.tables(name), experiment.layout.report(name).parent
+
+    assert experiment.name == name
+    assert f"cp {tables}/*.md {report}/*.svg docs/{name}/\n" in made(name)

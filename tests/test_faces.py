@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import Face, FaceBackend, backends, cosine, largest
-from cloakbench.faces.facexlib import steadiness
+from cloakbench.faces.facexlib import quality
+from cloakbench.faces.steadiness import steadiness
 from cloakbench.files.images import photo_files, read_photo
+from cloakbench.models.onnx import load_halves
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "faces" / "n000050"
@@ -180,9 +183,128 @@ def test_ser_fiq_falls_with_what_dropout_hides() -> None:
     much = head(0.6)
     much.load_state_dict(little.state_dict())
 
-    assert steadiness(little, features, 50) == steadiness(little, features, 50)
-    assert 0 < steadiness(much, features, 50) < steadiness(little, features, 50) < 1
-    assert steadiness(head(0.0), features, 50) == pytest.approx(1, abs=1e-3)
+    assert quality(little, features, 50) == quality(little, features, 50)
+    assert 0 < quality(much, features, 50) < quality(little, features, 50) < 1
+    assert quality(head(0.0), features, 50) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture
+def recogniser(tmp_path: Path) -> Path:
+    """A network of the packs' form: features, flattened, a linear layer, a batch norm."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "weight": rng.normal(size=(8, 48)),
+        "bias": rng.normal(size=8),
+        **{name: np.full(8, value) for name, value in (("scale", 2), ("shift", 1), ("mean", 0.5))},
+        "variance": np.full(8, 4.0),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("AveragePool", ["picture"], ["pooled"], kernel_shape=[28, 28],
+                             strides=[28, 28]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["found"], transB=1),
+            helper.make_node(
+                "BatchNormalization", ["found", "scale", "shift", "mean", "variance"], ["embedding"]
+            ),
+        ],
+        "recogniser",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, 8])],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in weights.items()],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 17)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "recogniser.onnx")
+    (tmp_path / "detector.onnx").write_bytes((tmp_path / "recogniser.onnx").read_bytes())
+    return tmp_path / "recogniser.onnx"
+
+
+class OneFace:
+    """insightface's FaceAnalysis with a detector that finds a face in the middle."""
+
+    squares: ClassVar[list[object]] = []
+
+    def __init__(self, name: str, **_: object) -> None:
+        from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+        self.models = {
+            "detection": None,
+            "recognition": ArcFaceONNX(str(Path(name) / "recogniser.onnx")),
+        }
+
+    def prepare(self, ctx_id: int, det_thresh: float, det_size: object) -> None:
+        self.squares.append(det_size)
+
+    def get(self, image: np.ndarray) -> list[object]:
+        from insightface.app.common import Face as Found
+
+        points = np.array([[38.0, 52], [74, 52], [56, 72], [42, 92], [71, 92]])
+        found = Found(bbox=np.array([8.0, 8, 104, 104]), kps=points, det_score=0.9)
+        self.models["recognition"].get(image, found)
+        return [found]
+
+
+def test_an_insightface_recogniser_is_cut_for_ser_fiq_and_embeds_as_before(
+    recogniser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("insightface.app.FaceAnalysis", OneFace)
+    spec = {"method": "insightface", "weights": str(recogniser.parent)}
+    noise = np.random.default_rng(1).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    [plain], [steady], [again] = (
+        backends.build(spec | {"dropout_passes": passes}).faces(Image.fromarray(noise))
+        for passes in (0, 50, 50)
+    )
+
+    np.testing.assert_allclose(steady.embedding, plain.embedding, rtol=1e-5)
+    assert math.isnan(plain.quality)
+    assert 0 < steady.quality == again.quality < 1
+
+
+def test_insightface_looks_for_faces_at_two_sizes_as_its_own_default_does(
+    recogniser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A face that fills the picture is missed at 640 px."""
+    from insightface.app.face_analysis import DEFAULT_DET_SIZES
+
+    monkeypatch.setattr("insightface.app.FaceAnalysis", OneFace)
+    monkeypatch.setattr(OneFace, "squares", [])
+
+    backends.build({"method": "insightface", "weights": str(recogniser.parent)}).faces(
+        Image.new("RGB", (112, 112))
+    )
+
+    assert OneFace.squares == [DEFAULT_DET_SIZES]
+
+
+@needs_photos
+@needs_weights
+def test_insightface_finds_a_face_that_fills_the_picture() -> None:
+    spec = {"method": "insightface", "weights": str(WEIGHTS)}
+    photo = read_photo(photo_files(PHOTOS / "set_A")[0])
+    [face] = backends.build(spec).faces(photo)
+    filled = photo.crop(face.pixels).resize((512, 512))
+
+    assert len(backends.build(spec).faces(filled)) == 1
+    assert backends.build(spec | {"detection_sizes": [640]}).faces(filled) == []
+
+
+def test_dropout_steadies_equal_embeddings_and_no_others() -> None:
+    """Two embeddings at a right angle are sqrt(2) apart."""
+    assert steadiness(np.ones((5, 3))) == 1
+    assert steadiness(np.eye(2)) == pytest.approx(2 / (1 + math.exp(math.sqrt(2) / 2)))
+
+
+def test_a_recogniser_without_a_last_layer_has_no_ser_fiq(recogniser: Path) -> None:
+    import onnx
+
+    model = onnx.load(recogniser)
+    del model.graph.node[2:]
+    onnx.save(model, recogniser.with_name("flat.onnx"))
+
+    with pytest.raises(CloakBenchError, match=r"flat\.onnx: has no fully connected layer"):
+        load_halves(recogniser.with_name("flat.onnx"))
 
 
 @needs_photos

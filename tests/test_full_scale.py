@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from cloakbench.experiment.claims import Ledger
 from cloakbench.experiment.config import load
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.purify.base import build_purifier
@@ -76,3 +77,21 @@ def test_the_papers_grid_is_there_as_it_ran() -> None:
     assert paper.purifiers["diffpure"].depth == 401
     assert paper.trainers["dreambooth-suffix"].suffix_in_sampling
     assert paper.config.class_images.steps == 50
+
+
+def test_the_ledger_has_every_baseline_of_the_papers_grid() -> None:
+    baselines = {*experiment(PAPER).purifiers} - {"none", "codesr"}
+    ledger = Ledger.read(REPOSITORY / "claims" / "purifications.yaml")
+
+    for claim, more, trainer in zip(ledger.claims, ((), ("resize",)), ("dreambooth", "cdl"),
+                                    strict=True):  # fmt: skip
+        wanted = {f"aspl/{name}/{trainer}" for name in (*baselines, *more)}
+        assert (claim.cells[0], {*claim.cells[1:]}) == ("aspl/codesr/cdl", wanted)
+
+
+@pytest.mark.parametrize("name", ["behaviour", "ablation", "purifications", "claims", "paper"])
+def test_the_base_model_is_a_floor_once_per_person(name: str) -> None:
+    grid = experiment(f"config/{name}.yaml")
+
+    assert grid.controls.floor == ("none",)
+    assert [each[1:] for each in grid._combinations() if each[2] == "none"] == [("none", "none")]

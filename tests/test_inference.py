@@ -49,9 +49,9 @@ def test_equal_values_give_equal_intervals(given_values: list[float]) -> None:
 def test_intervals_hold_the_truth_as_often_as_they_say(draw: Draw, n: int) -> None:
     rng = np.random.default_rng(n)
 
-    intervals = [mean_interval(draw(rng, n)) for _ in range(500)]
+    intervals = [mean_interval(draw(rng, n)) for _ in range(1000)]
 
-    assert 0.93 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.975
+    assert 0.93 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.97
 
 
 @pytest.mark.parametrize("n", [5, 7])
@@ -96,8 +96,8 @@ def test_where_all_agree_the_bounds_limit_what_others_may_do() -> None:
 
 
 def every_flip(x: np.ndarray) -> float:
-    flips = itertools.product((1, -1), repeat=len(x))
-    return float(np.mean([np.dot(signs, x) >= x.sum() - 1e-9 for signs in flips]))
+    flips = np.array([*itertools.product((1, -1), repeat=len(x))])
+    return float(np.mean(flips @ x >= x.sum() - 1e-9))
 
 
 @given(st.lists(st.integers(-5, 9), min_size=2, max_size=7), st.integers(-2, 2))
@@ -120,10 +120,39 @@ def test_the_sign_of_all_values_does_not_matter_to_a_two_sided_test(numbers: lis
     assert 0 < p_differs(x) <= 1
 
 
-def test_many_people_are_tested_with_drawn_flips_that_are_always_the_same() -> None:
-    x = np.random.default_rng(1).normal(0.6, 1, 40)
+@pytest.mark.parametrize("n", [9, 13])
+def test_p_is_that_of_all_flips_or_very_little_more(n: int) -> None:
+    """As much more as values that are lower by a step of the grid would have."""
+    for x in np.random.default_rng(n).normal(0.5, 1, (5, n)):
+        lower = x - np.abs(x).sum() * 1.001e-5
 
-    assert p_differs(x) == p_differs(x) <= 0.01
+        assert every_flip(x) <= p_above(x) <= every_flip(lower)
+        assert p_above(x) == pytest.approx(every_flip(x), rel=0.01)
+
+
+@pytest.mark.parametrize("contrary", [0, 3, 20])
+def test_p_has_no_floor_for_many_people(contrary: int) -> None:
+    """Where all values are as large, flips are tosses of a coin."""
+    x = np.repeat([-0.3, 0.3], [contrary, 48 - contrary])
+
+    tosses = sum(math.comb(48, k) for k in range(contrary + 1)) / 2**48
+
+    assert p_above(x) == pytest.approx(tosses, rel=1e-9)
+    assert p_differs(x) == pytest.approx(2 * tosses, rel=1e-9)
+
+
+def test_48_people_who_differ_have_a_p_far_below_what_draws_could_show() -> None:
+    """Of 32 all flips can be counted: by the sums of two halves, one of them sorted."""
+    x = np.random.default_rng(1).normal(0.9, 1, 32)
+    halves = [np.array([0.0]), np.array([0.0])]
+    for k, value in enumerate(x):
+        halves[k % 2] = np.concatenate([halves[k % 2], halves[k % 2] + value])
+
+    all_flips = np.searchsorted(np.sort(halves[0]), -halves[1], side="right").mean() / 2**16
+
+    assert all_flips < 1e-4
+    assert all_flips <= p_above(x) <= 1.02 * all_flips
+    assert p_differs(np.concatenate([x, x[:16]])) < 1e-6
 
 
 def test_one_value_tests_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,7 +19,14 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout, label
 from cloakbench.files.text import write_scores
 from cloakbench.files.verified import seal
-from cloakbench.tables import Tables, make_tables, print_summary, write_tables
+from cloakbench.tables import (
+    Tables,
+    make_tables,
+    print_summary,
+    purifier_costs,
+    write_purifiers,
+    write_tables,
+)
 from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import PACKAGES, latex
@@ -365,6 +373,20 @@ def test_latex_tables_have_few_columns_or_those_that_are_chosen(made, tmp_path: 
         write_tables("demo", made, tmp_path, ["fdrf"])
 
 
+def test_differences_in_latex_have_n_and_p_after_holm(tmp_path: Path) -> None:
+    made = tabulate(study(tmp_path, tuple("abcdef")), tmp_path)
+    write_tables("mine", made, tmp_path / "tables", ["relative_ism"])
+
+    table = (tmp_path / "tables" / "contrasts.tex").read_text("utf-8")
+
+    assert "& {identities} & {relative ISM $\\downarrow$}" in table
+    assert "& 6 & -0.505" in table
+    holm = made.contrasts["relative_ism_holm"].dropna()
+    shown = re.findall(r"p=([\d.]+) by Holm", table)
+    assert [float(p) for p in shown] == pytest.approx(holm, rel=0.05)
+    assert len(shown) > 5
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX to compile with")
 def test_latex_compiles_and_fits_the_page(tmp_path: Path) -> None:
     names = tuple(f"person_{number:06d}" for number in range(8))
@@ -552,3 +574,23 @@ def test_rows_that_no_cell_can_have_go_into_no_summary(tmp_path: Path, case: str
 
     with pytest.raises(CloakBenchError, match=rf"dreambooth\.csv: {message}\. Delete it and run"):
         tabulate(cells, tmp_path)
+
+
+def test_photos_that_a_purification_left_as_they_were_are_counted(tmp_path: Path) -> None:
+    cells, layout = study(tmp_path), Layout(tmp_path)
+    told = {"anna": {"photos_without_a_face": 1}, "bert": {"photos_without_a_face": 0}}
+    for cell in cells:
+        folder = layout.purified(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = told[cell.identity] if cell.protection == "aspl" else {}
+        seal(folder, {"stage": "purify", "notes": notes, "took": {"seconds_per_photo": 2.0}})
+
+    costs = purifier_costs(cells, layout, tabulate(cells, tmp_path).photos)
+    write_purifiers("mine", costs, tmp_path)
+
+    assert costs.set_index("protection")["faceless"].to_dict() == pytest.approx(
+        {"clean": math.nan, "noise": math.nan, "aspl": 1}, nan_ok=True
+    )
+    [row] = [r for r in (tmp_path / "purifiers.md").read_text().splitlines() if "| aspl |" in r]
+    photos = costs.set_index("protection")["photos"]["aspl"]
+    assert row.endswith(f"| 2 (2) | 1 of {photos} |")

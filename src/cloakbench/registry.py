@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,13 @@ class Part(Protocol):
     def made_of(self) -> Iterator[Part]: ...
 
 
+def _about(text: str | tuple[str, ...], noun: str) -> str | tuple[str, ...]:
+    """A text, or different ones, on a class of pictures in the place of people or their faces."""
+    if isinstance(text, tuple):
+        return tuple(dict.fromkeys(str(_about(each, noun)) for each in text))
+    return text if noun == "person" else re.sub("person|face", noun, text)
+
+
 class Method(Settings):
     """A method of any stage: its fields are its settings, every default cites its source.
 
@@ -50,7 +58,7 @@ class Method(Settings):
     which an entry of a config has laid over the experiment's; `needs` names what the method
     can be given beside photos: "model", the experiment's diffusion model, "surrogate_images",
     "class_images"; and "gpu", for networks of its own; `encodes` says that of the model it needs
-    the VAE alone.
+    the VAE alone; `class_texts` names settings whose defaults are about pictures of people.
     """
 
     name: ClassVar[str] = ""
@@ -59,6 +67,7 @@ class Method(Settings):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
     encodes: ClassVar[bool] = False
+    class_texts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def summary(cls) -> str:
@@ -119,6 +128,12 @@ class Method(Settings):
     def of(self, cell: Cell) -> Self:
         """The method for the photos of one cell, whose folders may be its own."""
         return self
+
+    def of_class(self, noun: str) -> Self:
+        """The same, but texts that are the default ones are about another class of pictures."""
+        defaults = {name: type(self).model_fields[name].default for name in self.class_texts}
+        kept = {name: text for name, text in defaults.items() if getattr(self, name) == text}
+        return self.model_copy(update={name: _about(text, noun) for name, text in kept.items()})
 
     def recorded(self) -> Spec:
         """The spec without the places of folders, whose contents are inputs."""

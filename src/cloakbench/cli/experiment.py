@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import Tables
 
+ADAPTS = 0.5  # the probability, of a protection that may
 ConfigArgument = Annotated[
     list[str],
     typer.Argument(
@@ -119,21 +123,16 @@ def tables(
     95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,
     DreamBooth, with p), prompts (the summary of each, if several), distances and photos (what
     methods do to the photos), seeds (what is due to them, if several), verdicts where the config
-    names claims, reported where it names values that others report; and purifiers (seconds per
-    photo) and provenance: versions, settings, weights, machines, time and memory.
+    names claims, reported where it names values that others report, expected (as `adaptive`) where
+    protections look through something; and purifiers (seconds per photo) and provenance:
+    versions, settings, weights, machines, time and memory.
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
     from cloakbench.files.layout import STAGES
     from cloakbench.files.verified import seal
-    from cloakbench.tables import (
-        print_summary,
-        purifier_costs,
-        write_purifiers,
-        write_reported,
-        write_tables,
-    )
+    from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
     expected = Expected(experiment)
@@ -141,13 +140,29 @@ def tables(
     made = _tables(experiment)
     folder = experiment.layout.tables(experiment.name)
     write_tables(experiment.name, made, folder, columns or ())
-    if experiment.reported is not None:
-        write_reported(experiment.name, experiment.reported, made.summary, folder)
-    costs = purifier_costs(experiment.cells(), experiment.layout, made.photos)
-    write_purifiers(experiment.name, costs, folder)
+    _write_further(experiment, made, folder)
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
     print_summary(experiment.name, made.summary, made.contrary)
+
+
+def _write_further(experiment: Experiment, made: Tables, folder: Path) -> None:
+    """Write tables that say more than scores of cells."""
+    from cloakbench.tables import (
+        expected_means,
+        purifier_costs,
+        write_expected,
+        write_purifiers,
+        write_reported,
+    )
+
+    if experiment.reported is not None:
+        write_reported(experiment.name, experiment.reported, made, folder)
+    if experiment.adapted:
+        means = expected_means(made.images, experiment.adapted, [ADAPTS])
+        write_expected(experiment.name, means, folder)
+    costs = purifier_costs(experiment.cells(), experiment.layout, made.photos)
+    write_purifiers(experiment.name, costs, folder)
 
 
 def claims(
@@ -155,14 +170,18 @@ def claims(
         list[str] | None,
         typer.Argument(help="As of `check`; by default every config/claims*.yaml on config.yaml."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="By the scores that there are; nothing is run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines; as --so-far.")] = False,
 ) -> None:
-    """Say which claims hold, are contradicted or are undecided, by the scores that there are.
+    """Run what is missing, and say which claims hold, are contradicted or are undecided.
 
-    Claims are in the file that a config's key `claims` names, written before the run. Nothing is
-    run: `snakemake --configfile config/claims.yaml` does that.
+    Claims are in the file that a config's key `claims` names, written before the run. Each
+    experiment is run as `snakemake --configfile FILES` would, and only where results are missing
+    or out of date.
 
-    Example: cloakbench claims config.yaml config/claims.yaml
+    Example: cloakbench claims config.yaml config/claims.yaml --so-far
     """
     from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.expected import Expected
@@ -172,11 +191,13 @@ def claims(
     ours = [["config.yaml", str(each)] for each in sorted(Path("config").glob("claims*.yaml"))]
     if not config and not ours:
         raise CloakBenchError("there is no config/claims*.yaml here. Name the YAML files to read.")
+    asked = [(each, Experiment.read(each)) for each in ([config] if config else ours)]
     found = []
-    for sources in [config] if config else ours:
-        experiment = Experiment.read(sources)
+    for sources, experiment in asked:
         if experiment.claims is None:
             raise CloakBenchError("config: names no file of `claims`. See config/README.md.")
+        if not (so_far or as_json):
+            _run(sources)
         Expected(experiment).check("score", "distances")
         made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout)
         found += json.loads(made.to_json(orient="records"))
@@ -186,11 +207,31 @@ def claims(
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
+def _run(sources: Sequence[str]) -> None:
+    """Have Snakemake make what an experiment lacks.
+
+    Raises:
+        CloakBenchError: it cannot, or the config is no file.
+    """
+    from cloakbench.errors import CloakBenchError
+
+    if sources[0].startswith("{"):
+        raise CloakBenchError("the config: Snakemake reads files. Name them, or add --so-far.")
+    command = [sys.executable, "-m", "snakemake", "--configfile", *sources]
+    if subprocess.run(command, check=False).returncode:
+        raise CloakBenchError(
+            f"{sources[-1]}: not all of it could be run; the lines above say why. Mend that and "
+            "run this again, or add --so-far."
+        )
+
+
 def adaptive(
     config: ConfigArgument,
     probability: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="That a protection adapts; repeat.", show_default="0.5"),
+        typer.Option(
+            min=0, max=1, help="That a protection adapts; repeat.", show_default=str(ADAPTS)
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -223,7 +264,7 @@ def adaptive(
     for name in metric or ():
         if name not in (known := metric_columns(images)):
             raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
-    found = expected_means(images, experiment.adapted, probability or [0.5])
+    found = expected_means(images, experiment.adapted, probability or [ADAPTS])
     if as_json:
         typer.echo(found.to_json(orient="records", indent=2))
     else:

@@ -54,8 +54,15 @@ class Claim(Settings):
 
 
 class Ledger(Settings):
-    """A family of claims; Holm's correction counts all of them, whether they were tested or not."""
+    """A family of claims; Holm's correction counts all of them, whether they were tested or not.
 
+    Other files are other families: nothing is corrected for their number, so that of three at a
+    level of 0.01 one or more claims are decided wrongly with a probability of at most 0.03.
+    """
+
+    family: str = Field(min_length=1, description="what the claims are about, in a few words")
+    experiment: str = Field(description="the experiment that decides them, by its name")
+    people: int = Field(ge=2, description="how many people it is planned with")
     level: float = Field(
         0.01, gt=0, lt=1, description="how likely one claim or more of all may be decided wrongly"
     )
@@ -70,12 +77,20 @@ class Ledger(Settings):
         """
         return read_as(cls, path)
 
-    def check(self, samples: Measured, photos: Measured, prompts: Collection[str]) -> None:
+    def check(
+        self, name: str, samples: Measured, photos: Measured, prompts: Collection[str]
+    ) -> None:
         """Find out whether an experiment has what the claims are about.
 
         Raises:
-            CloakBenchError: a claim names a cell, a prompt or a metric that is not there.
+            CloakBenchError: the experiment is not the claims', or a claim names a cell, a prompt or
+                a metric that it does not have.
         """
+        if name != self.experiment:
+            raise CloakBenchError(
+                f"claims: '{self.family}' are decided by experiment '{self.experiment}', and this "
+                f"is '{name}'. Name its own file of claims, or none."
+            )
         for claim in self.claims:
             measured = photos if claim.of_photos else samples
             _known(claim, claim.endpoint, measured.metrics)

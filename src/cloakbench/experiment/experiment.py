@@ -73,7 +73,7 @@ class Experiment:
         self.trainers = _with_snapshots(self._build(trainers, config.trainers), config.keep_weights)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()
-        self.metrics = build_metrics([metric.spec() for metric in named])
+        self.metrics = build_metrics([metric.of_class(noun).spec() for metric in named])
         if not any(metric.judges_samples for metric in self.metrics):
             raise CloakBenchError("config: metrics: none of them judges samples. Add ism.")
         check_strangers(self.metrics, self.faces.strangers, self.faces.name)
@@ -219,7 +219,7 @@ class Experiment:
             ["/".join(each[:2]) for each in combinations],
             [metric.name for metric in photo_metrics(self.metrics)],
         )
-        ledger.check(samples, photos, self.config.prompts.sample)
+        ledger.check(self.name, samples, photos, self.config.prompts.sample)
         return ledger
 
     def originals(self) -> list[Path]:

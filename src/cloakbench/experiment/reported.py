@@ -13,15 +13,23 @@ from cloakbench.settings import Settings
 class Value(Settings):
     """One number of somebody's table."""
 
-    cell: str = Field(description="protection/purification/trainer, by the labels of the config")
+    cell: str = Field(
+        description="protection/purification/trainer, by the labels of the config; of photos, "
+        "protection/purification"
+    )
     metric: str = Field(description="the metric that it is a mean of")
     value: float = Field(description="the mean")
     place: str = Field(description="where it is reported: the table")
 
+    @property
+    def of_photos(self) -> bool:
+        """Whether it is of photos, not of samples."""
+        return self.cell.count("/") == 1
+
     @model_validator(mode="after")
-    def _is_a_mean_of_samples(self) -> Self:
-        if self.cell.count("/") != 2:
-            raise ValueError("write a cell as protection/purification/trainer")
+    def _is_of_a_cell(self) -> Self:
+        if self.cell.count("/") not in (1, 2):
+            raise ValueError("write a cell as protection/purification/trainer, or without trainer")
         if self.metric not in metrics.names():
             raise ValueError(f"unknown metric '{self.metric}'")
         return self

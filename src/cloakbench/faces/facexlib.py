@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError, every
 from cloakbench.faces.base import Face, FaceBackend, backends
+from cloakbench.faces.steadiness import steadiness, with_dropout
 from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
 from cloakbench.running.stopwatch import loads
 from cloakbench.settings import UserPath
@@ -84,9 +85,9 @@ class FaceXLib(FaceBackend):
         features = network.body(network.input_layer(levels / 127.5 - 1))  # in [-1, 1]
         embedding = torch.nn.functional.normalize(network.output_layer(features))[0]
         passes = self.dropout_passes
-        quality = steadiness(network.output_layer, features, passes) if passes else math.nan
+        steady = quality(network.output_layer, features, passes) if passes else math.nan
         left, top, right, bottom = row[:4].tolist()
-        return Face((left, top, right, bottom), float(row[4]), embedding.numpy(), quality)
+        return Face((left, top, right, bottom), float(row[4]), embedding.numpy(), steady)
 
 
 class _Networks(NamedTuple):
@@ -141,24 +142,20 @@ def _load(network: Any, path: Path) -> Any:
     return network.eval()
 
 
-def steadiness(head: Any, features: Any, passes: int) -> float:
-    """SER-FIQ: how little a face's embedding moves when dropout hides parts of its features.
+def quality(head: Any, features: Any, passes: int) -> float:
+    """SER-FIQ of a face by the recogniser's own dropout; see `steadiness`.
 
     head: batch norm, dropout, flattening, linear layer, batch norm, in evaluation mode.
-    features: shape (1, channels, h, w). Equal faces have equal values: the masks are always the
-    same. In [0, 1], 1 for an embedding that does not move; the raw score of Terhorst et al. 2020,
-    arXiv 2003.09373, eq. 2, without the scale that its code fits to another network.
+    features: shape (1, channels, h, w).
     """
     import torch
 
     normalise, dropout, flatten, *layers = head
-    flat = flatten(normalise(features))
-    kept = torch.rand(passes, flat.shape[1], generator=torch.Generator().manual_seed(0)) > dropout.p
-    embeddings = flat * kept / (1 - dropout.p)
+    flat = flatten(normalise(features))[0].numpy()
+    embeddings = torch.from_numpy(with_dropout(flat, passes, dropout.p))
     for layer in layers:
         embeddings = layer(embeddings)
-    distances = torch.pdist(torch.nn.functional.normalize(embeddings))
-    return float(2 * torch.sigmoid(-2 / passes**2 * distances.sum()))
+    return steadiness(embeddings.numpy())
 
 
 def _align(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

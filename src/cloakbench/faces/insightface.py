@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -13,12 +14,14 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces.base import Face, FaceBackend, backends
+from cloakbench.faces.steadiness import steadiness, with_dropout
 from cloakbench.files.weights import ONNX, WeightFile, check_weights, weights_in
-from cloakbench.models.onnx import session_options
+from cloakbench.models.onnx import Halves, load_halves, session_options
 from cloakbench.settings import UserPath
 
 WEIGHTS = "https://github.com/deepinsight/insightface/tree/master/model_zoo"
 TASKS = ("detection", "recognition")
+DROPOUT = 0.4  # share of features; of LResNet100E, SER-FIQ's network, as packs do not tell theirs
 
 
 @backends.register("insightface")
@@ -41,6 +44,14 @@ class InsightFace(FaceBackend):
         0.5, ge=0, le=1, description="least confidence of a face (insightface's default)"
     )
 
+    dropout_passes: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="embeddings per face, under dropout, that its quality is read from; 0: none "
+        "(SER-FIQ takes 100)",
+    )
+
     def files(self) -> Iterable[WeightFile]:
         files = sorted(self.weights.glob("*.onnx"))
         if len(files) < len(TASKS):
@@ -53,18 +64,35 @@ class InsightFace(FaceBackend):
 
     def detect(self, pixels: np.ndarray) -> list[Face]:
         bgr = np.ascontiguousarray(pixels[..., ::-1])
-        analysis = _analysis(self)
+        analysis, halves = _networks(self)
         with warnings.catch_warnings():  # insightface's alignment calls a deprecated scikit-image
             warnings.simplefilter("ignore", FutureWarning)
-            return [_face(found) for found in analysis.get(bgr)]
+            return [self._face(found, halves) for found in analysis.get(bgr)]
 
-
-def _face(found: Any) -> Face:
-    left, top, right, bottom = found.bbox
-    return Face((left, top, right, bottom), found.det_score, found.embedding)
+    def _face(self, found: Any, halves: Halves | None) -> Face:
+        left, top, right, bottom = found.bbox
+        embedding, quality = found.embedding, math.nan
+        if halves is not None:  # it is features yet
+            hidden = with_dropout(embedding, self.dropout_passes, DROPOUT)
+            quality = steadiness(halves.embed(hidden))
+            embedding = halves.embed(embedding[None])[0]
+        return Face((left, top, right, bottom), found.det_score, embedding, quality)
 
 
 @cache
+def _networks(backend: InsightFace) -> tuple[Any, Halves | None]:
+    """The networks, and the recogniser in halves, of which they run the first, if faces are to have
+    a quality.
+    """
+    analysis = _analysis(backend)
+    if not backend.dropout_passes:
+        return analysis, None
+    recogniser = analysis.models["recognition"]
+    halves = load_halves(Path(recogniser.model_file))
+    recogniser.session, recogniser.output_names = halves.body, [halves.features]
+    return analysis, halves
+
+
 def _analysis(backend: InsightFace) -> Any:
     backend.check()
     from insightface.app import FaceAnalysis

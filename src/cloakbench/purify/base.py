@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SECONDS = "seconds_per_photo"
 """What a manifest says of a purification's time, where no kill interrupted it."""
+FACELESS = "photos_without_a_face"
+"""What it notes of a purification of faces: how many photos stayed as they were for want of one."""
 
 
 class Purifier(Method):
@@ -56,13 +58,6 @@ class Purifier(Method):
                 f"{tuple(photos.pixels.shape)}, or values that are not finite. This is a bug in it."
             )
         return Photos(pixels.clamp(0, 1), photos.names)
-
-    def of_class(self, noun: str) -> Purifier:
-        """The same, but a prompt that is the default one names another class of pictures."""
-        prompt = type(self).model_fields.get("prompt")
-        if prompt is None or self.model_dump()["prompt"] != prompt.default:
-            return self
-        return self.model_copy(update={"prompt": prompt.default.replace("person", noun)})
 
     @abstractmethod
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, field_validator
 
@@ -46,7 +46,7 @@ class Chain(Purifier):
             for link in (part.links if isinstance(part, Chain) else [part])
         ]
 
-    def of_class(self, noun: str) -> Purifier:
+    def of_class(self, noun: str) -> Self:
         return self.model_copy(update={"steps": [p.of_class(noun).spec() for p in self.parts]})
 
     def apply(self, pixels: Tensor, load: Loader, job: Job) -> Tensor:

@@ -13,7 +13,7 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError, every, reason
 from cloakbench.files.weights import WeightFile, check_pytorch_weights, find_weights, weights_in
 from cloakbench.purify.align import FaceAligner, on_faces
-from cloakbench.purify.base import PhotoPurifier, purifiers
+from cloakbench.purify.base import FACELESS, PhotoPurifier, purifiers
 from cloakbench.running.jobs import Pixels
 from cloakbench.running.stopwatch import loads
 
@@ -37,7 +37,8 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     Network and weights are S-Lab's, for non-commercial use only; the network is in an extra,
     `pip install "cloakbench[codeformer]"`. Faces are pasted back through a feathered square where
     the reference uses a parsing network's mask, and photos keep their size where it doubles it.
-    A photo without a face that is found stays as it is; the manifest says how many did (`notes`).
+    A photo without a face that is found stays as it is; the manifest says how many did (`notes`),
+    and so does the table `purifiers`.
 
     `mini` runs the miniature's own restorer instead, a small network that this project trained on
     its synthetic portraits: it is not CodeFormer, takes the whole portrait for the face and finds
@@ -87,7 +88,7 @@ class CodeFormer(FaceAligner, PhotoPurifier):
         for index in job.steps("codeformer", len(pixels), state):
             restored, faces.value[index] = restore(pixels[index : index + 1])
             purified.value[index] = restored[0]
-        job.notes["photos_without_a_face"] = int((faces.value == 0).sum())
+        job.notes[FACELESS] = int((faces.value == 0).sum())
         return purified.value
 
     def _portraits(self, folder: Path, job: Job) -> Restore:

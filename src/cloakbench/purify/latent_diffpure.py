@@ -35,6 +35,7 @@ class LatentDiffPure(Diffusing, ModelPurifier):
         "mini": {"depth": 45, "guidance": 2.0},
         "tiny": {"depth": 2},
     }
+    class_texts = ("prompt",)
 
     depth: int = Field(300, ge=0, le=1000, description="steps of noise; 0: only the VAE's way")
     prompt: str = Field(

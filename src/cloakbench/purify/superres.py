@@ -61,6 +61,7 @@ class SuperResolution(PhotoPurifier):
         "mini": {"backend": "ncnn"},
         "tiny": {"backend": "ncnn"},
     }
+    class_texts = ("prompt",)
 
     backend: Literal["diffusers", "spandrel", "ncnn"] = Field(
         "diffusers", description="what runs the network"

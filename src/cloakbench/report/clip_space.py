@@ -159,7 +159,8 @@ def _metric(experiment: Experiment, kind: type[M]) -> M:
     """The experiment's metric of a kind, or the one that its preset makes."""
     preset = experiment.config.preset
     own = [metric for metric in experiment.metrics if isinstance(metric, kind)]
-    return own[0] if own else kind.model_validate(kind.presets.get(preset or "", {}))
+    made = kind.model_validate(kind.presets.get(preset or "", {}))
+    return own[0] if own else made.of_class(experiment.config.prompts.class_noun)
 
 
 def _images(experiment: Experiment) -> Iterator[tuple[dict[str, str], list[Path]]]:

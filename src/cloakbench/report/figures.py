@@ -25,6 +25,11 @@ class Figure(NamedTuple):
     draw: Callable[[Tables, Methods], str]
 
 
+def _learning(methods: Methods) -> int:
+    """How many trainers learn anything."""
+    return sum(getattr(trainer, "learns", True) for trainer in methods.get("trainer", {}).values())
+
+
 FIGURES = (
     Figure(
         "scores",
@@ -42,9 +47,9 @@ FIGURES = (
     ),
     Figure(
         "interactions",
-        "Purifications by trainers",
+        "Scores of purifications by trainers",
         "scores of each purification with each trainer, darker where a protection is undone",
-        lambda methods: min(len(methods.get(s, ())) for s in ("purification", "trainer")) > 1,
+        lambda methods: min(len(methods.get("purification", ())), _learning(methods)) > 1,
         lambda tables, methods: heat_map(tables),
     ),
 )

@@ -54,11 +54,14 @@ class Calibration(_Record):
 
     same: to the photo's own identity's, other: to every other identity's; means over identities.
     accept: what `FALSE_ACCEPTS` of all comparisons with others reach.
+    comparisons: how many these are; of fewer than 100, `accept` is what the nearest others reach,
+        and the rate of false accepts is known no better than to one in so many.
     """
 
     same: float
     other: float
     accept: float
+    comparisons: int
 
     def relative(self, ism: float) -> float:
         """ISM on a scale where 0 is another person and 1 the same person."""
@@ -209,8 +212,16 @@ def _calibrate(
         )
         return None
     strangers = np.concatenate([others for _, others in pairs])
-    accept = np.quantile(strangers, 1 - FALSE_ACCEPTS, method="higher")
-    return Calibration(same=float(same), other=float(other), accept=float(accept))
+    if strangers.size < 1 / FALSE_ACCEPTS:
+        log.warning(
+            "%d comparisons with others: too few for a false-accept rate of %.0f %%; to pass for a "
+            "person takes the largest cosine of them.",
+            *(strangers.size, 100 * FALSE_ACCEPTS),
+        )
+    accept = float(np.quantile(strangers, 1 - FALSE_ACCEPTS, method="higher"))
+    return Calibration(
+        same=float(same), other=float(other), accept=accept, comparisons=strangers.size
+    )
 
 
 def _cosines(

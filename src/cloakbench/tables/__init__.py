@@ -12,7 +12,7 @@ from cloakbench.tables.markdown import (
 )
 from cloakbench.tables.purifiers import purifier_costs, write_purifiers
 from cloakbench.tables.reported import write_reported
-from cloakbench.tables.write import write_tables
+from cloakbench.tables.write import write_expected, write_tables
 
 __all__ = [
     "Interval",
@@ -28,6 +28,7 @@ __all__ = [
     "purifier_costs",
     "read_run",
     "verdicts_so_far",
+    "write_expected",
     "write_purifiers",
     "write_reported",
     "write_tables",

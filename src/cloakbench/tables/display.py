@@ -14,6 +14,7 @@ from cloakbench.score.base import metrics
 from cloakbench.tables.summary import metric_columns
 
 MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"  # where there is no number
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = (
     "Arrows point to where the protection holds; brackets are 95 % intervals over {}; of fewer "
@@ -38,13 +39,18 @@ CONTRASTS_NOTE = (
 )
 VERDICTS_NOTE = (
     "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's trend "
-    "test for an order), is at most the ledger's level after Holm's correction for all claims. An "
-    "effect is the mean of the first cell less that of the other, or of the last less the first of "
-    "an order; of several comparisons it is the one least favourable to the claim. Its interval "
-    "holds the truth with a probability of one less the level. People: about how many would decide "
-    "the claim with 90 % probability, were all like these."
+    "test for an order), is at most the ledger's level after Holm's correction for all claims of "
+    "its family, those in one file. An effect is the mean of the first cell less that of the "
+    "other, or of the last less the first of an order; of several comparisons it is the one least "
+    "favourable to the claim. Its interval holds the truth with a probability of one less the "
+    "level. Wilcoxon: p of the signed ranks of its differences, not corrected. n: of the people "
+    "that were planned. People: about how many would decide the claim with 90 % probability, were "
+    "all like these."
 )
-VERDICT = ("claim", "source", "verdict", "endpoint", "effect", "p", "p by Holm", "n", "people")
+VERDICT = (
+    *("claim", "source", "verdict", "endpoint", "test", "effect"),
+    *("p", "p by Holm", "Wilcoxon", "n", "people"),
+)
 SEEDS_NOTE = (
     "Every cell is repeated with each seed. SD of people: of their true means; SD of seeds: of one "
     "person's mean, from seed to seed. Share: of the variance of people's means over their seeds "
@@ -79,7 +85,7 @@ class Grid(NamedTuple):
 def number(value: float, spec: str) -> str:
     """A number in a format, with a true minus sign, none for zero; a dash for NaN."""
     if math.isnan(value):
-        return "\N{EN DASH}"
+        return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
     text = format(value, spec)
@@ -144,14 +150,18 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
     metric = metrics[row["endpoint"]]
     spec = f"+{metric.display}"
     low, high = (number(row[end], spec) for end in ("low", "high"))
+    margin = number(row["margin"], metric.display)
     interval = "" if math.isnan(row["low"]) else f"[{low}, {high}]"
     return {
         **{name: Value(row[name]) for name in ("claim", "source", "verdict")},
         "endpoint": Value(metric.title),
+        "test": Value(f"{row['test']} within {margin}" if row["margin"] else row["test"]),
         "effect": Value(number(row["effect"], spec), interval),
         "p": Value(number(row["p"], ".2g")),
         "p by Holm": Value(number(row["p_holm"], ".2g")),
-        **{name: Value(number(row[name], ".0f")) for name in ("n", "people")},
+        "Wilcoxon": Value(number(row["p_wilcoxon"], ".2g")),
+        "n": Value(f"{row['n']} of {row['planned']}"),
+        "people": Value(number(row["people"], ".0f")),
     }
 
 
@@ -186,9 +196,9 @@ def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
     """
     spec = sign + metrics[metric].display
     parts = [spread(row, metric, spec), _missing(row, metric, spec), _saturated(row, metric)]
-    if not math.isnan(row.get(f"{metric}_p", math.nan)):
-        p, holm = (number(row[f"{metric}_{of}"], ".2g") for of in ("p", "holm"))
-        parts.append(f"p={p}, {holm} by Holm")
+    p, holm = (number(row.get(f"{metric}_{of}", math.nan), ".2g") for of in ("p", "holm"))
+    if holm != NOTHING:
+        parts.append(f"p={holm} by Holm" if p == NOTHING else f"p={p}, {holm} by Holm")
     return Value(number(row[metric], spec), " ".join(filter(None, parts)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cloakbench.score.base import SetMetric, metrics
-from cloakbench.tables.inference import FEWEST, UNBOUNDED, mean_interval, p_differs
+from cloakbench.tables.inference import FEWEST, UNBOUNDED, mean_interval, p_differs, p_signed_ranks
 
 Term = tuple[float, pd.DataFrame]
 """A weight or sign, and values by unit (people or images; the index) and metric (columns)."""
@@ -53,7 +53,7 @@ def paired_tests(terms: Sequence[Term], over: str) -> dict[str, float]:
     for name in terms[0][1].columns:
         values = total([(sign, frame[name]) for sign, frame in terms]).to_numpy(dtype=float)
         tested = values if over == "identities" else values[:0]
-        row |= {f"{name}_p": p_differs(tested), f"{name}_wilcoxon": _wilcoxon(tested)}
+        row |= {f"{name}_p": p_differs(tested), f"{name}_wilcoxon": p_signed_ranks(tested)}
     return row
 
 
@@ -82,10 +82,3 @@ def hidden_means(
     least = [(sign, values.fillna(low if sign > 0 else high)) for sign, values in terms]
     most = [(sign, values.fillna(high if sign > 0 else low)) for sign, values in terms]
     return float(total(least).mean()), float(total(most).mean())
-
-
-def _wilcoxon(values: np.ndarray) -> float:
-    from scipy.stats import wilcoxon
-
-    differing = values[~np.isnan(values) & (values != 0)]
-    return float(wilcoxon(differing).pvalue) if len(differing) > 1 else math.nan

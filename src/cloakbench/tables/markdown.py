@@ -57,9 +57,14 @@ def print_summary(
 
 
 def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:
-    """Print claims and their verdicts, narrow enough for a terminal."""
-    grid = verdict_grid(verdicts, ("claim", "verdict", "effect", "p by Holm", "n", "people"))
-    _print(f"{experiment}, claims", grid, VERDICTS_NOTE, console)
+    """Print claims, their tests and verdicts, narrow enough for a terminal."""
+    shown = ("test", "claim", "verdict", "effect", "p by Holm", "n", "people")
+    grid = verdict_grid(verdicts, shown)
+    rows = [
+        [claim._replace(interval=f"({test})"), *others] for test, claim, *others in grid.rows
+    ]  # a column less
+    narrow = grid._replace(headings=grid.headings[1:], rows=rows)
+    _print(f"{experiment}, claims", narrow, VERDICTS_NOTE, console)
 
 
 def print_expected(experiment: str, expected: pd.DataFrame, chosen: Collection[str] = ()) -> None:

@@ -1,4 +1,6 @@
-"""What purifications take and change: seconds of a photo, and its distance to its original."""
+"""What purifications take and change: seconds of a photo, its distance to its original, and photos
+that some leave as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.files.verified import load_manifest
-from cloakbench.purify.base import SECONDS
+from cloakbench.purify.base import FACELESS, SECONDS
 from cloakbench.tables.display import Value, number, photo_grid
 from cloakbench.tables.markdown import markdown
 
@@ -22,38 +24,56 @@ REMARK = (
     "Seconds of a photo on the machines that ran the jobs, without loading and start; in "
     "parentheses, of how many jobs, which are those that no kill interrupted."
 )
+UNCHANGED = (
+    " Without a face: photos in which a purification of faces found none and which it left as they "
+    "were, so that its cells are of both kinds of photos."
+)
 
 
 def purifier_costs(cells: Sequence[Cell], layout: Layout, photos: pd.DataFrame) -> pd.DataFrame:
-    """The table of photos with the mean `seconds` of one, over `jobs`, the people's, that said it.
+    """The table of photos with the mean `seconds` of one, over `jobs`, the people's, that said it,
+    and how many photos were `faceless`, and so left as they were; NaN where no face was looked for.
 
     photos: see `summary.photo_summary`.
     """
     folders = {layout.purified(cell): cell for cell in (replace(c, trainer="") for c in cells)}
     rows = [
-        {**{key: getattr(cell, key) for key in KEYS}, "seconds": _seconds(folder)}
+        {**{key: getattr(cell, key) for key in KEYS}, **_told(folder)}
         for folder, cell in folders.items()
     ]
-    took = pd.DataFrame(rows).groupby(KEYS, sort=False)["seconds"].agg(["mean", "count"])
-    named = took.rename(columns={"mean": "seconds", "count": "jobs"}).reset_index()
-    return photos.merge(named, on=KEYS, how="left")
+    groups = pd.DataFrame(rows).groupby(KEYS, sort=False)
+    made = groups.agg(seconds=("seconds", "mean"), jobs=("seconds", "count"))
+    made["faceless"] = groups["faceless"].sum(min_count=1)
+    return photos.merge(made.reset_index(), on=KEYS, how="left")
 
 
 def write_purifiers(experiment: str, costs: pd.DataFrame, folder: Path) -> None:
     """Write them as CSV and Markdown; apart from other tables, since equal runs differ in them."""
     write_csv(costs, folder / "purifiers.csv")
-    grid = photo_grid(costs)
-    times = [
-        Value(number(row["seconds"], ".3g"), f"({row['jobs']})") for row in costs.to_dict("records")
-    ]
-    timed = grid._replace(
-        headings=[*grid.headings, "seconds"],
-        rows=[[*row, value] for row, value in zip(grid.rows, times, strict=True)],
+    grid, rows, remark = photo_grid(costs), costs.to_dict("records"), REMARK
+    columns = {"seconds": [Value(number(r["seconds"], ".3g"), f"({r['jobs']})") for r in rows]}
+    if costs["faceless"].notna().any():
+        columns["without a face"] = [
+            Value(
+                number(r["faceless"], ".0f"),
+                "" if math.isnan(r["faceless"]) else f"of {r['photos']}",
+            )
+            for r in rows
+        ]
+        remark += UNCHANGED
+    more = zip(*columns.values(), strict=True)
+    whole = grid._replace(
+        headings=[*grid.headings, *columns],
+        rows=[[*row, *values] for row, values in zip(grid.rows, more, strict=True)],
     )
     title = f"{experiment}, what purifications take and change"
-    write_text(folder / "purifiers.md", markdown(title, timed, REMARK))
+    write_text(folder / "purifiers.md", markdown(title, whole, remark))
 
 
-def _seconds(folder: Path) -> float:
+def _told(folder: Path) -> dict[str, float]:
+    """What the manifest of a job's photos says."""
     said = load_manifest(folder / MANIFEST) or {}
-    return float(said.get("took", {}).get(SECONDS, math.nan))
+    return {
+        "seconds": float(said.get("took", {}).get(SECONDS, math.nan)),
+        "faceless": float(said.get("notes", {}).get(FACELESS, math.nan)),
+    }

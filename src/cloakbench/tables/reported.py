@@ -12,36 +12,37 @@ from cloakbench.experiment.claims import labels_of
 from cloakbench.experiment.reported import Reported
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.score.base import metrics
-from cloakbench.tables.display import Grid, Value, number, spread
+from cloakbench.tables.display import NOTHING, Grid, Value, number, spread
+from cloakbench.tables.experiment import Tables
 from cloakbench.tables.markdown import markdown
 
 LABELS = ("protection", "purification", "trainer")
 HEADINGS = [*LABELS, "metric", "reported", "measured", "people", "where"]
 
 
-def reported_table(reported: Reported, summary: pd.DataFrame) -> pd.DataFrame:
+def reported_table(reported: Reported, tables: Tables) -> pd.DataFrame:
     """A row per reported value: `LABELS`, `metric`, `place`, `reported`, and `measured` with its
     interval, `low` and `high`, and `n` people, as the summary has them; NaN where nothing has run.
+    Of photos, as the table of photos has it, without interval.
     """
     rows: list[dict[str, Any]] = []
     for each in reported.values:
         labels = labels_of(each.cell)
-        own = summary[(summary[list(labels)] == pd.Series(labels)).all(axis=1)]
+        measured = tables.photos if each.of_photos else tables.summary
+        own = measured[(measured[list(labels)] == pd.Series(labels)).all(axis=1)]
         found = own.iloc[0].to_dict() if len(own) else {}
         ends = {
             key: found.get(f"{each.metric}{of}", math.nan)
             for key, of in (("measured", ""), ("low", "_low"), ("high", "_high"), ("n", "_n"))
         }
         told = {"metric": each.metric, "place": each.place, "reported": each.value}
-        rows.append({**labels, **told, **ends})
+        rows.append({**dict.fromkeys(LABELS, NOTHING), **labels, **told, **ends})
     return pd.DataFrame(rows)
 
 
-def write_reported(
-    experiment: str, reported: Reported, summary: pd.DataFrame, folder: Path
-) -> None:
+def write_reported(experiment: str, reported: Reported, tables: Tables, folder: Path) -> None:
     """Write the table as CSV and Markdown."""
-    frame = reported_table(reported, summary)
+    frame = reported_table(reported, tables)
     write_csv(frame, folder / "reported.csv")
     title = f"{experiment}, reported and measured"
     remark = f"Reported: {reported.source}. Brackets are 95 % intervals over people."

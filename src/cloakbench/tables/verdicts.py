@@ -17,6 +17,7 @@ from cloakbench.tables.inference import (
     mean_interval,
     p_above,
     p_rising,
+    p_signed_ranks,
     p_within,
 )
 
@@ -30,14 +31,14 @@ class Evidence(NamedTuple):
 
     p, p_against: one-sided, of the claim and of its opposite.
     differences: each person's, of the comparison that is least favourable to the claim.
-    scores, border: what each person says for or against it, and the mean that would say nothing.
+    scores, borders: what each person says for or against it, and means that would say nothing.
     """
 
     p: float
     p_against: float
     differences: np.ndarray
     scores: np.ndarray
-    border: float
+    borders: tuple[float, ...]
 
 
 def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
@@ -46,13 +47,15 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     images, distances: rows of samples and of photos, as `Tables` has them; of what has not run
         there are none.
 
-    Columns: `claim`, `source`, `test`, `endpoint`; `verdict`: "holds", "contradicted" or
-    "undecided", by Holm's procedure at the ledger's level; `n` people; `effect`, the mean of the
-    first cell less that of the other (or the last less the first, of an order; of several the one
-    least favourable to the claim), with `low` and `high` of its interval at one less the level;
-    `p`, two-sided; `p_holm`, for which claims that have not run count, too; `people`: about how
-    many would decide the claim if all were like these; `cells`, as the claim has them; and
-    `person`, whose difference is nearest to the effect.
+    Columns: `family`, `experiment`, `claim`, `source`, `test`, `endpoint`, `margin`; `verdict`:
+    "holds", "contradicted" or "undecided", by Holm's procedure at the ledger's level; `n` people,
+    of those that were `planned`; `effect`, the mean of the first cell less that of the other (or
+    the last less the first, of an order; of several the one least favourable to the claim), with
+    `low` and `high` of its interval at one less the level; `p`, two-sided; `p_holm`, for which
+    claims that have not run count, too; `p_wilcoxon`, of signed ranks of the differences that the
+    effect is the mean of, where these are all that is tested; `people`: about how many would decide
+    the claim if all were like these; `cells`, as the claim has them; and `person`, whose difference
+    is nearest to the effect.
     """
     rows = []
     for claim in ledger.claims:
@@ -82,18 +85,23 @@ def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
-    named = {key: getattr(claim, key) for key in ("claim", "source", "test", "endpoint")}
+    told = ("claim", "source", "test", "endpoint", "margin")
     found = _weigh(claim, values.to_numpy().T)
     low, high = metrics[claim.endpoint].bounds
     effect = mean_interval(found.differences, (low - high, high - low), 1 - ledger.level)
+    ranked = found.differences if claim.test in ("lower", "higher") else found.differences[:0]
     return {
-        **named,
+        "family": ledger.family,
+        "experiment": ledger.experiment,
+        **{key: getattr(claim, key) for key in told},
         "verdict": "holds" if found.p <= found.p_against else "contradicted",
         "n": effect.n,
+        "planned": ledger.people,
         **dict(zip(("effect", "low", "high"), effect[:3], strict=True)),
         "p": both_sides(found.p, found.p_against),
         "p_holm": math.nan,
-        "people": people_needed(found.scores, found.border, ledger.level / len(ledger.claims)),
+        "p_wilcoxon": p_signed_ranks(ranked),
+        "people": people_needed(found.scores, found.borders, ledger.level / len(ledger.claims)),
         "cells": CELLS.join(claim.cells),
         "person": _nearest(found.differences, [*values.index]),
     }
@@ -116,8 +124,9 @@ def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
         return _level(differences, claim.margin)
     sign = 1 if claim.test == "higher" else -1
     p, against = zip(*((p_above(sign * d), p_above(-sign * d)) for d in differences), strict=True)
-    worst = differences[int(np.argmax(p))]
-    return Evidence(max(p), _one_of(against), worst, worst, 0.0)
+    means = [-sign * each.sum() for each in differences]  # where p are the same, the least effect
+    worst = differences[max(range(len(p)), key=lambda i: (p[i], means[i]))]
+    return Evidence(max(p), _one_of(against), worst, worst, (0.0,))
 
 
 def _level(differences: list[np.ndarray], margin: float) -> Evidence:
@@ -125,8 +134,7 @@ def _level(differences: list[np.ndarray], margin: float) -> Evidence:
     p = [p_within(each, margin) for each in differences]
     against = [min(p_above(each, margin), p_above(-each, margin)) for each in differences]
     worst = max(differences, key=lambda each: abs(each.mean()) if each.size else 0.0)
-    side = -1.0 if worst.size and worst.mean() < 0 else 1.0
-    return Evidence(max(p), _one_of(against), worst, worst, side * margin)
+    return Evidence(max(p), _one_of(against), worst, worst, (-margin, margin))
 
 
 def _one_of(p: tuple[float, ...] | list[float]) -> float:
@@ -141,11 +149,11 @@ def _order(cells: np.ndarray) -> Evidence:
     k = len(cells)
     scores = np.arange(1, k + 1) @ rankdata(cells, axis=0)
     trend = p_rising(cells.T), p_rising(cells[::-1].T)
-    return Evidence(*trend, cells[-1] - cells[0], scores, k * (k + 1) ** 2 / 4)
+    return Evidence(*trend, cells[-1] - cells[0], scores, (k * (k + 1) ** 2 / 4,))
 
 
-def people_needed(scores: np.ndarray, border: float, level: float) -> float:
-    """About how many people decide, with 90 % probability, on which side of a border the mean is.
+def people_needed(scores: np.ndarray, borders: Sequence[float], level: float) -> float:
+    """About how many people decide, with 90 % probability, on which side of borders the mean is.
 
     scores: shape (n,), those of the people at hand, taken for what all are like. level: of the
     two-sided test. Infinite above 10,000; NaN for fewer than two people. By the power of Student's
@@ -156,8 +164,9 @@ def people_needed(scores: np.ndarray, border: float, level: float) -> float:
 
     if len(scores) < 2:
         return math.nan
-    away, sd = abs(scores.mean() - border), scores.std(ddof=1)
+    away, sd = np.abs(scores.mean() - np.array(borders)), max(scores.std(ddof=1), 1e-12)
     n = np.unique(np.geomspace(2, MOST, 500).astype(int))
-    power = ndtr(away / max(sd, 1e-12) * np.sqrt(n) - t.isf(level / 2, n - 1))
+    missed = ndtr(t.isf(level / 2, n - 1) - away[:, None] / sd * np.sqrt(n))  # of each border
+    power = 1 - missed.sum(axis=0)
     enough = n[(power >= POWER) & (n >= math.log2(2 / level))]
     return float(enough[0]) if enough.size else math.inf

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.score.base import DISTANCES
@@ -24,7 +26,7 @@ from cloakbench.tables.display import (
 )
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.latex import latex
-from cloakbench.tables.markdown import markdown
+from cloakbench.tables.markdown import EXPECTED, markdown
 from cloakbench.tables.measures import LEVEL, best, keep, main_metrics
 from cloakbench.tables.summary import metric_columns
 
@@ -32,7 +34,8 @@ SHORT_VERDICT = ("claim", "verdict", "effect", "p by Holm", "n")
 CAPTIONS = {
     "summary": " Arrows point to where the protection holds, brackets are 95 % intervals, and bold "
     "protects most.",
-    "contrasts": f" Brackets are 95 % intervals; bold: p is at most {LEVEL} by Holm.",
+    "contrasts": " Brackets are 95 % intervals, p of sign-flip tests, after Holm's correction for "
+    f"all rows; bold: it is at most {LEVEL}.",
 }
 """What captions say besides the title; of tables with bold values."""
 
@@ -68,6 +71,13 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
 
 
+def write_expected(experiment: str, expected: pd.DataFrame, folder: Path) -> None:
+    """Write what to expect of protections that may adapt, as CSV and Markdown."""
+    write_csv(expected, folder / "expected.csv")
+    title = f"{experiment}, protections that may adapt"
+    write_text(folder / "expected.md", markdown(title, score_grid(expected), EXPECTED))
+
+
 def _short(
     experiment: str, tables: Tables, counts: Sequence[str] = COUNTS
 ) -> dict[str, tuple[str, Grid, str]]:
@@ -81,7 +91,7 @@ def _short(
         "summary": (experiment, score_grid(tables.summary, counts, against), remark),
         "contrasts": (
             f"{experiment}, differences to the controls",
-            difference_grid(tables.contrasts, against, counts),
+            difference_grid(tables.contrasts, against),
             f"{CONTRASTS_NOTE} {remark}",
         ),
         "identities": (

@@ -31,6 +31,7 @@ class ClipIQAC(ByClip, NetworkMetric):
     protects: ClassVar = "lower"
     bounds: ClassVar = (-1.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
+    class_texts: ClassVar = ("good", "bad")
 
     good: str = Field("a good photo of face", description="prompt of a good photo")
     bad: str = Field("a bad photo of face", description="prompt of a bad photo")

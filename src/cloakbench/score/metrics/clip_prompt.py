@@ -27,6 +27,7 @@ class ClipPrompt(ByClip, NetworkMetric):
     protects: ClassVar = "lower"
     bounds: ClassVar = (-1.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
+    class_texts: ClassVar = ("prompt",)
 
     prompt: str = Field("a photo of a person", description="what the images should show")
 

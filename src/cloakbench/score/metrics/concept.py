@@ -24,6 +24,7 @@ class Concept(ByClip, NetworkMetric):
     bounds: ClassVar = (0.0, 1.0)
     reads: ClassVar = frozenset({"pixels"})
     display: ClassVar[str] = ".0%"
+    class_texts: ClassVar = ("prompts",)
 
     prompts: tuple[str, ...] = Field(
         (

@@ -14,7 +14,9 @@ from cloakbench.score.references import References
 class Identified(ISM):
     """Whether the face passes for the person: a cosine that 1 % of strangers' clean photos reach.
 
-    So chance is 1 %, however many people the dataset has. A sample without a face is not identified
+    So chance is 1 %, however many people the dataset has, if their photos make 100 comparisons with
+    others or more; of fewer, the largest cosine is taken, and chance is about one in so many. A
+    sample without a face is not identified
     (0); `identified_detected` leaves it out instead. NaN in a dataset of one identity.
     """
 

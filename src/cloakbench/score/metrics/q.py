@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -32,6 +32,9 @@ class Q(NetworkMetric):
     @property
     def parts(self) -> Sequence[NetworkMetric]:
         return [self.liqe, self.clip_iqac]
+
+    def of_class(self, noun: str) -> Self:
+        return self.model_copy(update={"clip_iqac": self.clip_iqac.of_class(noun)})
 
     def judge(self, samples: Sequence[Sample], device: str) -> list[float]:
         halves = (part.judge(samples, device) for part in self.parts)

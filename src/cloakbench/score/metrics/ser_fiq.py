@@ -14,8 +14,9 @@ from cloakbench.score.references import References
 class SerFIQ(ImageMetric):
     """SER-FIQ of the largest face: how steady its embedding is when dropout hides parts of it.
 
-    The raw score of the face backend's own recogniser, which must have been trained with dropout:
-    `facexlib`, with its setting `dropout_passes`. NaN without a face.
+    The raw score of the face backend's own recogniser, `facexlib` or `insightface` with its setting
+    `dropout_passes`: they differ in scale. It says most of a recogniser that was trained with
+    dropout, as facexlib's was. NaN without a face.
     """
 
     source: ClassVar[str] = (
@@ -33,7 +34,7 @@ class SerFIQ(ImageMetric):
             return math.nan
         if math.isnan(sample.face.quality):
             raise CloakBenchError(
-                "metric 'ser_fiq' needs faces with a quality. Choose the face backend facexlib "
-                "with dropout_passes: 100, or leave the metric out."
+                "metric 'ser_fiq' needs faces with a quality. Set dropout_passes of the face "
+                "backend facexlib or insightface to 100, or leave the metric out."
             )
         return sample.face.quality
