@@ -45,8 +45,8 @@ from cloakbench.models.restorer import Restorer
 from cloakbench.running.jobs import Job, job_seed, load, store
 
 SAVE_EVERY = 120.0  # seconds
-DUEL = 0.4  # share of the VAE's steps after which its critic learns
-HEARD = 0.45  # and after which the VAE listens to it
+DUEL = 0.25  # share of the VAE's steps after which its critic learns
+HEARD = 0.3  # and after which the VAE listens to it
 
 
 @dataclass(frozen=True)
