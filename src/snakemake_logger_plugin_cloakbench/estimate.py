@@ -61,18 +61,21 @@ class Estimate:
     def left(self, now: float) -> str:
         """The time left at `now` [s], in words, and how sure that is."""
         untimed, (time, deviation) = self.untimed(), self.seconds(now)
-        if untimed:
-            known = f"{_words(time)} and " if time >= 1 else ""
-            return f"{known}{', '.join(untimed)} left"
-        low, high = _words(max(0.0, time - 2 * deviation)), _words(time + 2 * deviation)
-        if low == high:
-            return f"about {low} left" if time >= 60 else f"{low} left"
-        return f"{low} to {high} left"
+        known = [_range(time, deviation)] if time >= 1 or not untimed else []
+        return f"{' and '.join([*known, *([', '.join(untimed)] if untimed else [])])} left"
 
 
 def _variance(durations: list[float]) -> float:
     """Of one job's duration; a single job says nothing of it, so half of it is taken for it."""
     return variance(durations) if len(durations) > 1 else (durations[0] / 2) ** 2
+
+
+def _range(time: float, deviation: float) -> str:
+    """Two deviations to both sides of a time [s], in words."""
+    low, high = _words(max(0.0, time - 2 * deviation)), _words(time + 2 * deviation)
+    if low == high:
+        return f"about {low}" if time >= 60 else low
+    return f"{low} to {high}"
 
 
 def _words(seconds: float) -> str:
