@@ -98,6 +98,14 @@ def test_a_folder_without_sets_is_split_aloud(tmp_path):
     assert "To protect all of them: cloakbench protect METHOD --instance FOLDER" in said
 
 
+@pytest.mark.parametrize(("size", "model"), [(128, "--set preset=mini"), (512, "--model MODEL")])
+def test_what_may_follow_the_crops_is_a_protection_and_no_control(size, model, dataset, tmp_path):
+    said = cli("data", dataset, "anna", "--resolution", size, "--out", tmp_path / "out")
+
+    following = f"cloakbench protect pid --instance {tmp_path / 'out' / 'set_B'} {model}\n"
+    assert said.endswith(f"; next: {following}")
+
+
 def test_sets_that_are_there_are_not_talked_about(dataset, tmp_path):
     said = cli("data", dataset, "anna", "--resolution", 64, "--out", tmp_path / "out")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cloakbench.cli.results import (
+    MINIATURE,
     ForceOption,
     JsonOption,
     check_new,
@@ -138,10 +139,16 @@ def data(
         backend.check()
     check_new(out, force, source.folder)
     prepare(source, identity, out, resolution, backend)
-    following = ["protect", "noise", "--instance", out / "set_B"]
-    say(as_json, out, counted(out, "photos"), *following)
+    say(as_json, out, counted(out, "photos"), *_protecting(out / SETS[1], resolution))
     if not (as_json or any((source.folder / identity / name).is_dir() for name in SETS)):
         typer.echo(_how_split(out))
+
+
+def _protecting(photos: Path, resolution: int) -> list[object]:
+    """The command that protects photos of a size with a quick method that is no control."""
+    small = resolution <= ModelSpec.at(str(MINIATURE)).resolution
+    preset = ["--set", "preset=mini"] if small else ["--model", "MODEL"]  # which one has to bring
+    return ["protect", "pid", "--instance", photos, *preset]
 
 
 def _how_split(out: Path) -> str:
@@ -217,7 +224,7 @@ def protect(
     Example: cloakbench protect aspl --set preset=mini --set budget=8/255 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    protection = protections.build(_spec(method, settings, "protect noise --instance"))
+    protection = protections.build(_spec(method, settings, "protect pid --instance"))
     chosen, texts = parse_model(model), _validated(Prompts, prompts)
     given = {"--surrogate": surrogate, "--class-images": class_images}
     photos = _look(protection, chosen, out, force, "--instance", instance, given)
