@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 BIN := .venv/bin
 INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer --extra heic \
+	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
 	--group dev --group build --group docs pyproject.toml
 CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
