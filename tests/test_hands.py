@@ -84,13 +84,15 @@ def test_the_miniature_says_what_it_is_worth_on_larger_photos(size, tmp_path, mo
     assert ("protects nothing from Stable Diffusion. Name a model" in said) == (size > 128)
 
 
-def test_a_folder_without_sets_is_split_aloud(tmp_path):
+def test_a_folder_without_sets_is_split_aloud(tmp_path, monkeypatch):
     (tmp_path / "people" / "anna").mkdir(parents=True)
     for number in range(8):
         photo = Image.new("RGB", (64, 64), (30 * number, 90, 90))
         photo.save(tmp_path / "people" / "anna" / f"IMG_{number}.png")
 
-    said = cli("data", tmp_path / "people", "anna", "--resolution", 64, "--out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "people")
+
+    said = cli("data", ".", "anna", "--resolution", 64, "--out", "out")
 
     assert said.startswith("8 photos → ")
     assert "set_B (to protect): IMG_2.png, IMG_3.png\n" in said

@@ -137,7 +137,7 @@ def data(
     backend = backends.build(parse_spec(faces))
     if source.crop == "face":
         backend.check()
-    check_new(out, force, source.folder)
+    check_new(out, force, source.folder / identity)
     prepare(source, identity, out, resolution, backend)
     say(as_json, out, counted(out, "photos"), *_protecting(out / SETS[1], resolution))
     if not (as_json or any((source.folder / identity / name).is_dir() for name in SETS)):

@@ -213,8 +213,8 @@ def prepare(
     Raises:
         CloakBenchError: see `Dataset.sets`, `check_distinct` and `read_photo`.
     """
-    check_output(out, dataset.folder)
     sets = dataset.sets(identity)
+    check_output(out, dataset.folder / identity)
     digests = sha256_of([path for files in sets.values() for path in files])
     check_distinct(sets, digests)
     names = {name: [path.name for path in files] for name, files in sets.items()}
