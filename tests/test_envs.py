@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from conftest import REPOSITORY
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 RESOURCES = REPOSITORY / "resources"
 ENVIRONMENT = REPOSITORY / "envs" / "cloakbench.yaml"
@@ -80,6 +82,18 @@ def test_lock_file_names_no_host_and_hashes_every_package(lock):
     assert "--index-url" not in text
     packages = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_what_the_package_imports_is_among_what_it_needs():
+    """Else it is missing where pip installs the wheel alone."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    more = [entry for extra in project["optional-dependencies"].values() for entry in extra]
+    named = {canonicalize_name(Requirement(e).name) for e in [*project["dependencies"], *more]}
+    owners = packages_distributions()
+    for path in (REPOSITORY / "src" / "cloakbench").rglob("*.py"):
+        for module in re.findall(r"^ *(?:from|import) ([a-z_0-9]+)", path.read_text(), re.M):
+            found = {canonicalize_name(name) for name in owners.get(module, [])}
+            assert not found or found & named, f"{path}: {module} is of {found}"
 
 
 def test_set_up_installs_nothing_that_is_not_pinned_and_hashed():
