@@ -59,6 +59,26 @@ def test_distances_are_said_and_written_only_where_a_file_is_named(folders, tmp_
     assert digests_of(tmp_path) == before
 
 
+def test_a_picture_and_a_folder_of_pictures_are_scored_as_samples_are(folders, photo, tmp_path):
+    out = tmp_path / "scores.csv"
+    for place, count in ((photo, "1 sample "), (folders.instance, "2 samples ")):
+        said = cli("score", place, "--metric", "brisque", "--identity", "a", "-o", out, "--force")
+        assert said.startswith(f"{count}→ {out}: BRISQUE ")
+        assert said.endswith(f"; next: cloakbench manifest {out}\n")
+
+    assert [row.split(",")[7] for row in out.read_text().splitlines()[1:]] == ["set_B"] * 2
+
+
+def test_values_at_a_metrics_limit_are_counted_by_hand_as_in_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr("cloakbench.score.metrics.brisque.Brisque.score", lambda *_: 155.845)
+    for number in range(3):
+        Image.new("RGB", (64, 64), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+
+    said = cli("distances", tmp_path, tmp_path, "--metric", "brisque")
+
+    assert "BRISQUE 155.8 (3 at its limit, whatever they show)" in said
+
+
 def test_what_is_there_is_replaced_with_force_only(folders, tmp_path):
     command = ["protect", "noise", "--instance", folders.instance, "--out", tmp_path / "p"]
     cli(*command)

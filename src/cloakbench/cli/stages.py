@@ -194,7 +194,8 @@ def class_images(
         prompts=texts,
         run=_run(out, "class", seed, device, threads, scratch),
     )
-    say(as_json, out, counted(out, "images"))
+    following = _training("dreambooth", "PHOTOS", chosen)
+    say(as_json, out, counted(out, "images"), *following, "--class-images", out)
 
 
 def protect(
@@ -275,7 +276,8 @@ def purify(
         photos=place,
         run=_run(out, identity, seed, device_for(device, purifier.uses), threads, scratch),
     )
-    say(as_json, out, compared(out, place), *_training(out, chosen))
+    alone = ["--set", "prior_weight=0"]  # with no class images
+    say(as_json, out, compared(out, place), *_training("lora", out, chosen), *alone)
 
 
 def personalise(
@@ -431,10 +433,10 @@ def _training_stage(sampling: Sampling | None) -> Any:
     return personalise if sampling is None else partial(generate, sampling=sampling)
 
 
-def _training(photos: Path, model: ModelSpec) -> list[object]:
-    """The command that trains on photos, with no class images."""
+def _training(trainer: str, photos: object, model: ModelSpec) -> list[object]:
+    """The command that trains on photos."""
     preset = ["--set", "preset=mini"] if is_miniature(model) else ["--model", model.path]
-    return ["personalise", "lora", "--instance", photos, *preset, "--set", "prior_weight=0"]
+    return ["personalise", trainer, "--instance", photos, *preset]
 
 
 def _scoring(samples: Path) -> list[object]:
