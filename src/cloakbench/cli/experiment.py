@@ -147,7 +147,7 @@ def tables(
     write_purifiers(experiment.name, costs, folder)
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made.summary, made.contrary)
+    print_summary(experiment.name, made)
 
 
 def claims(
