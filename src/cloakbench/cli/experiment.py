@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,14 @@ def check(config: ConfigArgument) -> None:
     cells = len(experiment.cells())
     per_cell = experiment.config.sampling.images * len(experiment.config.prompts.sample)
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
+    _say_split(experiment, 14)
+
+
+def _say_split(experiment: Experiment, width: int = 0) -> None:
+    """Say what a study does with photos that come without sets."""
+    config = experiment.config
+    if said := config.dataset_spec.split_aloud(config.chosen_identities):
+        typer.echo(f"{'split':>{width}}: {said}")
 
 
 def plan(
@@ -69,14 +78,18 @@ def plan(
 
     Example: cloakbench plan config.yaml config/stable-diffusion.yaml --card rtx4090
     """
+    from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.plan import make_plan, print_plan
 
-    made = make_plan(Experiment.read(config), card, share)
+    experiment = Experiment.read(config)
+    made = make_plan(experiment, card, share)
     if as_json:
         typer.echo(json.dumps(made.as_data(), indent=2))
-    else:
-        print_plan(made, jobs)
+        return
+    print_plan(made, jobs)
+    with suppress(CloakBenchError):  # which is among what is missing
+        _say_split(experiment)
 
 
 def status(

@@ -140,7 +140,7 @@ def data(
     check_new(out, force, source.folder / identity)
     prepare(source, identity, out, resolution, backend)
     say(as_json, out, counted(out, "photos"), *_protecting(out / SETS[1], resolution))
-    if not (as_json or any((source.folder / identity / name).is_dir() for name in SETS)):
+    if source.is_split(identity) and not as_json:
         typer.echo(_how_split(out))
 
 
