@@ -46,7 +46,7 @@ behaviour ablation components protections purifications purified-clean learning 
 	mkdir -p docs/$@
 	cp results/tables/$@/*.md results/report/$@/*.svg docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
-		--out docs/$@/$(PICTURED).webp
+		--out docs/$@/$(PICTURED).webp --force
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
 	python benchmarks/protections.py
@@ -76,7 +76,7 @@ format: setup ## reformat all code, and write the config's schema anew
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
-	cloakbench schema --out workflow/schemas/config.schema.json
+	cloakbench schema --out workflow/schemas/config.schema.json --force
 
 lock: setup ## pin all packages again, newest allowed
 	$(LOCK) --upgrade --output-file requirements.lock

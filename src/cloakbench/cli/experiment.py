@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloakbench.cli.results import ForceOption, check_new_file
+
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import Tables
@@ -293,6 +295,7 @@ def picture(
     identity: Annotated[str, typer.Option(help="Whose samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+    force: ForceOption = False,
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
 
@@ -302,12 +305,11 @@ def picture(
     """
     from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.files.outputs import check_file
     from cloakbench.report.sheet import cell_rows, contact_sheet
 
     experiment = Experiment.read(config)
     read = [*experiment.originals(), experiment.layout.root / experiment.config.model]
-    check_file(out, *read, *map(Path, config), option="--out")
+    check_new_file(out, force, *read, *map(Path, config), option="--out")
     first = str(experiment.config.seeds[0])
     cells = [c for c in experiment.cells() if c.identity == identity and c.seed == first]
     if not cells:
@@ -322,6 +324,7 @@ def clip(
         Path | None,
         typer.Option("--out", "-o", help="Folder to write; default: RESULTS/clip/EXPERIMENT."),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Show what CLIP sees in an experiment's photos and samples that are there.
 
@@ -338,6 +341,7 @@ def clip(
 
     experiment = Experiment.read(config)
     folder = out or experiment.layout.clip(experiment.name)
+    check_new_file(folder / "space.svg", force or out is None, option="--out")
     Expected(experiment).check("purify", "personalise", "sample")
     space = clip_space(experiment)
     write_clip_space(space, folder)
