@@ -75,8 +75,9 @@ def plan(
 ) -> None:
     """Say what an experiment will take: jobs, time, memory and disk, and what is missing for it.
 
-    Times are those of finished jobs of the same method, or else FLOPs, counted on tensors without
-    data, over what the card does of its peak. Nothing is run, and no GPU is needed.
+    Times are those of finished jobs of the same method, of any experiment with the same results
+    folder, model and settings, or else FLOPs, counted on tensors without data, over what the card
+    does of its peak. Nothing is run, and no GPU is needed.
 
     Example: cloakbench plan config.yaml config/stable-diffusion.yaml --card rtx4090
     """
