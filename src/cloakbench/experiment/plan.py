@@ -193,7 +193,7 @@ class _Planner:
         return [found.seconds for place in places if (found := read_benchmark(place))]
 
     def _elsewhere(self, task: Task) -> Iterator[Task]:
-        """Jobs of other experiments with this one's results and model, and the same settings."""
+        """Jobs of any experiment with the same folder of results, model and settings."""
         stage, method = task.stage, task.label if task.stage in OF_METHODS else "*"
         with suppress(CloakBenchError):  # of weights, which are among what is missing
             wanted = json.loads(json.dumps(self.expected.facts(task).settings))
