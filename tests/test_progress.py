@@ -55,6 +55,16 @@ def test_there_is_a_range_while_tables_and_report_of_which_there_is_one_each_wai
     assert estimate.left(now=750) == "tables, report left"
 
 
+def test_what_jobs_took_before_counts_until_one_of_their_rule_has_finished():
+    estimate = planned(train=2, sample=1)
+    estimate.expect({"train": [300, 300]})
+    assert estimate.left(now=0) == "about 10 min and sample left"
+
+    estimate.start(1, "train", now=0)
+    estimate.finish(1, now=60)
+    assert estimate.seconds(now=60)[0] == pytest.approx(60)
+
+
 def test_jobs_left_take_as_long_as_those_of_their_rule_did():
     estimate = planned(train=3, sample=4)
     for job, (rule, seconds) in enumerate([("train", 90), ("train", 110), ("sample", 10)]):

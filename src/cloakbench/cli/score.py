@@ -73,9 +73,7 @@ def references(
 
 
 def score(
-    generated: Annotated[
-        Path, typer.Argument(help="Samples: a folder per prompt, or of pictures, or one picture.")
-    ],
+    generated: Annotated[Path, typer.Argument(help="A sample, or a folder of some (per prompt).")],
     output: Output,
     identity: Label,
     reference: Reference = None,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.experiment.expected import OF_METHODS, Expected
+from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.needs import Need, Needs
-from cloakbench.experiment.status import MEASURED, duration, read_benchmark
-from cloakbench.experiment.tasks import Task, all_tasks, manifest, result
-from cloakbench.files.verified import load_manifest
+from cloakbench.experiment.status import duration
+from cloakbench.experiment.tasks import Task, all_tasks, result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +167,7 @@ class _Planner:
 
     def line(self, stage: str, method: str, tasks: list[Task]) -> Line:
         done = [task for task in tasks if self._is_done(task)]
-        times = self._seconds_of(done) or self._seconds_of(self._elsewhere(tasks[0]))
+        times = seconds_of(tasks, done, self.experiment, self.expected)
         need, frugal = self._need(tasks[0]) if len(done) < len(tasks) else (None, False)
         counted = START + need.flops / self.speed if need else None
         return Line(
@@ -185,22 +181,6 @@ class _Planner:
             need,
             frugal,
         )
-
-    def _seconds_of(self, tasks: Iterable[Task]) -> list[float]:
-        """What some jobs took."""
-        layout = self.experiment.layout
-        places = (layout.benchmark(*task) for task in islice(tasks, MEASURED))
-        return [found.seconds for place in places if (found := read_benchmark(place))]
-
-    def _elsewhere(self, task: Task) -> Iterator[Task]:
-        """Jobs of any experiment with the same folder of results, model and settings."""
-        stage, method = task.stage, task.label if task.stage in OF_METHODS else "*"
-        with suppress(CloakBenchError):  # of weights, which are among what is missing
-            wanted = json.loads(json.dumps(self.expected.facts(task).settings))
-            for cell in self.experiment.layout.measured(stage, task.cell.model, method):
-                said = load_manifest(manifest(Task(stage, cell), self.experiment)) or {}
-                if said.get("settings") == wanted:
-                    yield Task(stage, cell)
 
     def _is_done(self, task: Task) -> bool:
         try:
