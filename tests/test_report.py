@@ -266,7 +266,7 @@ def test_of_large_pictures_the_first_is_whole_and_the_others_stay_small_files() 
     assert not whole.small
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(6, {40}), (5, {24, 40})])
+@pytest.mark.parametrize(("most", "sizes"), [(12, {40}), (11, {24, 40})])
 def test_all_pictures_are_whole_where_cells_are_few(most, sizes, cells, tmp_path, monkeypatch):
     monkeypatch.setattr("cloakbench.report.pictures.SIDE", 40)
     monkeypatch.setattr("cloakbench.report.pictures.PREVIEW", 24)
