@@ -2,10 +2,12 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13; do \
 	command -v $$p > /dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	&& echo $$p && break; done)
+NEW := import sys; sys.exit(sys.version_info < (3, 11))
+VERSION := import sys; print(sys.version_info[:2])
 BIN := .venv/bin
 INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer --extra heic \
+	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
 	--group dev --group build --group docs pyproject.toml
 CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
@@ -15,12 +17,26 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive benchmark test lint docs build format lock clean
 
 help: ## say what there is
-	@grep -E '^[a-z -]+:.*##' Makefile | sed 's/:.*##/:\t/'
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
+	@echo 'studies, config/NAME.yaml into docs/NAME, `cloakbench plan config.yaml config/NAME.yaml` says how long:'
+	@for name in $$(sed -nE 's/^([a-z-]+( [a-z-]+)+):.*## .*/\1/p' Makefile); do echo "$$name	$$(sed -n '/^#/!q; s/^# *//p' \
+		config/$$name.yaml | tr '\n' ' ' | sed -E -e 's/\. .*(\([^()]*cores\)) *$$/ \1/' -e t -e 's/\. .*//')"; done | expand -t 16
 
 setup: $(BIN)/.ready ## install every pinned package into .venv
 
-$(BIN)/.ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=..."; exit 1; }
+# The Python of .venv is new enough, and of the version of the one that is named.
+.PHONY: python
+python:
+	@test ! -x $(BIN)/python || $(BIN)/python -c '$(NEW)' \
+		|| { echo "error: .venv: its Python is older than 3.11. Remove .venv and run make again."; exit 1; }
+ifneq ($(origin PYTHON), file)
+	@test ! -x $(BIN)/python || test "$$($(BIN)/python -c '$(VERSION)')" = "$$($(PYTHON) -c '$(VERSION)')" \
+		|| { echo "error: .venv: its Python is not PYTHON=$(PYTHON). Remove .venv, or leave out PYTHON."; exit 1; }
+endif
+
+$(BIN)/.ready: requirements.lock pyproject.toml | python
+	@test -x $(BIN)/python || { test -n "$(PYTHON)" && $(PYTHON) -c '$(NEW)' 2> /dev/null; } \
+		|| { echo "error: PYTHON=$(PYTHON): no Python 3.11 or newer. Set PYTHON to one."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
@@ -38,7 +54,7 @@ browser: setup ## install what tests the report in a browser, too, if the system
 screenshots: browser ## picture the demo's report for the docs
 	python tools/screenshots.py results/report/mini/index.html --out docs/report
 
-demo: setup ## run the whole study in miniature and print its table
+demo: setup ## run the whole study in miniature and print its table (a quarter of an hour on two CPU cores)
 	snakemake
 
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
@@ -49,7 +65,7 @@ behaviour ablation components protections purifications purified-clean learning 
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
-		--out docs/$@/$(PICTURED).webp
+		--out docs/$@/$(PICTURED).webp --force
 	$(if $(filter claims,$@),cloakbench claims --so-far)
 
 benchmark: setup ## time ASPL and FSMG against the published loops, written anew
@@ -80,7 +96,7 @@ format: setup ## reformat all code, and write the config's schema anew
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
-	cloakbench schema --out workflow/schemas/config.schema.json
+	cloakbench schema --out workflow/schemas/config.schema.json --force
 
 lock: setup ## pin all packages again, newest allowed
 	$(LOCK) --upgrade --output-file requirements.lock

@@ -45,6 +45,7 @@ onstart:
         sys.exit(
             f"error: {LAYOUT.root}: {holder} runs here. Wait until it ends, or stop it."
         )
+    logger.info("Job times are estimated.", extra={"durations": durations()})
 
 
 onsuccess:

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing fails, nothing is cut off, and all of it can be used.
+"""Our pages in a real browser: nothing fails, nothing is cut off, and all of it can be used.
 
 Needs Chromium on the system, and playwright and axe-core (`make browser`); skipped without.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from conftest import REPOSITORY
-from test_report import METHODS, show
+from test_report import METHODS, pictures, show
 from test_tables import study, tabulate
 
 from cloakbench.files.layout import Layout
+from cloakbench.models.spec import ModelSpec
 from cloakbench.report import make_report
+from cloakbench.trial.page import write_page
+from cloakbench.trial.steps import Protected, Recipe, Trial
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -45,10 +49,34 @@ def report(tmp_path_factory: pytest.TempPathFactory):
     return make_report("demo", cells, layout, tabulate(cells, root), METHODS)
 
 
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory):
+    """The page of `cloakbench try`."""
+    out = tmp_path_factory.mktemp("trial")
+    found = []
+    for shift, name in enumerate(("clean", "pid", "aspl")):
+        pictures(out / name, 2, shift)
+        pictures(out / "samples" / name, 3)
+        samples = sorted((out / "samples" / name).iterdir())
+        found.append(Protected(name, out / name, samples, 3, 0.5, shift, 40.0))
+    named = {path.stem: path for path in sorted((out / "clean").iterdir())}
+    model = ModelSpec.at("resources/mini")
+    return write_page(Trial(named, out, model, Recipe.of(True, 11)), True, found)
+
+
 @pytest.fixture(params=["light", "dark"])
 def page(request, chromium: Browser, report) -> Iterator[Page]:
+    yield from opened(chromium, report, request.param)
+
+
+@pytest.fixture(params=["light", "dark"])
+def trial_page(request, chromium: Browser, trial) -> Iterator[Page]:
+    yield from opened(chromium, trial, request.param)
+
+
+def opened(chromium: Browser, report: Path, colours: str) -> Iterator[Page]:
     """The page; in the end no errors may have been said, and nothing asked of the network."""
-    context = chromium.new_context(color_scheme=request.param)
+    context = chromium.new_context(color_scheme=colours)
     tab, said = context.new_page(), []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
@@ -72,15 +100,31 @@ def test_nothing_is_wider_than_the_window(page: Page, width: int) -> None:
 
 
 def test_axe_finds_nothing_serious(page: Page) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
+    assert violations(page) == {}
 
-    for look in ("page", "dialog"):
-        if look == "dialog":
-            page.locator(".picture").first.click()
-            page.locator("dialog .edge").wait_for()
-        found = axe.Axe().run(page).response["violations"]
-        serious = {each["id"]: each["nodes"][0]["html"][:200] for each in found}
-        assert serious == {}, look
+    page.locator(".picture").first.click()
+    page.locator("dialog .edge").wait_for()
+    assert violations(page) == {}
+
+
+def violations(page: Page) -> dict[str, str]:
+    """What axe-core finds, with the first element of each."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
+    found = axe.Axe().run(page).response["violations"]
+    return {each["id"]: each["nodes"][0]["html"][:200] for each in found}
+
+
+def test_the_page_of_a_trial_fits_and_slides_and_axe_finds_nothing(trial_page: Page) -> None:
+    for width in (390, 1920):
+        trial_page.set_viewport_size({"width": width, "height": 900})
+        assert trial_page.evaluate("document.documentElement.scrollWidth") == width
+        assert trial_page.locator(".samples img").first.bounding_box()["width"] >= 256
+
+    slider = trial_page.get_by_role("slider").first
+    slider.press("ArrowRight")
+    pair = trial_page.locator(".pair").first
+    assert pair.evaluate("(pair) => pair.style.getPropertyValue('--cut')") == "51%"
+    assert violations(trial_page) == {}
 
 
 def test_tables_are_sorted_and_filtered(page: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,29 @@ def test_checking_a_config_says_what_will_run(tiny_model, dataset, tmp_path):
     assert "identities: anna, bert" in output
     assert "protections: clean, noise, aspl" in output
     assert "cells: 12, 16 samples each" in output
+    assert "split" not in output
+
+
+def test_photos_that_a_study_splits_are_told_before_it_runs(tiny_model, dataset, tmp_path):
+    people = tmp_path / "people"
+    shutil.copytree(dataset, people)
+    for number, photo in enumerate(sorted((people / "anna").glob("*/*.png"))):
+        photo.rename(people / "anna" / f"IMG_{number}.png")
+    for folder in (people / "anna").glob("set_*"):
+        folder.rmdir()
+    update = {
+        "models": {"mini": {"path": tiny_model.path, "resolution": 64}},
+        "datasets": {"bundled": {"path": str(people)}},
+        "identities": None,
+        "protections": ["noise"],
+        "trainers": ["none"],
+    }
+    (tmp_path / "update.yaml").write_text(json.dumps(update))
+
+    for command in ("check", "plan"):
+        output = cli(command, REPOSITORY / "config.yaml", tmp_path / "update.yaml")
+        assert "split: 1 person without set_A, set_B, set_C: of the photos, by" in output
+        assert "2 are for surrogates, 2 are protected, and 2 are judged by" in output
 
 
 def test_the_stages_can_be_run_by_hand_from_photos_to_samples(

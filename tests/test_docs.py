@@ -75,6 +75,18 @@ def test_the_shown_figures_of_the_model_are_the_measured_ones():
         assert shown in text
 
 
+def test_the_first_page_says_what_stable_diffusion_takes_as_its_page_does():
+    """Which a test of tests/test_scale.py ties to what `cloakbench plan` counts."""
+    page = (REPOSITORY / "docs" / "stable-diffusion.md").read_text("utf-8")
+    readme = " ".join((REPOSITORY / "README.md").read_text("utf-8").split())
+    table = {row[0]: row[1:] for row in rows(page)}
+    trained = table["DreamBooth or CDL with its 32 samples, a cell"]
+    [whole] = [value for name, value in table.items() if name.startswith("all 12 cells")]
+
+    assert f"{whole[0]} on an RTX 4090 of 24 GB and {whole[1]} on an H100" in readme
+    assert f"DreamBooth alone takes {trained[0].partition(', ')[2]}." in readme
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(path: Path):
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text("utf-8"))

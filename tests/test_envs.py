@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from conftest import REPOSITORY
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 RESOURCES = REPOSITORY / "resources"
 ENVIRONMENT = REPOSITORY / "envs" / "cloakbench.yaml"
@@ -80,6 +83,59 @@ def test_lock_file_names_no_host_and_hashes_every_package(lock):
     assert "--index-url" not in text
     packages = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_what_the_package_imports_is_among_what_it_needs():
+    """Else it is missing where pip installs the wheel alone."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    more = [entry for extra in project["optional-dependencies"].values() for entry in extra]
+    named = {canonicalize_name(Requirement(e).name) for e in [*project["dependencies"], *more]}
+    owners = packages_distributions()
+    for path in (REPOSITORY / "src" / "cloakbench").rglob("*.py"):
+        for module in re.findall(r"^ *(?:from|import) ([a-z_0-9]+)", path.read_text(), re.M):
+            found = {canonicalize_name(name) for name in owners.get(module, [])}
+            assert not found or found & named, f"{path}: {module} is of {found}"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., str]:
+    """Run `make` in a folder with the Makefile alone; what it says."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "config").symlink_to(REPOSITORY / "config")
+    wrong = tmp_path / "wrong-python"  # which fails at every question
+    wrong.write_text("#!/bin/sh\nexit 1\n")
+    wrong.chmod(0o755)
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_a_python_that_will_not_do_is_named_before_anything_is_installed(make, tmp_path: Path):
+    assert "error: PYTHON=./wrong-python: no Python 3.11" in make("setup", "PYTHON=./wrong-python")
+
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / "bin" / ".ready").touch()
+    assert "error" not in make("setup")
+    assert "its Python is not PYTHON=./wrong-python" in make("setup", "PYTHON=./wrong-python")
+
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "wrong-python")
+    assert "error: .venv: its Python is older than 3.11" in make("setup")
+
+
+def test_help_has_a_line_for_every_target_and_how_long_studies_take(make):
+    lines = {line.split()[0]: line for line in make("help").splitlines()}
+
+    assert {"setup", "demo", "test", "behaviour", "claims", "purified-clean"} <= lines.keys()
+    assert lines["behaviour"].endswith("(about half an hour on two CPU cores)")
+    assert lines["budgets"].endswith("at budgets from 2 to 16/255")
 
 
 def test_set_up_installs_nothing_that_is_not_pinned_and_hashed():

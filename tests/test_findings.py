@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from test_tables import MADE, study, tabulate
 
 from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.text import write_scores
-from cloakbench.tables import write_tables
+from cloakbench.tables import print_summary, write_tables
 from cloakbench.tables.findings import control, findings, typical
 
 EIGHT = tuple("abcdefgh")
@@ -101,10 +103,17 @@ def test_a_control_that_failed_is_noticed(score, fdfr, learnt, tmp_path: Path) -
     cells = study(tmp_path)
     rescored(cells, tmp_path, relative_ims=lambda *_: score, fdfr=lambda *_: fdfr)
 
-    found = control(tabulate(cells, tmp_path))
+    tables, console = tabulate(cells, tmp_path), Console(file=io.StringIO(), width=1000)
+    found = control(tables)
+    write_tables("demo", tables, tmp_path, ["brisque"])
+    print_summary("demo", tables, console)
 
     assert found is not None
     assert found.learnt is learnt
+    files = [(tmp_path / f"summary.{suffix}").read_text("utf-8") for suffix in ("md", "tex")]
+    assert isinstance(console.file, io.StringIO)
+    for text in (*files, console.file.getvalue()):
+        assert ("The control failed: clean photos are not learnt (none / dream" in text) != learnt
 
 
 def test_without_clean_photos_nothing_says_whether_people_are_learnt(tmp_path: Path) -> None:

@@ -59,6 +59,26 @@ def test_distances_are_said_and_written_only_where_a_file_is_named(folders, tmp_
     assert digests_of(tmp_path) == before
 
 
+def test_a_picture_and_a_folder_of_pictures_are_scored_as_samples_are(folders, photo, tmp_path):
+    out = tmp_path / "scores.csv"
+    for place, count in ((photo, "1 sample "), (folders.instance, "2 samples ")):
+        said = cli("score", place, "--metric", "brisque", "--identity", "a", "-o", out, "--force")
+        assert said.startswith(f"{count}→ {out}: BRISQUE ")
+        assert said.endswith(f"; next: cloakbench manifest {out}\n")
+
+    assert [row.split(",")[7] for row in out.read_text().splitlines()[1:]] == ["set_B"] * 2
+
+
+def test_values_at_a_metrics_limit_are_counted_by_hand_as_in_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr("cloakbench.score.metrics.brisque.Brisque.score", lambda *_: 155.845)
+    for number in range(3):
+        Image.new("RGB", (64, 64), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+
+    said = cli("distances", tmp_path, tmp_path, "--metric", "brisque")
+
+    assert "BRISQUE 155.8 (3 at its limit, whatever they show)" in said
+
+
 def test_what_is_there_is_replaced_with_force_only(folders, tmp_path):
     command = ["protect", "noise", "--instance", folders.instance, "--out", tmp_path / "p"]
     cli(*command)
@@ -84,18 +104,28 @@ def test_the_miniature_says_what_it_is_worth_on_larger_photos(size, tmp_path, mo
     assert ("protects nothing from Stable Diffusion. Name a model" in said) == (size > 128)
 
 
-def test_a_folder_without_sets_is_split_aloud(tmp_path):
+def test_a_folder_without_sets_is_split_aloud(tmp_path, monkeypatch):
     (tmp_path / "people" / "anna").mkdir(parents=True)
     for number in range(8):
         photo = Image.new("RGB", (64, 64), (30 * number, 90, 90))
         photo.save(tmp_path / "people" / "anna" / f"IMG_{number}.png")
 
-    said = cli("data", tmp_path / "people", "anna", "--resolution", 64, "--out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "people")
+
+    said = cli("data", ".", "anna", "--resolution", 64, "--out", "out")
 
     assert said.startswith("8 photos → ")
     assert "set_B (to protect): IMG_2.png, IMG_3.png\n" in said
     assert "set_C (to judge by): IMG_4.png, IMG_5.png, IMG_6.png, IMG_7.png\n" in said
     assert "To protect all of them: cloakbench protect METHOD --instance FOLDER" in said
+
+
+@pytest.mark.parametrize(("size", "model"), [(128, "--set preset=mini"), (512, "--model MODEL")])
+def test_what_may_follow_the_crops_is_a_protection_and_no_control(size, model, dataset, tmp_path):
+    said = cli("data", dataset, "anna", "--resolution", size, "--out", tmp_path / "out")
+
+    following = f"cloakbench protect pid --instance {tmp_path / 'out' / 'set_B'} {model}\n"
+    assert said.endswith(f"; next: {following}")
 
 
 def test_sets_that_are_there_are_not_talked_about(dataset, tmp_path):

@@ -7,8 +7,6 @@ import itertools
 import os
 import re
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, features
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files import images
 from cloakbench.files.images import (
     Photos,
     largest_change,
@@ -365,28 +362,7 @@ def test_avif_that_this_pillow_cannot_read_is_named(tmp_path, monkeypatch):
         read_photo(tmp_path / "a.jpg")
 
 
-@pytest.fixture
-def no_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    images._reads_heic.cache_clear()
-    yield
-    images._reads_heic.cache_clear()
-
-
-@pytest.mark.usefixtures("no_heic")
-@pytest.mark.parametrize("name", ["a.heic", "b.HEIF", "named-otherwise.jpg"])
-def test_heic_without_its_package_says_what_to_install(name, tmp_path):
-    (tmp_path / name).write_bytes(bytes(4) + b"ftypheic" + bytes(99))
-
-    match = rf"{name}: is HEIC\. Run `pip install \"cloakbench\[heic\]\"`, or save it as PNG\."
-    with pytest.raises(CloakBenchError, match=match):
-        read_photo(tmp_path / name)
-    if name != "named-otherwise.jpg":
-        with pytest.raises(CloakBenchError, match=match):
-            photo_files(tmp_path)
-
-
-def test_heic_is_read_with_its_package(tmp_path):
+def test_heic_is_read(tmp_path):
     pillow_heif.register_heif_opener()
     result = read(colours(), tmp_path / "a.heic", quality=95)
 

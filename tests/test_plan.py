@@ -121,6 +121,19 @@ def test_time_is_counted_until_a_job_of_the_method_has_finished(config):
     assert (measured.left, measured.seconds, measured.measured) == (1, 77.0, True)
 
 
+def test_jobs_of_other_experiments_tell_what_the_same_settings_take(config):
+    other = Experiment.parse({**config, "experiment": "other", "identities": ["bert"]})
+    for tasks in all_tasks(other).values():
+        finish(other, tasks, seconds=7.0)
+
+    made = plan(config)
+    changed = plan(config, protections=[{"method": "noise", "budget": "3/255"}])
+
+    assert made.known
+    assert {each.seconds for each in made.lines if each.left} == {7.0}
+    assert line(changed, "protect").seconds is None
+
+
 def test_what_was_counted_is_not_counted_again(config, monkeypatch):
     first = plan(config)
     monkeypatch.setattr(counting, "count", lambda *_, **__: pytest.fail("counted again"))

@@ -39,7 +39,30 @@ def test_rules_of_which_nothing_has_finished_are_named_and_not_guessed():
     assert estimate.left(now=5) == "data, train, tables left"
 
     estimate.finish(1, now=300)
-    assert estimate.left(now=301) == "5 min and train, tables left"
+    assert estimate.left(now=301) == "less than 1 min to 12 min and train, tables left"
+
+
+def test_there_is_a_range_while_tables_and_report_of_which_there_is_one_each_wait():
+    estimate = planned(train=3, tables=1, report=1, all=1)
+    for job, seconds in enumerate((300, 400)):
+        estimate.start(job, "train", now=0)
+        estimate.finish(job, now=seconds)
+        estimate._at_once = 1
+    assert estimate.left(now=400) == "3 min to 9 min and tables, report left"
+
+    estimate.start(2, "train", now=400)
+    estimate.finish(2, now=750)
+    assert estimate.left(now=750) == "tables, report left"
+
+
+def test_what_jobs_took_before_counts_until_one_of_their_rule_has_finished():
+    estimate = planned(train=2, sample=1)
+    estimate.expect({"train": [300, 300]})
+    assert estimate.left(now=0) == "about 10 min and sample left"
+
+    estimate.start(1, "train", now=0)
+    estimate.finish(1, now=60)
+    assert estimate.seconds(now=60)[0] == pytest.approx(60)
 
 
 def test_jobs_left_take_as_long_as_those_of_their_rule_did():

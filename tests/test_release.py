@@ -91,7 +91,15 @@ def test_continuous_integration_lints_tests_builds_and_makes_the_site():
         for step in steps(path)
         for target in re.findall(r"^make ([a-z-]+)", step.get("run", ""))
     }
-    assert made == {"lint", "test", "build", "docs"}
+    assert made == {"lint", "browser", "test", "build", "docs"}
+
+
+def test_pages_are_tested_in_a_browser_and_the_wheel_with_the_packages_that_it_names_alone():
+    for path in WORKFLOWS:
+        runs = [step.get("run", "") for step in steps(path)]
+        made = [target for run in runs for target in re.findall(r"^make ([a-z-]+)", run)]
+        assert "test" not in made or made.index("browser") < made.index("test")
+        assert "build" not in made or any("install --quiet dist/*.whl" in run for run in runs)
 
 
 def test_the_container_pins_its_base_runs_as_nobody_in_particular_and_keeps_no_lists():

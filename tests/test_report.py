@@ -266,6 +266,17 @@ def test_of_large_pictures_the_first_is_whole_and_the_others_stay_small_files() 
     assert not whole.small
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(12, {40}), (11, {24, 40})])
+def test_all_pictures_are_whole_where_cells_are_few(most, sizes, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("cloakbench.report.pictures.SIDE", 40)
+    monkeypatch.setattr("cloakbench.report.pictures.PREVIEW", 24)
+    monkeypatch.setattr("cloakbench.report.gallery.FEW_CELLS", most)
+
+    path = make_report("demo", cells, Layout(tmp_path), tabulate(cells, tmp_path), METHODS)
+
+    assert {image.width for image in images(path.read_text("utf-8"))} == sizes
+
+
 def test_the_figure_takes_the_colour_of_the_page_and_has_its_own_as_a_file(
     cells: list[Cell], tmp_path: Path
 ) -> None:

@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
+from PIL import Image
+from test_docs import rows
 
 from cloakbench.counting import GPU, Counts, count
+from cloakbench.experiment.config import load
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.plan import CUDA, make_plan
+from cloakbench.experiment.status import duration
 from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
 from cloakbench.models.spec import ModelSpec
@@ -25,7 +31,6 @@ KEYS = {
 }
 GIB = 2**30
 SD15 = ModelSpec(path="sd15", precision="bf16")
-CUDA = 1e9  # bytes of its context and workspaces
 
 
 @cache
@@ -135,6 +140,28 @@ def test_an_ensemble_of_three_stays_on_a_card_of_80_gb_and_fits_one_of_24_at_the
     assert crowded.host <= 40e9
     assert crowded.moved <= 3.6e12
     assert crowded.checkpoint <= 40e9
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(("column", "card"), [(1, "rtx4090"), (2, "h100")])
+def test_the_page_on_stable_diffusion_shows_what_a_plan_counts(column, card, tmp_path):
+    """Of one person with twelve photos."""
+    (tmp_path / "photos" / "anna").mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "anna" / f"{number:02d}.png")
+    config = load([REPOSITORY / name for name in ("config.yaml", "config/stable-diffusion.yaml")])
+    there = {"mine": {"path": str(tmp_path / "photos")}}
+    made = make_plan(
+        Experiment.parse({**config, "datasets": there, "results": str(tmp_path)}), card
+    )
+    page = (REPOSITORY / "docs" / "stable-diffusion.md").read_text("utf-8")
+    shown = {row[0].split()[0].strip(","): row[column] for row in rows(page)[2:]}
+
+    for line in (each for each in made.lines if each.need):
+        name = {"class_images": "200", "protect": "ASPL", "personalise": "DreamBooth"}[line.stage]
+        takes = f"{duration(line.seconds)}, {(line.need.device + CUDA) / 1e9:.0f} GB"
+        assert shown[name] == takes + (" (second, frugal try)" if line.frugal else "")
+    assert shown["all"] == duration(made.seconds)
 
 
 def test_the_benchmark_prints_what_it_counts_as_json():

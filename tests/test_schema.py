@@ -13,7 +13,7 @@ from cloakbench.experiment.catalogue import CONFIG_KEYS, config_schema
 from cloakbench.experiment.experiment import Experiment
 
 SCHEMA = REPOSITORY / "workflow" / "schemas" / "config.schema.json"
-COMMAND = "cloakbench schema --out workflow/schemas/config.schema.json"
+COMMAND = "cloakbench schema --force --out workflow/schemas/config.schema.json"
 DEFAULT = REPOSITORY / "config.yaml"
 OTHERS = [p for p in sorted((REPOSITORY / "config").glob("*.yaml")) if not p.is_symlink()]
 

@@ -790,9 +790,10 @@ def run(monkeypatch: pytest.MonkeyPatch):
     for command in (commands.references, commands.score, commands.distances):
         app.command()(command)
 
-    def invoke(*words: object) -> None:
+    def invoke(*words: object) -> str:
         result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
         assert result.exit_code == 0, result.output
+        return result.output
 
     return invoke
 
@@ -804,7 +805,7 @@ def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path, tiny_we
     faces = json.dumps({"method": "colours"})
     reference = tmp_path / "references.json"
 
-    run("references", anna, bert, "--faces", "colours", "-o", reference)
+    made = run("references", anna, bert, "--faces", "colours", "-o", reference, "--json")
     run(
         *("score", generated, "--references", reference, "--identity", "anna", "--faces", faces),
         *("--metric", "fdfr", "--metric", "identified", "-o", tmp_path / "scores.csv"),
@@ -813,6 +814,10 @@ def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path, tiny_we
     )
     run("distances", anna / "set_A", anna / "set_B", "-o", tmp_path / "distances.csv")
 
+    assert json.loads(made)["people"] == 2
+    assert json.loads(made)["next"].startswith(
+        f"cloakbench score SAMPLES --references {reference} "
+    )
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table[["fdfr", "identified"]].to_numpy().tolist() == [[0, 1], [1, 0]]
     assert table["kid"].nunique() == 1

@@ -23,7 +23,7 @@ def test_each_folder_becomes_a_labelled_row(tmp_path):
     picture(tmp_path / "a" / "1.png", RED)
     picture(tmp_path / "b" / "1.png", BLUE)
 
-    contact_sheet(folder_rows(tmp_path), tmp_path / "out.png", columns=2)
+    contact_sheet(folder_rows([tmp_path]), tmp_path / "out.png", columns=2)
 
     sheet = Image.open(tmp_path / "out.png")
     left = sheet.width - 40
@@ -40,12 +40,21 @@ def test_photos_of_any_format_have_a_row(tmp_path):
     (tmp_path / "a" / "attributes.json").write_text("{}")
     (tmp_path / "nobody").mkdir()
 
-    assert folder_rows(tmp_path) == {"a": [tmp_path / "a" / "1.jpg"]}
+    assert folder_rows([tmp_path]) == {"a": [tmp_path / "a" / "1.jpg"]}
+
+
+def test_photos_and_what_was_made_of_them_are_laid_side_by_side(tmp_path):
+    """By hand they are in folders that have nothing in common."""
+    places = [tmp_path / "photos" / "set_B", tmp_path / "protected"]
+    for place in places:
+        picture(place / "01.png", RED)
+
+    assert folder_rows(places) == {str(place): [place / "01.png"] for place in places}
 
 
 def test_a_folder_without_pictures_is_named(tmp_path):
     with pytest.raises(CloakBenchError, match="no folders of photos"):
-        folder_rows(tmp_path)
+        folder_rows([tmp_path])
 
 
 def test_a_sheet_of_cells_has_the_photos_and_every_prompt(tmp_path):

@@ -17,7 +17,8 @@ from cloakbench.cli.main import app
 from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.status import Progress, duration, print_status, read_status
-from cloakbench.experiment.tasks import Task, all_tasks, result
+from cloakbench.experiment.tasks import Task, all_tasks, manifest, result
+from cloakbench.files.outputs import MANIFEST, sha256
 
 
 @pytest.fixture
@@ -54,8 +55,12 @@ def finish(experiment: Experiment, jobs: list[Task], seconds: float = 1.0) -> No
     """What finished jobs leave: a manifest and a benchmark."""
     expected = Expected(experiment)
     for task in jobs:
-        made = expected.record(task).manifest() | {"files": {}}
-        write(result(task, experiment), json.dumps(made))
+        path, made = result(task, experiment), expected.record(task).manifest()
+        files: dict[str, str] = {}
+        if path.name != MANIFEST:
+            write(path, "a table")
+            files = {path.name: sha256(path)}
+        write(manifest(task, experiment), json.dumps(made | {"files": files}))
         figures = f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t0:00:01\t512.5\t1.0\n"
         write(experiment.layout.benchmark(*task), figures)
 
@@ -190,6 +195,7 @@ def test_the_command_shows_a_table_the_failures_and_the_time_left(
     assert "anna" not in shown
     assert shown.count("error: no [face].") == 2
     assert "1 h 00 min or more left with 2 jobs at a time" in shown
+    assert "`cloakbench plan` counts how long it takes" in shown
 
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     result = CliRunner().invoke(app, ["status", str(tmp_path / "config.yaml"), "--json"])

@@ -531,7 +531,7 @@ def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:
 def test_the_terminal_shows_the_summary(made) -> None:
     console = Console(file=io.StringIO(), width=120)
 
-    print_summary("demo", made.summary, console=console)
+    print_summary("demo", made, console)
 
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()

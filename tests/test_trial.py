@@ -65,11 +65,11 @@ def levels(path: Path) -> np.ndarray:
 
 
 def test_a_trial_gives_every_photo_back_and_writes_one_page(
-    photos, quick_recipe, tiny_model: ModelSpec, tmp_path, monkeypatch
+    photos, quick_recipe, tiny_model: ModelSpec, monkeypatch
 ):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(photos)  # where the trial's folder is then, too
 
-    said = cli("try", photos, "--model", tiny_model.path)
+    said = cli("try", ".", "--model", tiny_model.path)
 
     assert "4 photos: about " in said
     assert "[7/7] a model learns the photos protected by aspl_lora" in said

@@ -223,8 +223,11 @@ def test_what_changed_is_not_forgotten_by_a_run_that_stopped_early(workflow):
     with changed(first, second.read_bytes()):
         assert workflow.snakemake("--until", "data", results="stopped").returncode == 0
         planned = workflow.planned(*until, results="stopped")
+        rest = workflow.snakemake(*until, results="stopped")
 
     assert planned == {"protect_quick": 2, "purify_quick": 2, "distances": 2}
+    left = re.findall(r"jobs done, (.*)", rest.stderr)
+    assert set(left) == {"less than 1 min left"}, "known at once, by what the first run took"
 
 
 def test_methods_without_a_model_do_not_depend_on_it_nor_on_prompts(workflow):

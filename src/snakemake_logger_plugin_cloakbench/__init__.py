@@ -73,6 +73,8 @@ class LogHandler(LogHandlerBase):
             self._started(record)
         elif event == LogEvent.JOB_FINISHED:
             self._estimate.finish(record.job_id, time.monotonic())
+        elif (durations := getattr(record, "durations", None)) is not None:
+            self._estimate.expect(durations)
         elif event == LogEvent.PROGRESS:
             self._progressed(record.done)
         elif event not in _HIDDEN and not record.getMessage().startswith(_CHATTER):

@@ -11,8 +11,8 @@ from statistics import fmean, variance
 class Estimate:
     """Time left: for each rule, jobs left times their mean duration, over the jobs run at once.
 
-    Rules of which nothing has finished are named beside it, not guessed: the first rules of a run
-    are its shortest. The range is two standard deviations to both sides.
+    Rules of which nothing has finished, now or before, are named beside it, not guessed: the first
+    rules of a run are its shortest. The range is two standard deviations to both sides.
     """
 
     def __init__(self) -> None:
@@ -20,12 +20,21 @@ class Estimate:
         self._waiting: Counter[str] = Counter()
         self._running: dict[int, tuple[str, float]] = {}
         self._durations: dict[str, list[float]] = {}
+        self._before: Mapping[str, list[float]] = {}
         self._at_once = 1
 
     def plan(self, stats: Mapping[str, int]) -> None:
         """Take in the number of jobs per rule, which comes with a `total`."""
         self._waiting = Counter({rule: int(n) for rule, n in stats.items() if rule != "total"})
         self.total = sum(self._waiting.values())
+
+    def expect(self, durations: Mapping[str, list[float]]) -> None:
+        """Take in what jobs of rules took before [s]: it counts until one of the rule finishes."""
+        self._before = durations
+
+    @property
+    def _known(self) -> dict[str, list[float]]:
+        return {**self._before, **self._durations}
 
     def start(self, job: int, rule: str, now: float) -> None:
         """A job has started at `now` [s]."""
@@ -42,7 +51,7 @@ class Estimate:
     def seconds(self, now: float) -> tuple[float, float]:
         """The time left at `now` [s] of rules of which a job has finished, and its deviation."""
         time = total = 0.0
-        for rule, durations in self._durations.items():
+        for rule, durations in self._known.items():
             mean, spread = fmean(durations), _variance(durations)
             waiting = max(0, self._waiting[rule])
             running = [now - begun for name, begun in self._running.values() if name == rule]
@@ -54,25 +63,26 @@ class Estimate:
     def untimed(self) -> list[str]:
         """Rules with jobs left, of which none has finished; but for `all`, which does nothing."""
         left = self._waiting + Counter(rule for rule, _ in self._running.values())
-        return [
-            rule for rule, jobs in left.items() if jobs and rule not in {*self._durations, "all"}
-        ]
+        return [rule for rule, jobs in left.items() if jobs and rule not in {*self._known, "all"}]
 
     def left(self, now: float) -> str:
         """The time left at `now` [s], in words, and how sure that is."""
         untimed, (time, deviation) = self.untimed(), self.seconds(now)
-        if untimed:
-            known = f"{_words(time)} and " if time >= 1 else ""
-            return f"{known}{', '.join(untimed)} left"
-        low, high = _words(max(0.0, time - 2 * deviation)), _words(time + 2 * deviation)
-        if low == high:
-            return f"about {low} left" if time >= 60 else f"{low} left"
-        return f"{low} to {high} left"
+        known = [_range(time, deviation)] if time >= 1 or not untimed else []
+        return f"{' and '.join([*known, *([', '.join(untimed)] if untimed else [])])} left"
 
 
 def _variance(durations: list[float]) -> float:
     """Of one job's duration; a single job says nothing of it, so half of it is taken for it."""
     return variance(durations) if len(durations) > 1 else (durations[0] / 2) ** 2
+
+
+def _range(time: float, deviation: float) -> str:
+    """Two deviations to both sides of a time [s], in words."""
+    low, high = _words(max(0.0, time - 2 * deviation)), _words(time + 2 * deviation)
+    if low == high:
+        return f"about {low}" if time >= 60 else low
+    return f"{low} to {high}"
 
 
 def _words(seconds: float) -> str:

@@ -10,13 +10,17 @@ import os
 import shutil
 import sys
 import time
+from collections import defaultdict
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import cloakbench
 from cloakbench.experiment.config import load
-from cloakbench.experiment.expected import Expected
+from cloakbench.experiment.expected import OF_METHODS, Expected
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.tasks import Task, all_tasks, inputs, named, result
 from cloakbench.errors import CloakBenchError, explain_os_error
 from cloakbench.running.jobs import sweep
@@ -259,6 +263,30 @@ def made_on(label):
 def quick(methods):
     """The labels whose methods run no network: seconds of work, which no cluster is asked to do."""
     return [k for k, method in methods.items() if not method.uses & {"model", "gpu"}]
+
+
+QUICK = {"protect": quick(PROTECTIONS), "purify": quick(PURIFIERS)}
+
+
+def rule_of(task):
+    """The rule that runs a job."""
+    return (
+        f"{task.stage}_quick" if task.label in QUICK.get(task.stage, ()) else task.stage
+    )
+
+
+def durations():
+    """What jobs that wait took before, or in other experiments: seconds by rule."""
+    alike, known = defaultdict(list), defaultdict(list)
+    for task in chain.from_iterable(all_tasks(EXPERIMENT).values()):
+        method = task.label if task.stage in OF_METHODS else ""
+        alike[rule_of(task), method].append(task)
+    for (rule, _), tasks in alike.items():
+        done = [task for task in tasks if is_current(task)]
+        waiting = len(tasks) - len(done)
+        if waiting and (took := seconds_of(tasks, done, EXPERIMENT, EXPECTED)):
+            known[rule] += [fmean(took)] * waiting
+    return dict(known)
 
 
 def gpus(methods):

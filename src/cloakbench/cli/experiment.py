@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cloakbench.cli.results import ForceOption, check_new_file
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
@@ -45,6 +48,14 @@ def check(config: ConfigArgument) -> None:
     cells = len(experiment.cells())
     per_cell = experiment.config.sampling.images * len(experiment.config.prompts.sample)
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
+    _say_split(experiment, 14)
+
+
+def _say_split(experiment: Experiment, width: int = 0) -> None:
+    """Say what a study does with photos that come without sets."""
+    config = experiment.config
+    if said := config.dataset_spec.split_aloud(config.chosen_identities):
+        typer.echo(f"{'split':>{width}}: {said}")
 
 
 def plan(
@@ -68,19 +79,24 @@ def plan(
 ) -> None:
     """Say what an experiment will take: jobs, time, memory and disk, and what is missing for it.
 
-    Times are those of finished jobs of the same method, or else FLOPs, counted on tensors without
-    data, over what the card does of its peak. Nothing is run, and no GPU is needed.
+    Times are those of finished jobs of the same method, of any experiment with the same results
+    folder, model and settings, or else FLOPs, counted on tensors without data, over what the card
+    does of its peak. Nothing is run, and no GPU is needed.
 
     Example: cloakbench plan config.yaml config/stable-diffusion.yaml --card rtx4090
     """
+    from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.plan import make_plan, print_plan
 
-    made = make_plan(Experiment.read(config), card, share)
+    experiment = Experiment.read(config)
+    made = make_plan(experiment, card, share)
     if as_json:
         typer.echo(json.dumps(made.as_data(), indent=2))
-    else:
-        print_plan(made, jobs)
+        return
+    print_plan(made, jobs)
+    with suppress(CloakBenchError):  # which is among what is missing
+        _say_split(experiment)
 
 
 def status(
@@ -143,7 +159,7 @@ def tables(
     _write_further(experiment, made, folder)
     write_provenance(experiment, folder)
     seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made.summary, made.contrary)
+    print_summary(experiment.name, made)
 
 
 def _write_further(experiment: Experiment, made: Tables, folder: Path) -> None:
@@ -321,6 +337,7 @@ def picture(
     identity: Annotated[str, typer.Option(help="Whose samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+    force: ForceOption = False,
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
 
@@ -330,12 +347,11 @@ def picture(
     """
     from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.files.outputs import check_file
     from cloakbench.report.sheet import cell_rows, contact_sheet
 
     experiment = Experiment.read(config)
     read = [*experiment.originals(), experiment.layout.root / experiment.config.model]
-    check_file(out, *read, *map(Path, config), option="--out")
+    check_new_file(out, force, *read, *map(Path, config), option="--out")
     first = str(experiment.config.seeds[0])
     cells = [c for c in experiment.cells() if c.identity == identity and c.seed == first]
     if not cells:
@@ -350,6 +366,7 @@ def clip(
         Path | None,
         typer.Option("--out", "-o", help="Folder to write; default: RESULTS/clip/EXPERIMENT."),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Show what CLIP sees in an experiment's photos and samples that are there.
 
@@ -366,6 +383,7 @@ def clip(
 
     experiment = Experiment.read(config)
     folder = out or experiment.layout.clip(experiment.name)
+    check_new_file(folder / "space.svg", force or out is None, option="--out")
     Expected(experiment).check("purify", "personalise", "sample")
     space = clip_space(experiment)
     write_clip_space(space, folder)

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cloakbench.cli.results import ForceOption, check_new_file
+
 
 def faces(
-    folder: Annotated[Path, typer.Argument(help="Folder with a folder of PNG files per identity.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with a folder of photos per identity.")],
     backend: Annotated[
         str, typer.Option("--faces", help="A face backend's name, or its spec as JSON.")
     ] = "dlib",
@@ -32,17 +34,20 @@ def faces(
 
 
 def sheet(
-    folder: Annotated[Path, typer.Argument(help="Folder with a folder of PNG files per row.")],
-    out: Annotated[Path, typer.Argument(help="Picture to write.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of photos, a row each; or one with a folder for each row."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 12,
     rows: Annotated[int, typer.Option(help="Rows.", min=1)] = 12,
+    force: ForceOption = False,
 ) -> None:
-    """Tile pictures into a contact sheet, a row per subfolder.
+    """Tile pictures into a contact sheet, a row per folder.
 
-    Example: cloakbench sheet resources/identities docs/identities.png --columns 8 --rows 6
+    Example: cloakbench sheet photos/set_B protected purified -o sheet.png --columns 4
     """
-    from cloakbench.files.outputs import check_file
     from cloakbench.report.sheet import contact_sheet, folder_rows
 
-    check_file(out, folder, option="picture")
-    contact_sheet(dict(list(folder_rows(folder).items())[:rows]), out, columns)
+    check_new_file(out, force, *folders, option="--out")
+    contact_sheet(dict(list(folder_rows(folders).items())[:rows]), out, columns)

@@ -29,7 +29,8 @@ app = typer.Typer(
     help="Measure whether protective perturbations (cloaks) survive purification and "
     "contrastive fine-tuning of diffusion models.\n\n"
     "Run `snakemake` for a whole experiment; the commands below are its stages, in order, and "
-    "work by hand on folders of images. Pixels are [0, 1], budgets are grey levels (11/255).",
+    "work by hand on a photo or a folder of photos. Pixels are [0, 1], budgets are grey levels "
+    "(11/255).",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
@@ -86,7 +87,8 @@ def _before_commands(
         typer.Option(help="A Python file that adds methods; repeat. For one that is in no config."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Say it.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     for file in plugin or []:

@@ -8,15 +8,18 @@ from typing import Annotated
 
 import typer
 
+from cloakbench.cli.results import ForceOption, check_new_file
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """List every protection, purification, trainer, metric and face backend.
+    """List every protection, purification, trainer, metric and face backend, a line each.
 
-    Each comes with its settings, defaults, presets and source. In a config or on the command
-    line, name a method to use its defaults, or write a spec: {method: aspl, budget: 8/255}.
+    With NAME or `--json` they come with settings, defaults, presets, source and what they need. In
+    a config or on the command line, name a method to use its defaults, or write a spec:
+    {method: aspl, budget: 8/255}.
     """
     from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.experiment.catalogue import catalogue, print_catalogue, print_method
@@ -38,15 +41,15 @@ def methods(
 
 def schema(
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Write the JSON schema of `config.yaml`, made from the registered methods."""
     from cloakbench.experiment.catalogue import config_schema
-    from cloakbench.files.outputs import check_file
     from cloakbench.files.text import write_text
 
     text = json.dumps(config_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)
     else:
-        check_file(out, option="--out")
+        check_new_file(out, force, option="--out")
         write_text(out, text)

@@ -40,11 +40,11 @@ def check_new(out: Path, force: bool, *inputs: Path | None) -> None:
         raise _there(out, "--out")
 
 
-def check_new_file(out: Path, force: bool, *inputs: Path | None) -> None:
+def check_new_file(out: Path, force: bool, *inputs: Path | None, option: str = "--output") -> None:
     """The same of a file."""
-    check_file(out, *inputs)
+    check_file(out, *inputs, option=option)
     if out.exists() and not force:
-        raise _there(out, "--output")
+        raise _there(out, option)
 
 
 def _there(out: Path, option: str) -> CloakBenchError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloakbench.cli.results import ForceOption, JsonOption, check_new_file, photos_in
+from cloakbench.cli.results import ForceOption, JsonOption, check_new_file, photos_in, say
 from cloakbench.cli.stages import DeviceOption, ScratchOption, device_for, parse_spec
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import PHOTO_LABELS, Cell, label
@@ -42,6 +43,7 @@ def references(
     faces: Faces = "dlib",
     scratch: ScratchOption = None,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Embed the clean photos of a dataset's identities, for the metrics that know faces.
 
@@ -66,11 +68,12 @@ def references(
     job = Run(output, identity="", scratch=scratch).job(record)
     make_references(folders, backend, job).write(output, record.manifest())
     close_job(job)
-    typer.echo(f"{len(folders)} people → {output}")
+    following = ["score", "SAMPLES", "--references", output, "--identity", "IDENTITY"]
+    say(as_json, output, {"people": len(folders)}, *following, "-o", "scores.csv")
 
 
 def score(
-    generated: Annotated[Path, typer.Argument(help="Samples: one folder per prompt.")],
+    generated: Annotated[Path, typer.Argument(help="A sample, or a folder of some (per prompt).")],
     output: Output,
     identity: Label,
     reference: Reference = None,
@@ -175,18 +178,36 @@ def _device(chosen: str, metrics: Sequence[Metric]) -> str:
 
 def _say(as_json: bool, table: pd.DataFrame, names: list[str], output: Path | None) -> None:
     """Say what was measured: all of it for machines, else what a table makes of it."""
-    from cloakbench.score.base import metrics
-
     shown = ["photo", *names] if "photo" in table else ["prompt", "image", *names]
     if as_json:
         typer.echo(table[shown].to_json(orient="records", force_ascii=False))
         return
+    typer.echo(f"{_summary(table, names, output)}{_next(output)}")
+
+
+def _next(output: Path | None) -> str:
+    return f"; next: {shlex.join(['cloakbench', 'manifest', str(output)])}" if output else ""
+
+
+def _summary(table: pd.DataFrame, names: list[str], output: Path | None) -> str:
+    """What was measured in a line: of how many images, and means, or what tables have instead."""
+    from cloakbench.score.base import metrics
+
     finite = table[names].replace([math.inf, -math.inf], math.nan)
     values = []
     for name in names:
         value = finite[name].max() if metrics[name].aggregate == "max" else finite[name].mean()
         shown_value = "–" if math.isnan(value) else format(value, metrics[name].display)
-        values.append(f"{metrics[name].title} {shown_value}")
+        values.append(f"{metrics[name].title} {shown_value}{_at_limit(table, name)}")
     place = f" → {output}" if output is not None else ""
     what = ("photo" if "photo" in table else "sample") + ("s" if len(table) > 1 else "")
-    typer.echo(f"{len(table)} {what}{place}: {', '.join(values)}")
+    return f"{len(table)} {what}{place}: {', '.join(values)}"
+
+
+def _at_limit(table: pd.DataFrame, name: str) -> str:
+    """How many values say nothing: those that all images far from natural ones get."""
+    from cloakbench.score.base import metrics
+
+    limit = metrics[name].saturates
+    count = 0 if limit is None else int(((table[name] - limit).abs() < 1e-3).sum())
+    return f" ({count} at its limit, whatever they show)" if count else ""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cloakbench.cli.results import (
+    MINIATURE,
     ForceOption,
     JsonOption,
     check_new,
@@ -136,12 +137,18 @@ def data(
     backend = backends.build(parse_spec(faces))
     if source.crop == "face":
         backend.check()
-    check_new(out, force, source.folder)
+    check_new(out, force, source.folder / identity)
     prepare(source, identity, out, resolution, backend)
-    following = ["protect", "noise", "--instance", out / "set_B"]
-    say(as_json, out, counted(out, "photos"), *following)
-    if not (as_json or any((source.folder / identity / name).is_dir() for name in SETS)):
+    say(as_json, out, counted(out, "photos"), *_protecting(out / SETS[1], resolution))
+    if source.is_split(identity) and not as_json:
         typer.echo(_how_split(out))
+
+
+def _protecting(photos: Path, resolution: int) -> list[object]:
+    """The command that protects photos of a size with a quick method that is no control."""
+    small = resolution <= ModelSpec.at(str(MINIATURE)).resolution
+    preset = ["--set", "preset=mini"] if small else ["--model", "MODEL"]  # which one has to bring
+    return ["protect", "pid", "--instance", photos, *preset]
 
 
 def _how_split(out: Path) -> str:
@@ -187,7 +194,8 @@ def class_images(
         prompts=texts,
         run=_run(out, "class", seed, device, threads, scratch),
     )
-    say(as_json, out, counted(out, "images"))
+    following = _training("dreambooth", "PHOTOS", chosen)
+    say(as_json, out, counted(out, "images"), *following, "--class-images", out)
 
 
 def protect(
@@ -217,7 +225,7 @@ def protect(
     Example: cloakbench protect aspl --set preset=mini --set budget=8/255 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    protection = protections.build(_spec(method, settings, "protect noise --instance"))
+    protection = protections.build(_spec(method, settings, "protect pid --instance"))
     chosen, texts = parse_model(model), _validated(Prompts, prompts)
     given = {"--surrogate": surrogate, "--class-images": class_images}
     photos = _look(protection, chosen, out, force, "--instance", instance, given)
@@ -268,7 +276,8 @@ def purify(
         photos=place,
         run=_run(out, identity, seed, device_for(device, purifier.uses), threads, scratch),
     )
-    say(as_json, out, compared(out, place), *_training(out, chosen))
+    alone = ["--set", "prior_weight=0"]  # with no class images
+    say(as_json, out, compared(out, place), *_training("lora", out, chosen), *alone)
 
 
 def personalise(
@@ -424,10 +433,10 @@ def _training_stage(sampling: Sampling | None) -> Any:
     return personalise if sampling is None else partial(generate, sampling=sampling)
 
 
-def _training(photos: Path, model: ModelSpec) -> list[object]:
-    """The command that trains on photos, with no class images."""
+def _training(trainer: str, photos: object, model: ModelSpec) -> list[object]:
+    """The command that trains on photos."""
     preset = ["--set", "preset=mini"] if is_miniature(model) else ["--model", model.path]
-    return ["personalise", "lora", "--instance", photos, *preset, "--set", "prior_weight=0"]
+    return ["personalise", trainer, "--instance", photos, *preset]
 
 
 def _scoring(samples: Path) -> list[object]:

@@ -47,7 +47,7 @@ def try_photos(
     chosen = parse_model(model)
     recipe = Recipe.of(is_miniature(chosen), _levels(budget))
     trial = Trial(gather(photos), out, chosen, recipe, seed)
-    begun = trial.check(force, *photos)
+    begun = trial.check(force)
     from cloakbench.models.device import choose_device, set_up_torch
 
     set_up_torch(threads)

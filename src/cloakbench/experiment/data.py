@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,6 +136,26 @@ class Dataset(Settings):
                 )
         return sets
 
+    def is_split(self, identity: str) -> bool:
+        """Whether an identity's photos come without sets, so that they are split by their names."""
+        return not any((self.folder / identity / name).is_dir() for name in SETS)
+
+    def split_aloud(self, identities: Iterable[str]) -> str:
+        """What becomes of photos that are split, of which most are not protected; "" of none.
+
+        Raises:
+            CloakBenchError: see `sets`.
+        """
+        found = [self.sets(identity) for identity in identities if self.is_split(identity)]
+        if not found:
+            return ""
+        surrogate, instance, reference = (sum(len(sets[n]) for sets in found) for n in SETS)
+        people = "1 person" if len(found) == 1 else f"{len(found)} people"
+        return (
+            f"{people} without set_A, set_B, set_C: of the photos, by their names, {surrogate} are "
+            f"for surrogates, {instance} are protected, and {reference} are judged by"
+        )
+
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
@@ -213,8 +233,8 @@ def prepare(
     Raises:
         CloakBenchError: see `Dataset.sets`, `check_distinct` and `read_photo`.
     """
-    check_output(out, dataset.folder)
     sets = dataset.sets(identity)
+    check_output(out, dataset.folder / identity)
     digests = sha256_of([path for files in sets.values() for path in files])
     check_distinct(sets, digests)
     names = {name: [path.name for path in files] for name, files in sets.items()}

@@ -127,17 +127,21 @@ class Expected:
         identity, dataset = task.cell.identity, self.experiment.config.dataset_spec
         sets = dataset.sets(identity)
         digests = sha256_of((p for files in sets.values() for p in files), self.experiment.digests)
-        return data.record(self._known_facts(task), identity, sets, digests)
+        return data.record(self.facts(task), identity, sets, digests)
 
     def _made(self, task: Task) -> Record:
         """The record of what is made from other results, and from folders of the user's."""
         made = {name: each for name, (each, _) in inputs(task, self.experiment).items()}
         sources = {name: Source(self.record(each).key, "") for name, each in made.items()}
         sources |= {k: read_source(path) for k, path in folders(task, self.experiment).items()}
-        return Record(self._known_facts(task), self._who(task), sources)
+        return Record(self.facts(task), self._who(task), sources)
 
-    def _known_facts(self, task: Task) -> Facts:
-        """What all jobs of a stage with a label have in common, gathered once."""
+    def facts(self, task: Task) -> Facts:
+        """What all jobs of a stage with a label have in common, gathered once.
+
+        Raises:
+            CloakBenchError: weights are missing.
+        """
         kind = (task.stage, task.label if task.stage in {*OF_METHODS, "class_images"} else "")
         if kind not in self._facts:
             self._facts[kind] = self._facts_of(task)

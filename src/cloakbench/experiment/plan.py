@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError, nearest
 from cloakbench.experiment.expected import OF_METHODS, Expected
+from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.needs import Need, Needs
-from cloakbench.experiment.status import MEASURED, duration, read_benchmark
+from cloakbench.experiment.status import duration
 from cloakbench.experiment.tasks import Task, all_tasks, result
 
 if TYPE_CHECKING:
@@ -177,8 +178,7 @@ class _Planner:
 
     def line(self, stage: str, method: str, tasks: list[Task]) -> Line:
         done = [task for task in tasks if self._is_done(task)]
-        places = [self.experiment.layout.benchmark(stage, task.cell) for task in done[:MEASURED]]
-        times = [found.seconds for place in places if (found := read_benchmark(place)) is not None]
+        times = seconds_of(tasks, done, self.experiment, self.expected)
         need, frugal = self._need(tasks[0]) if len(done) < len(tasks) else (None, False)
         return Line(
             stage,

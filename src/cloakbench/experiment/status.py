@@ -172,6 +172,8 @@ def print_status(status: Status, at_once: int = 1, console: Console | None = Non
         left = duration(status.seconds / at_once) or "some time"
         jobs = "one job" if at_once == 1 else f"{at_once} jobs"
         console.print(f"{left}{'' if status.known else ' or more'} left with {jobs} at a time")
+    if not status.known:
+        console.print("?: nothing like it has run; `cloakbench plan` counts how long it takes")
 
 
 def duration(seconds: float | None) -> str:

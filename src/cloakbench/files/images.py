@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import struct
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEIC = frozenset({".heic", ".heif"})
-SUFFIXES = HEIC | {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
 NOT_PHOTOS = frozenset({"job.json", "Thumbs.db"})  # a stage's manifest; a file manager's cache
 _UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
@@ -36,7 +37,6 @@ _UNREADABLE = (
 )
 """What Pillow raises for broken files, depending on the format and the place of the damage."""
 _PHOTO_AND_MORE = {"MPO", "HEIF"}  # beside the photo: a preview, a depth map, brighter highlights
-_NO_HEIC = 'is HEIC. Run `pip install "cloakbench[heic]"`, or save it as PNG.'
 _INTEROP_INDEX = 1
 _ADOBE_TO_SRGB = np.array([[1.39836, -0.39836, 0], [0, 1, 0], [0, -0.04293, 1.04293]])
 SMALLEST_SIDE = 32  # px; enlarging less than this invents more of a face than it shows
@@ -57,8 +57,8 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
     named in `beside` are none.
 
     Raises:
-        CloakBenchError: the folder is missing, or holds a file that is no photo, or one of a format
-            whose package is not installed; or a stage made it, and it is not as the stage left it.
+        CloakBenchError: the folder is missing, or holds a file that is no photo; or a stage made
+            it, and it is not as the stage left it.
     """
     folder = bundled(folder)
     if not folder.exists():
@@ -84,8 +84,6 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
             raise CloakBenchError(
                 f"{path}: not a photo ({', '.join(sorted(SUFFIXES))}). Move it out of the folder."
             )
-        if path.suffix.lower() in HEIC and not _reads_heic():
-            raise CloakBenchError(f"{path}: {_NO_HEIC}")
         _check_regular(path)
     return files
 
@@ -96,14 +94,11 @@ def _check_regular(path: Path) -> None:
 
 
 @cache
-def _reads_heic() -> bool:
-    """Whether the package for it is installed; Pillow knows the format from then on."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
+def _add_heic() -> None:
+    """Teach Pillow the format."""
+    from pillow_heif import register_heif_opener
 
-        register_heif_opener()
-        return True
-    return False
+    register_heif_opener()
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -159,7 +154,7 @@ def _decoded(path: Path) -> Image.Image:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A file's image; what fails in opening and reading it is one line."""
-    _reads_heic()
+    _add_heic()
     try:
         with Image.open(path) as image:
             yield image
@@ -188,8 +183,6 @@ def _unidentified(path: Path) -> str:
     brand = head[8:] if head[4:8] == b"ftyp" else b""
     if brand in {b"avif", b"avis"} and not features.check("avif"):
         return "is AVIF, which this Pillow cannot read. Run `pip install --upgrade pillow`."
-    if brand in {b"heic", b"heix", b"heim", b"heis", b"mif1"} and not _reads_heic():
-        return _NO_HEIC
     return "is not an image. Replace or remove it."
 
 

@@ -6,7 +6,7 @@ library agree on paths by construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -155,6 +155,17 @@ class Layout:
     def benchmark(self, stage: str, cell: Cell) -> Path:
         """Snakemake's measurement of a job: seconds, memory and more."""
         return self._record("benchmarks", stage, cell, "tsv")
+
+    def measured(self, stage: str, model: str, method: str = "*") -> Iterator[Cell]:
+        """Cells of any experiment of which a job was measured, with a model and a method."""
+        labels = [model, *["*"] * (STAGES[stage] - 2), method][: STAGES[stage]]
+        pattern = self.benchmark(stage, Cell(*labels, *[""] * (len(CELL_LABELS) - len(labels))))
+        before = len(labels[:3])  # labels before the stage's name
+        for path in self.root.glob(str(pattern.relative_to(self.root))):
+            _, *parts = path.relative_to(self.root).with_suffix("").parts
+            found = [*parts[:before], *parts[before + 1 :]]
+            found[3:4] = [seed.removeprefix("seed_") for seed in found[3:4]]
+            yield Cell(*found, *[""] * (len(CELL_LABELS) - len(found)))
 
     def experiment_log(self, command: str, experiment: str) -> Path:
         """What `tables` or `report` said of an experiment."""

@@ -22,6 +22,7 @@ from cloakbench.tables.summary import aggregate, metric_columns
 PHOTOS = 4  # of each set of photos
 SAMPLES = 4  # of each prompt
 IDENTITIES = 4  # in the report; the tables have all
+FEW_CELLS = 50  # whose pictures are all whole; with those of more, a page would be huge
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ def galleries(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[Gal
     Raises:
         CloakBenchError: a folder of photos or samples is missing; the message names it.
     """
-    maker = _Maker(layout, tables)
-    identities = _grouped(cells, ("model", "dataset", "identity"))
-    return [maker.gallery(own) for own in identities[:IDENTITIES]]
+    identities = _grouped(cells, ("model", "dataset", "identity"))[:IDENTITIES]
+    maker = _Maker(layout, tables, sum(map(len, identities)) <= FEW_CELLS)
+    return [maker.gallery(own) for own in identities]
 
 
 def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
@@ -89,13 +90,14 @@ def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:
 class _Maker:
     layout: Layout
     tables: Tables
+    whole: bool
 
     def gallery(self, cells: list[Cell]) -> Gallery:
         cell = cells[0]
         originals = first(self.layout.data(cell) / "set_B", PHOTOS)
         return Gallery(
             title=f"{cell.identity} · {cell.dataset} · {cell.model}",
-            originals=photos(originals, f"original of {cell.identity}"),
+            originals=photos(originals, f"original of {cell.identity}", self.whole),
             protections=[
                 self._protected(same, originals) for same in _grouped(cells, ("protection",))
             ],
@@ -109,8 +111,8 @@ class _Maker:
         magnified = f"perturbation \N{MULTIPLICATION SIGN} {GAIN}, {name}"
         return Protected(
             protection=cell.protection,
-            photos=photos(own, f"protected by {name}") if changed else [],
-            perturbations=perturbations(own, originals, magnified) if changed else [],
+            photos=photos(own, f"protected by {name}", self.whole) if changed else [],
+            perturbations=perturbations(own, originals, magnified, self.whole) if changed else [],
             purifications=[self._purified(same) for same in _grouped(cells, ("purification",))],
         )
 
@@ -123,7 +125,8 @@ class _Maker:
 
     def _purified_photos(self, cell: Cell) -> list[Picture]:
         own = first(self.layout.purified(cell), PHOTOS)
-        return photos(own, f"{cell.protection}, then {cell.purification}, of {cell.identity}")
+        words = f"{cell.protection}, then {cell.purification}, of {cell.identity}"
+        return photos(own, words, self.whole)
 
     def _distances(self, cell: Cell) -> list[tuple[str, Value]]:
         rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
@@ -144,7 +147,12 @@ class _Maker:
             prompts=[
                 (
                     texts.get(folder.name, folder.name),
-                    samples(first(folder, SAMPLES), f"{_words(cell)}, {folder.name}", folder.name),
+                    samples(
+                        first(folder, SAMPLES),
+                        f"{_words(cell)}, {folder.name}",
+                        folder.name,
+                        self.whole,
+                    ),
                 )
                 for folder in folders
             ],

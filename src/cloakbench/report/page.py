@@ -30,7 +30,7 @@ from cloakbench.tables.display import (
     seed_grid,
     verdict_grid,
 )
-from cloakbench.tables.findings import LEARNT, control
+from cloakbench.tables.findings import FAILED, LEARNT, control
 from cloakbench.tables.measures import LEVEL, main_metrics
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from cloakbench.tables import Tables
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>\n'  # the figure, where no metric has values
-FAILED = "The control failed: clean photos are not learnt"
 CLAIMS = ("verdict", "effect", "p by Holm")
 SPREAD = ("metric", "SD of people", "SD of seeds")
 """Columns of claims, and of what is due to seeds, that are shown first."""

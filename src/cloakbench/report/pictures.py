@@ -51,27 +51,38 @@ def embed(
     return Picture(uri, *small.size, words, key)
 
 
-def photos(images: dict[str, Image.Image], words: str) -> list[Picture]:
-    """Pictures of photos by stem, exact where that is small, and in any case the first."""
+def photos(images: dict[str, Image.Image], words: str, whole: bool = False) -> list[Picture]:
+    """Pictures of photos by stem, exact where that is small, and in any case the first.
+
+    whole: all of them at `SIDE`, and not the first alone.
+    """
     return [
-        embed(image, f"{words}, photo {number}", f"photo:{stem}", *_room(number, image))
+        embed(image, f"{words}, photo {number}", f"photo:{stem}", *_room(number, image, whole))
         for number, (stem, image) in enumerate(images.items(), 1)
     ]
 
 
-def samples(images: dict[str, Image.Image], words: str, prompt: str) -> list[Picture]:
-    """Pictures of a prompt's samples by stem: the first whole, the others as previews."""
+def samples(
+    images: dict[str, Image.Image], words: str, prompt: str, whole: bool = False
+) -> list[Picture]:
+    """Pictures of a prompt's samples by stem: the first whole, the others as previews.
+
+    whole: as of `photos`.
+    """
     return [
         embed(
-            image, f"{words}, sample {number}", f"sample:{prompt} {stem}", _room(number, image)[0]
+            image,
+            f"{words}, sample {number}",
+            f"sample:{prompt} {stem}",
+            _room(number, image, whole)[0],
         )
         for number, (stem, image) in enumerate(images.items(), 1)
     ]
 
 
-def _room(number: int, image: Image.Image) -> tuple[int, bool]:
+def _room(number: int, image: Image.Image, whole: bool) -> tuple[int, bool]:
     """The side of a picture, and whether it is exact."""
-    return SIDE if number == 1 else PREVIEW, number == 1 or max(image.size) <= PREVIEW
+    return SIDE if whole or number == 1 else PREVIEW, number == 1 or max(image.size) <= PREVIEW
 
 
 def magnify(changed: Image.Image, original: Image.Image) -> Image.Image:
@@ -86,9 +97,14 @@ def first(folder: Path, count: int) -> dict[str, Image.Image]:
 
 
 def perturbations(
-    protected: dict[str, Image.Image], originals: dict[str, Image.Image], words: str
+    protected: dict[str, Image.Image],
+    originals: dict[str, Image.Image],
+    words: str,
+    whole: bool = False,
 ) -> list[Picture]:
     """Magnified differences of protected photos to their originals.
+
+    whole: as of `photos`.
 
     Raises:
         CloakBenchError: a photo has no original of its name and size.
@@ -102,5 +118,5 @@ def perturbations(
             )
         magnified = magnify(image, originals[stem])
         text = f"{words}, photo {number}"
-        made.append(embed(magnified, text, f"photo:{stem}", _room(number, image)[0]))
+        made.append(embed(magnified, text, f"photo:{stem}", _room(number, image, whole)[0]))
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,24 +17,30 @@ FONT_SIZE, MARGIN = 12, 6  # px
 LARGEST = 16_383  # px, of WebP
 
 
-def folder_rows(folder: Path) -> dict[str, list[Path]]:
-    """The photos of every subfolder that has some, by its name.
+def folder_rows(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """The photos of every folder, or of its subfolders, by its name.
 
     Raises:
-        CloakBenchError: there are none.
+        CloakBenchError: a folder is missing, or there are no photos.
     """
-    folder = bundled(folder)
-    if not folder.is_dir():
-        raise CloakBenchError(f"{folder}: no such folder. Check the path.")
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    rows = {path.name: _photos(path) for path in folders}
-    if not any(rows.values()):
-        raise CloakBenchError(f"{folder}: no folders of photos. Check the path.")
-    return {name: files for name, files in rows.items() if files}
+    rows: dict[str, list[Path]] = {}
+    for named in folders:
+        if not (folder := bundled(named)).is_dir():
+            raise CloakBenchError(f"{folder}: no such folder. Check the path.")
+        if own := _photos(folder.iterdir()):
+            rows[str(named)] = own
+            continue
+        within = sorted(path for path in folder.iterdir() if path.is_dir())
+        rows |= {path.name: found for path in within if (found := _photos(path.rglob("*")))}
+    if not rows:
+        raise CloakBenchError(
+            f"{', '.join(map(str, folders))}: no folders of photos. Check the path."
+        )
+    return rows
 
 
-def _photos(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+def _photos(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
 def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, list[Path]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
-from cloakbench.files.images import SUFFIXES, photo_files, read_photo
+from cloakbench.files.images import photo_files, read_photo
 from cloakbench.files.layout import Cell, label, prompt_folders
 from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers, images_of
@@ -106,21 +106,21 @@ def _check_metrics(metrics: Sequence[Metric]) -> None:
 def sample_files(generated: Path) -> list[tuple[str, Path]]:
     """The samples of a cell, each with its prompt's key.
 
+    By hand also a picture, or a folder of pictures, which stands for a prompt then.
+
     Raises:
-        CloakBenchError: there are none.
+        CloakBenchError: there are none; see `photo_files`.
     """
+    place = generated.resolve()
+    if generated.is_file():
+        return [(place.parent.name, path) for path in photo_files(generated)]
     folders = prompt_folders(generated)
-    samples = [(folder.name, path) for folder in folders for path in photo_files(folder)]
-    if not samples and any(path.suffix.lower() in SUFFIXES for path in generated.iterdir()):
-        raise CloakBenchError(
-            f"{generated}: holds pictures, not a folder of samples for each prompt. Put samples "
-            f"into a folder in it, such as {generated / 'photo'}; photos are compared with their "
-            "originals by `cloakbench distances`."
-        )
+    by_prompt = [(folder.name, path) for folder in folders for path in photo_files(folder)]
+    samples = by_prompt or [(place.name, path) for path in photo_files(generated)]
     if not samples:
         raise CloakBenchError(
-            f"{generated}: no samples; one folder of images per prompt is expected. "
-            "Run `cloakbench sample` again."
+            f"{generated}: no samples; a picture, a folder of pictures, or a folder of such per "
+            "prompt is expected. Run `cloakbench sample` again."
         )
     return samples
 

@@ -26,6 +26,7 @@ from cloakbench.tables.measures import (
 )
 
 LEARNT = 0.2  # of the way from a stranger to the person, below which a person is not learnt
+FAILED = "The control failed: clean photos are not learnt"
 FACELESS = 0.5  # share of samples of clean photos above which nothing is learnt
 
 
@@ -116,6 +117,15 @@ def control(tables: Tables) -> Control | None:
     score, faceless = rows[0].get("relative_ims", math.nan), rows[0].get("fdfr", math.nan)
     failed = score < LEARNT or faceless > FACELESS
     return Control(not failed, way, [(metrics[n].title, score_value(rows[0], n)) for n in names])
+
+
+def failure(tables: Tables) -> str:
+    """The sentence that says that the control failed; "" where it did not."""
+    if (found := control(tables)) is None or found.learnt:
+        return ""
+    scores = "; ".join(f"{title} {value}" for title, value in found.scores)
+    way = " / ".join(found.way)
+    return f"{FAILED} ({way}: {scores}), so no row says anything of a protection. "
 
 
 def first_way(tables: Tables) -> Way:

@@ -17,6 +17,8 @@ from cloakbench.tables.display import (
     score_grid,
     verdict_grid,
 )
+from cloakbench.tables.experiment import Tables
+from cloakbench.tables.findings import failure
 from cloakbench.tables.measures import keep, main_metrics
 
 COMPARED = (
@@ -43,17 +45,13 @@ def markdown(title: str, grid: Grid, remark: str = "") -> str:
     return "\n".join([*lines, *(["", remark] if remark else []), ""])
 
 
-def print_summary(
-    experiment: str,
-    summary: pd.DataFrame,
-    contrary: Collection[str] = (),
-    console: Console | None = None,
-) -> None:
+def print_summary(experiment: str, tables: Tables, console: Console | None = None) -> None:
     """Print the summary with one of its counts, narrow enough for a terminal."""
-    grid = score_grid(summary, ("faces",), contrary)
+    grid = score_grid(tables.summary, ("faces",), tables.contrary)
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
     title = f"{experiment} ({shared})" if shared else experiment
-    _print(title, grid, note(summary, contrary), console)
+    remark = failure(tables) + note(tables.summary, tables.contrary)
+    _print(title, grid, remark, console)
 
 
 def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:

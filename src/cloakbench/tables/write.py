@@ -25,6 +25,7 @@ from cloakbench.tables.display import (
     verdict_grid,
 )
 from cloakbench.tables.experiment import Tables
+from cloakbench.tables.findings import failure
 from cloakbench.tables.latex import latex
 from cloakbench.tables.markdown import EXPECTED, markdown
 from cloakbench.tables.measures import LEVEL, best, keep, main_metrics
@@ -52,9 +53,10 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
     for name in chosen:
         if name not in known:
             raise CloakBenchError(f"--latex: unknown metric '{name}': {nearest(name, known)}")
+    failed = failure(tables)
     for name, frame in tables.frames.items():
         write_csv(frame, folder / f"{name}.csv")
-    for name, (title, grid, remark) in _short(experiment, tables).items():
+    for name, (title, grid, remark) in _short(experiment, tables, failed).items():
         write_text(folder / f"{name}.md", markdown(title, grid, remark))
     names = [each for each in chosen if each in tables.summary] or main_metrics(tables.summary)
     of_photos = [each for each in chosen if each in tables.photos] or DISTANCES
@@ -65,7 +67,7 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         photos=keep(tables.photos, of_photos),
         prompts=None if tables.prompts is None else keep(tables.prompts, names),
     )
-    for name, (title, grid, remark) in _short(experiment, few, counts=()).items():
+    for name, (title, grid, remark) in _short(experiment, few, failed, counts=()).items():
         bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
         caption, key = f"{title}.{CAPTIONS.get(name, '')}", f"{experiment}-{name}"
         write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
@@ -79,14 +81,15 @@ def write_expected(experiment: str, expected: pd.DataFrame, folder: Path) -> Non
 
 
 def _short(
-    experiment: str, tables: Tables, counts: Sequence[str] = COUNTS
+    experiment: str, tables: Tables, failed: str, counts: Sequence[str] = COUNTS
 ) -> dict[str, tuple[str, Grid, str]]:
     """Tables that people read: their titles, what is in them, and what explains it.
 
-    counts: columns of counts; none where columns have to be few.
+    failed: what is said of a control that failed. counts: columns of counts; none where columns
+    have to be few.
     """
     against = tables.contrary
-    remark = note(tables.summary, against)
+    remark = failed + note(tables.summary, against)
     short = {
         "summary": (experiment, score_grid(tables.summary, counts, against), remark),
         "contrasts": (

@@ -14,7 +14,7 @@ from PIL import Image
 from cloakbench import __version__
 from cloakbench.files.images import read_photo
 from cloakbench.files.text import write_text
-from cloakbench.report.pictures import GAIN, magnify
+from cloakbench.report.pictures import GAIN, PREVIEW, magnify
 from cloakbench.running.record import without_places
 from cloakbench.tables.display import number
 from cloakbench.tables.findings import FACELESS, LEARNT
@@ -52,6 +52,7 @@ def write_page(trial: Trial, miniature: bool, found: Sequence[Protected]) -> Pat
         sentences=sentences(found, miniature),
         model=without_places(trial.model.path),
         resolution=trial.model.resolution,
+        small=trial.model.resolution < PREVIEW,  # the page enlarges samples
         trainer=trial.trainer.name,
         gain=GAIN,
         methods=methods,

@@ -116,10 +116,9 @@ class Trial:
     seed: int = 0
     device: str = "cpu"
 
-    def check(self, force: bool, *places: Path) -> bool:
-        """See that all is there that a trial needs, and that its folder is its own.
-
-        places: what the user named; no folder to write into.
+    def check(self, force: bool) -> bool:
+        """See that all is there that a trial needs, and that its folder is its own, which may lie
+        beside the photos.
 
         Returns:
             Whether the folder holds a part of this very trial.
@@ -132,7 +131,7 @@ class Trial:
         for method in (*self.recipe.protections, self.trainer):
             method.check()
         said, wanted = self._said(), self._settings()
-        check_file(self.out / SETTINGS, *places, *self.model.folders(), option="--out")
+        check_file(self.out / SETTINGS, *self.model.folders(), option="--out")
         if said is None and self.out.is_dir() and any(self.out.iterdir()):
             raise CloakBenchError(f"{self.out}: holds other files. Choose another --out.")
         if said not in (None, wanted) and not force:
