@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ class Averaging:
     """A stand-in for a model whose autoencoder keeps the averages of 8 x 8 blocks, exactly."""
 
     device = "cpu"
+    full_precision = nullcontext
     vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(1, 1, 1, 1)))
 
     def padded(self, pixels: torch.Tensor) -> torch.Tensor:

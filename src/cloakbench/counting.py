@@ -279,9 +279,7 @@ class Weightless(StableDiffusion):
         vae_alone: bool = False,
     ) -> Self:
         with torch.device(GPU):
-            parts = architectures.parts(spec)
-        if vae_alone:
-            parts = {**parts, "unet": None, "text_encoder": None}
+            parts = architectures.parts(spec, vae_alone=vae_alone)
         model = cls(spec, **parts, device=device, frugal=frugal)
         for network in model.networks:
             network.to_empty(device=device)

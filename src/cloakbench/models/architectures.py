@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
 """By name: Stable Diffusion 1.4, 1.5 and 2.1-base, in the words of diffusers and transformers."""
 
 
+READ_TEXT = ("text_encoder", "unet")
+"""Networks that images need, and their encoding does not."""
+
 HUB_IDS = {
     "CompVis/stable-diffusion-v1-4": "sd14",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
@@ -54,25 +58,27 @@ HUB_IDS = {
 """Where the hub has them."""
 
 
-def parts(model: ModelSpec) -> dict[str, Any]:
+def parts(model: ModelSpec, *, vae_alone: bool = False) -> dict[str, Any]:
     """The parts of `StableDiffusion` for a model, frozen; its path may be an architecture's name.
 
     Weights are what torch draws, on its current device. Of a model that is here its settings are
-    read, so that a folder may have any name.
+    read, so that a folder may have any name. vae_alone: of the networks make only that.
 
     Raises:
         CloakBenchError: the model is none of `ARCHITECTURES`, and is not here.
     """
     name = HUB_IDS.get(model.path, model.path)
     known = name in ARCHITECTURES and not model.folders()
-    made = _known(name) if known else _configured(model.folder())
-    for network in ("vae", "text_encoder", "unet"):
+    makers = _known(name) if known else _configured(model.folder())
+    left_out = READ_TEXT if vae_alone else ()
+    made = {part: make() for part, make in makers.items() if part not in left_out}
+    for network in {"vae", *READ_TEXT} & made.keys():
         made[network].requires_grad_(False).eval()
     return made
 
 
-def _known(name: str) -> dict[str, Any]:
-    """The tokenizer is the miniature's, told to fill up to 77 tokens as CLIP's does."""
+def _known(name: str) -> dict[str, Callable[[], Any]]:
+    """What makes each part; the tokenizer is the miniature's, told to fill up to 77 tokens."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -81,19 +87,17 @@ def _known(name: str) -> dict[str, Any]:
     text = CLIPTextConfig(
         **told["text_encoder"], intermediate_size=4 * width, vocab_size=49408, hidden_act="gelu"
     )
-    tokenizer = CLIPTokenizer.from_pretrained(
-        bundled(Path("resources/mini/tokenizer")), model_max_length=77
-    )
+    words = bundled(Path("resources/mini/tokenizer"))
     return {
-        "vae": AutoencoderKL(**_VAE),
-        "text_encoder": CLIPTextModel(text),
-        "unet": UNet2DConditionModel(**told["unet"]),
-        "tokenizer": tokenizer,
-        "scheduler": DDPMScheduler(**_LADDER),
+        "vae": lambda: AutoencoderKL(**_VAE),
+        "text_encoder": lambda: CLIPTextModel(text),
+        "unet": lambda: UNet2DConditionModel(**told["unet"]),
+        "tokenizer": lambda: CLIPTokenizer.from_pretrained(words, model_max_length=77),
+        "scheduler": lambda: DDPMScheduler(**_LADDER),
     }
 
 
-def _configured(folder: Path) -> dict[str, Any]:
+def _configured(folder: Path) -> dict[str, Callable[[], Any]]:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -101,9 +105,11 @@ def _configured(folder: Path) -> dict[str, Any]:
         return kind.from_config(kind.load_config(folder / part))
 
     return {
-        "vae": of_diffusers(AutoencoderKL, "vae"),
-        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
-        "unet": of_diffusers(UNet2DConditionModel, "unet"),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        "scheduler": DDPMScheduler.from_pretrained(folder / "scheduler"),
+        "vae": lambda: of_diffusers(AutoencoderKL, "vae"),
+        "text_encoder": lambda: CLIPTextModel(
+            CLIPTextConfig.from_pretrained(folder / "text_encoder")
+        ),
+        "unet": lambda: of_diffusers(UNet2DConditionModel, "unet"),
+        "tokenizer": lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "scheduler": lambda: DDPMScheduler.from_pretrained(folder / "scheduler"),
     }

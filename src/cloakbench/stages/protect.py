@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from cloakbench.errors import CloakBenchError
@@ -76,12 +77,8 @@ def protect(
     job = run.job(record)
     if run.restored(job, record):
         return
-    protected = with_model(
-        lambda load: protection.protect(identity, load, job),
-        model,
-        run.device,
-        vae_alone=protection.vae_alone,
-    )
+    work = partial(protection.protect, identity, job=job)
+    protected = with_model(work, model, run.device, vae_alone=protection.vae_alone)
     with run.output(job, record) as folder:
         save_photos(protected, folder)
         _check_budget(protection, photos, load_photos(folder), run.out)

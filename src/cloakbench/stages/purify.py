@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from cloakbench.files.images import load_photos, save_photos
@@ -37,11 +38,7 @@ def purify(
     if run.restored(job, record):
         return
     given = load_photos(photos)
-    cleaned = with_model(
-        lambda load: purifier.purify(given, load, job),
-        model,
-        run.device,
-        vae_alone=purifier.vae_alone,
-    )
+    work = partial(purifier.purify, given, job=job)
+    cleaned = with_model(work, model, run.device, vae_alone=purifier.vae_alone)
     with run.output(job, record) as folder:
         save_photos(cleaned, folder)

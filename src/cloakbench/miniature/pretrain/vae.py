@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Generator, Tensor, nn
@@ -10,7 +12,7 @@ from torch.nn.functional import relu
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
 
 KL_WEIGHT = 1e-6
-PERCEPTUAL_WEIGHT = 1.0
+PERCEPTUAL_WEIGHT = 0.2  # of a sum over scales: about three times the error, as there
 ADVERSARY_WEIGHT = 0.1  # of the other losses' gradient at the decoder's last layer
 
 
@@ -47,14 +49,15 @@ def face_crops(pixels: Tensor, rng: Generator) -> Tensor:
 class Adversaries(nn.Module):
     """A VAE, and a critic that tells its reconstructions from portraits, patch by patch.
 
-    The critic is Isola et al.'s (2017, arXiv 1611.07004, section 3.2.2), with fewer channels.
+    The critic is Isola et al.'s (2017, arXiv 1611.07004, section 3.2.2 and appendix 6.1.2), with
+    fewer channels; like theirs it has no norm before its second layer, and so sees colours.
     """
 
     def __init__(self, vae: AutoencoderKL, widths: tuple[int, ...] = (24, 48, 96)) -> None:
         super().__init__()
         self.vae = vae
-        layers: list[nn.Module] = []
-        for before, width in zip((3, *widths[:-1]), widths, strict=True):
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, width in pairwise(widths):
             layers += [nn.Conv2d(before, width, 4, 2, 1), nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
         self.critic = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
