@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -272,17 +273,12 @@ class DiffusionModel(ABC):
         computed in bfloat16.
         """
         thawed = self.trainable()
-        full = [(p, p.data) for p in self._parameters() if p.dtype == torch.float32]
         for parameter in thawed:
             parameter.requires_grad_(False)
-        if self.spec.precision == "bf16":
-            for parameter, weights in full:
-                parameter.data = weights.to(torch.bfloat16)
         try:
-            yield
+            with _in_bfloat16(self._parameters() if self.spec.precision == "bf16" else ()):
+                yield
         finally:
-            for parameter, weights in full:
-                parameter.data = weights
             for parameter in thawed:
                 parameter.requires_grad_(True)
 
@@ -290,24 +286,13 @@ class DiffusionModel(ABC):
     def cast_once(self) -> Iterator[None]:
         """Inside, weights are what autocast would cast them to, in every layer and every step.
 
-        It changes no bit of what networks return, and halves the operators of sampling. No gradient
-        may reach the weights meanwhile.
+        It changes no bit of what networks return, and saves an operator for every weight and step.
+        No gradient may reach the weights meanwhile.
         """
-        networks = self.networks if self.casts else ()
-        cast = [
-            (parameter, parameter.data)
-            for network in networks
-            for layer in network.modules()
-            if isinstance(layer, CAST)
-            for parameter in layer.parameters(recurse=False)
-        ]
-        for parameter, weights in cast:
-            parameter.data = weights.to(torch.bfloat16)
-        try:
+        layers = (layer for network in self.networks for layer in network.modules())
+        cast = (layer.parameters(recurse=False) for layer in layers if isinstance(layer, CAST))
+        with _in_bfloat16(chain.from_iterable(cast) if self.casts else ()):
             yield
-        finally:
-            for parameter, weights in cast:
-                parameter.data = weights
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -365,6 +350,19 @@ class DiffusionModel(ABC):
 
     def _normal(self, shape: Sequence[int], rng: Generator) -> Tensor:
         return sent(torch.randn(tuple(shape), generator=rng), self.device)
+
+
+@contextmanager
+def _in_bfloat16(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Those of the parameters that are float32 are bfloat16 inside, and what they were after."""
+    full = [(each, each.data) for each in parameters if each.dtype == torch.float32]
+    for parameter, weights in full:
+        parameter.data = weights.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for parameter, weights in full:
+            parameter.data = weights
 
 
 def sent(values: Tensor, device: str | torch.device) -> Tensor:
