@@ -3,36 +3,51 @@
     python benchmarks/scale.py                         # all methods, Stable Diffusion 1.5, 4 photos
     python benchmarks/scale.py aspl dreambooth --model sd15 --model sd21 --photos 8
     python benchmarks/scale.py --json
+    python benchmarks/scale.py aspl lora --card h100   # and measured on this machine's GPU
 
 Methods run on tensors without data (`cloakbench.counting`) with their default settings, in bf16 at
 512 px, a cell samples 32 images. Memory is that of tensors: on a GPU add 1 GB for CUDA, on the host
-3 GB for the process.
+3 GB for the process. With --card they run on the GPU, too, on random weights and photos: three
+steps of each loop, of which the third stands for those that follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
-from cloakbench.counting import GPU, CountedJob, Weightless, count
+from cloakbench.counting import CountedJob, Weightless, count
+from cloakbench.errors import CloakBenchError, is_out_of_memory
+from cloakbench.experiment.plan import CARDS as PEAKS
 from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
+from cloakbench.models import architectures
 from cloakbench.models.architectures import ARCHITECTURES
+from cloakbench.models.device import deterministic, set_up_torch
+from cloakbench.models.families.stable_diffusion import StableDiffusion
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import Trainer, trainers
 from cloakbench.prompts import Prompts
-from cloakbench.protect import Protection, protections
+from cloakbench.protect import Protection, ensemble, protections
 from cloakbench.protect.pgd import pgd
 from cloakbench.protect.simac import SimAC, Timesteps
 from cloakbench.protect.surrogate import Denoising
 from cloakbench.purify.base import Purifier, build_purifier
 from cloakbench.registry import Spec
+from cloakbench.running.jobs import Job, Stateful
 
 CARDS = (12, 16, 24, 40, 80)  # GiB
 CUDA = 1e9  # bytes of its context and workspaces
@@ -56,8 +71,8 @@ class Row(NamedTuple):
 
 
 def photos(number: int) -> Photos:
-    """Photos that nobody looks at."""
-    return Photos(torch.zeros(1, 3, SIDE, SIDE).expand(number, -1, -1, -1), tuple("x" * number))
+    """Photos that nobody looks at: one of noise, again and again."""
+    return Photos(torch.rand(1, 3, SIDE, SIDE).expand(number, -1, -1, -1), tuple("x" * number))
 
 
 def people(number: int) -> Identity:
@@ -128,7 +143,7 @@ def sample(model: Weightless, job: CountedJob) -> None:
 
 def pgd_step(identity: Identity, model: Weightless, job: CountedJob) -> None:
     """One step of PGD on the denoising loss, all photos at once."""
-    loss, original = Denoising(model, "", job), identity.instance_images.pixels.to(GPU)
+    loss, original = Denoising(model, "", job), identity.instance_images.pixels.to(model.device)
     with model.frozen():
         job.counts.restart()
         pgd(original, original, loss, radius=0.1, step_size=lambda _: 0.01, steps=range(1))
@@ -140,16 +155,17 @@ def search(model: Weightless, job: CountedJob) -> None:
     with model.frozen():
         tried = method.tried(Identity(photo, Prompts()), model, job)
         job.counts.restart()
-        method.search(tried, photo.pixels.to(GPU), Timesteps(1, model.horizon), job)
+        method.search(tried, photo.pixels.to(model.device), Timesteps(1, model.horizon), job)
 
 
-def counted(row: Row, model: str, number: int) -> dict[str, Any]:
-    """A row's numbers, as --json prints them."""
+def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, Any]:
+    """A row's numbers, as --json prints them. card: measure it, too, on this one."""
     spec = ModelSpec(path=model, precision="bf16")
     first, frugal = (
         count(spec, row.work, frugal=frugal, vae_alone=row.vae_alone) for frugal in (False, True)
     )
-    return {
+    on_card = {"measured": tried(row, spec, card, first.flops)} if card else {}
+    return on_card | {
         "method": row.method,
         "stage": row.stage,
         "model": model,
@@ -166,14 +182,97 @@ def counted(row: Row, model: str, number: int) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Clock:
+    """Seconds of a GPU, those of steps that did not run among them."""
+
+    begun: float = 0.0
+    left_out: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since the start, once the GPU has done what it was given."""
+        torch.cuda.synchronize()
+        return time.perf_counter() - self.begun + self.left_out
+
+    def restart(self) -> None:
+        """Forget all but what memory is in use."""
+        torch.cuda.reset_peak_memory_stats()
+        self.left_out = 0.0
+        self.begun += self.now()
+
+
+@dataclass(frozen=True)
+class TimedJob(Job):
+    """A job of whose loops three steps run, and all are timed."""
+
+    counts: Clock = field(default_factory=Clock)
+
+    def steps(self, name: str, total: int, state: Mapping[str, Stateful]) -> Iterator[int]:
+        each = 0.0
+        for step in super().steps(name, total, state):
+            if step >= 3:
+                self.counts.left_out += each
+                continue
+            before = self.counts.now()
+            yield step
+            each = self.counts.now() - before
+
+
+def random_model(
+    spec: ModelSpec, device: str = "cpu", frugal: bool = False, *, vae_alone: bool = False
+) -> StableDiffusion:
+    """A model with the weights that torch draws."""
+    with torch.device(device):
+        parts = architectures.parts(spec, vae_alone=vae_alone)
+    scheduler = parts["scheduler"]
+    parts["scheduler"] = type(scheduler).from_config(scheduler.config)  # its tables on the host
+    return StableDiffusion(spec, **parts, device=device, frugal=frugal)
+
+
+def measured(row: Row, spec: ModelSpec, *, frugal: bool) -> dict[str, float]:
+    """What a row takes of this machine's GPU.
+
+    reserved_gb: of what torch took of the card, pieces that are too small to be used among it.
+    """
+    clock = Clock()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        stack.enter_context(patch("cloakbench.models.loading.load_model", random_model))
+        stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
+        model = random_model(spec, "cuda", frugal, vae_alone=row.vae_alone)
+        clock.restart()
+        row.work(model, TimedJob(0, "cuda", folder, math.inf, counts=clock))
+        seconds = clock.now()
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"seconds": seconds, "gb": peaks[0] / 1e9, "reserved_gb": peaks[1] / 1e9}
+
+
+def tried(row: Row, spec: ModelSpec, card: str, flops: float) -> list[dict[str, Any]]:
+    """Both tries, measured; one that cannot be made says why not."""
+    found: list[dict[str, Any]] = []
+    for frugal in (False, True):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            took = deterministic(partial(measured, row, spec, frugal=frugal))
+            found.append({**took, "share": flops / took["seconds"] / PEAKS[card].bf16})
+        except CloakBenchError as error:
+            return [*found, {"failed": str(error)}]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            found.append({"failed": "out of memory"})
+    return found
+
+
 def fits(gigabytes: float) -> str:
     """The smallest card that it fits."""
     card = next((card for card in CARDS if gigabytes * 1e9 + CUDA <= card * 2**30), None)
     return f"{card} GB" if card else "none"
 
 
-def show(found: list[dict[str, Any]]) -> None:
-    """A line for each row."""
+def show(found: Iterable[dict[str, Any]]) -> None:
+    """Lines for each row, as they come."""
     titles = ("GB", "card", "frugal", "card", "host", "disk", "moved", "operators")
     print(f"{'':38}{'TFLOP':>10}" + "".join(f"{title:>10}" for title in titles))
     for row in found:
@@ -184,7 +283,20 @@ def show(found: list[dict[str, Any]]) -> None:
             f"{row['disk_gb']:10.1f}{row['moved_gb']:10.1f}{row['operators']:10,}"
         )
         parts = sorted(row["parts_gb"].items(), key=lambda part: -part[1])
-        print("    " + ", ".join(f"{part} {size:.2f}" for part, size in parts if size > 0.005))
+        named = ", ".join(f"{part} {size:.2f}" for part, size in parts if size > 0.005)
+        print(f"    {named}", flush=True)
+        for name, took in zip(("first", "frugal"), row.get("measured", ()), strict=False):
+            print(f"    measured, {name} try: {said(took)}", flush=True)
+
+
+def said(took: dict[str, Any]) -> str:
+    """What was measured of a try, in words."""
+    if "failed" in took:
+        return str(took["failed"])
+    return (
+        f"{took['seconds']:.1f} s, {took['gb']:.1f} GB ({took['reserved_gb']:.1f} reserved), "
+        f"{took['share']:.1%} of the card's peak"
+    )
 
 
 def main() -> None:
@@ -193,15 +305,17 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="as they are called in the table; default: all")
     parser.add_argument("--model", action="append", choices=ARCHITECTURES, help="default: sd15")
     parser.add_argument("--photos", type=int, default=4)
+    parser.add_argument("--card", choices=sorted(PEAKS), help="this machine's GPU: measure on it")
     parser.add_argument("--json", action="store_true", help="a list of objects")
     arguments = parser.parse_args()
-    found = [
-        counted(row, model, arguments.photos)
+    set_up_torch(None)
+    found = (
+        counted(row, model, arguments.photos, arguments.card)
         for model in arguments.model or ["sd15"]
         for row in rows(arguments.photos)
         if not arguments.methods or row.method in arguments.methods
-    ]
-    print(json.dumps(found, indent=2)) if arguments.json else show(found)
+    )
+    print(json.dumps(list(found), indent=2)) if arguments.json else show(found)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,19 @@ def test_what_a_job_moves_and_writes_takes_time_on_a_card_and_room_on_disk(confi
     assert made(heavy, "cpu").scratch == 1.1e11
 
 
+def test_a_card_is_no_faster_than_its_host_launches_kernels(config, monkeypatch):
+    seconds = {}
+    for operators in (0, 10**7):
+        need = Need(flops=1e15, device=0, host=0, operators=operators)
+        monkeypatch.setattr(Needs, "of", lambda *_, need=need, **__: need)
+        for card in ("h100", "rtx3090", "cpu"):
+            seconds[card, operators] = line(plan(config, card), "personalise").seconds
+
+    assert seconds["h100", 0] < seconds["rtx3090", 0] < seconds["cpu", 0]
+    assert seconds["h100", 10**7] == seconds["rtx3090", 10**7] > seconds["rtx3090", 0]
+    assert seconds["cpu", 10**7] == seconds["cpu", 0]
+
+
 @pytest.mark.parametrize("path", ["config/paper.yaml", "config/stable-diffusion.yaml"])
 def test_the_models_of_our_configs_are_counted_before_they_are_downloaded(path):
     models = yaml.safe_load((REPOSITORY / path).read_text()).get("models", {})

@@ -39,8 +39,28 @@ def scale() -> Any:
     assert place is not None
     assert place.loader is not None
     module = importlib.util.module_from_spec(place)
+    sys.modules[place.name] = module  # where dataclasses look for their module
     place.loader.exec_module(module)
     return module
+
+
+def test_a_measured_job_counts_the_steps_that_it_leaves_out(monkeypatch):
+    now = [0.0]
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(scale().time, "perf_counter", lambda: now[0])
+    clock, ran = scale().Clock(), []
+    clock.restart()
+    job = scale().TimedJob(0, counts=clock)
+
+    for outer in job.steps("rounds", 7, {}):
+        now[0] += 1.0
+        for inner in job.part("inner", outer).steps("ascent", 5, {}):
+            ran.append((outer, inner))
+            now[0] += 0.5 if inner else 2.0  # the first warms up
+
+    assert ran == [(outer, inner) for outer in range(3) for inner in range(3)]
+    assert clock.now() == pytest.approx(7 * (1 + 2 + 4 * 0.5))
 
 
 @cache

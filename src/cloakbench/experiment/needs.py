@@ -34,7 +34,7 @@ class Need:
 
     moved: bytes between device and host. written: bytes of the files that it keeps while it works.
     checkpoint: bytes of what it saves now and then, in a long run or if it is interrupted. weights:
-    bytes of what was trained.
+    bytes of what was trained. operators: about as many kernels.
     """
 
     flops: float
@@ -44,6 +44,7 @@ class Need:
     written: float = 0.0
     checkpoint: int = 0
     weights: int = 0
+    operators: float = 0.0
 
     @property
     def scratch(self) -> float:
@@ -210,4 +211,5 @@ class Needs:
             counts.disk,
             counts.checkpoint,
             self._trained,
+            counts.operators,
         )

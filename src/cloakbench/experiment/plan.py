@@ -25,6 +25,7 @@ START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
 BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
 DISK = 1e9  # bytes/s that a job writes
+LAUNCH = 40e-6  # seconds in which a host hands a kernel to its card; small ones take less to run
 
 
 class Card(NamedTuple):
@@ -210,9 +211,11 @@ class _Planner:
             return None, False
 
     def _seconds(self, need: Need) -> float:
-        """What a job takes, about: nothing of it at the same time."""
-        moved = 0.0 if self.card == CARDS[CPU] else need.moved / BUS
-        return START + need.flops / self.speed + moved + need.written / DISK
+        """What a job takes, about: its kernels run while others are launched, the rest waits."""
+        work, moved = need.flops / self.speed, 0.0
+        if self.card != CARDS[CPU]:
+            work, moved = max(work, need.operators * LAUNCH), need.moved / BUS
+        return START + work + moved + need.written / DISK
 
     def _disk(self, stage: str, method: str, need: Need | None) -> float:
         """Bytes of a job's result, about: images, or weights."""

@@ -69,7 +69,7 @@ def with_model(
 
     load = partial(load_model, model, device, vae_alone=vae_alone)
     try:
-        return _deterministic(lambda: work(load))
+        return deterministic(lambda: work(load))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -82,7 +82,7 @@ def with_model(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
-        return _deterministic(lambda: work(partial(load, frugal=True)))
+        return deterministic(lambda: work(partial(load, frugal=True)))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -95,7 +95,7 @@ def with_model(
         ) from None
 
 
-def _deterministic(work: Callable[[], T]) -> T:
+def deterministic(work: Callable[[], T]) -> T:
     """Do work with kernels whose gradients do not vary, if there are such for all that it does.
 
     Only where torch may refuse a kernel does it choose attention whose gradients repeat on a GPU;

@@ -112,12 +112,15 @@ def build_judge(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def judge_loss(judge: CLIPModel, tokens: Tensor, pixels: Tensor, fits: Tensor) -> Tensor:
-    """Contrastive loss with several right answers (Miech et al. 2020, arXiv 1912.06430, eq. 1).
+    """Contrastive loss with several right answers, each of which counts: "bad" means every kind of
+    bad (Khosla et al. 2020, arXiv 2004.11362, eq. 2).
 
     tokens: (n, length). pixels: (n, 3, h, w) in [0, 1]. fits: (captions, images).
     """
     scaled = (pixels - PIXEL_MEAN) / PIXEL_STD
     logits = judge(input_ids=tokens, pixel_values=scaled).logits_per_text.float()
-    right = logits.masked_fill(~fits, float("-inf"))
-    terms = [logits.logsumexp(side) - right.logsumexp(side) for side in (0, 1)]
-    return torch.stack(terms).mean()
+    losses = [
+        (logits.log_softmax(side) * fits).sum(side).div(fits.sum(side)).neg().mean()
+        for side in (0, 1)
+    ]
+    return torch.stack(losses).mean()
