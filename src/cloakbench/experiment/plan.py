@@ -25,7 +25,7 @@ START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
 BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
 DISK = 1e9  # bytes/s that a job writes
-LAUNCH = 40e-6  # seconds in which a host hands a kernel to its card; small ones take less to run
+LAUNCH = 45e-6  # seconds a host takes to launch a kernel, as seen beside an H100
 
 
 class Card(NamedTuple):
