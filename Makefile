@@ -11,10 +11,10 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--group dev --group build --group docs pyproject.toml
 CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
-PICTURED := person_000003
+PICTURED := person_000014
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive benchmark test lint docs build format lock clean
+.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive transfer benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
@@ -60,7 +60,7 @@ demo: setup ## run the whole study in miniature and print its table (a quarter o
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
 claims: claims-adaptive claims-cdl claims-purifications
 
-behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive: setup ## run config/<name>.yaml; refresh docs/<name>
+behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive transfer: setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/

@@ -62,7 +62,8 @@ def test_the_page_on_behaviour_shows_differences_of_its_contrasts():
 
 def test_the_shown_figures_of_the_model_are_the_measured_ones():
     measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
-    vae, clip = measured["vae"], measured["clip"]
+    vae, clip, brisque, judge = (measured[part] for part in ("vae", "clip", "brisque", "judge"))
+    margins = measured["judge_margin"]
     text = " ".join(" ".join(row) for row in rows(RESOURCES))
 
     for shown in (
@@ -70,7 +71,14 @@ def test_the_shown_figures_of_the_model_are_the_measured_ones():
         f"{vae['faces_in_originals']:.0%}, {vae['faces_in_reconstructions']:.0%}",
         f"{vae['verification_of_originals']:.3f}, {vae['verification_of_reconstructions']:.3f}",
         f"with a face {measured['samples']['faces']:.0%}",
+        f"{measured['perturbation_kept']['noise']:.3f}",
         f"{clip['accuracy']:.1%}",
+        ", ".join(f"{brisque[of]:.1f}" for of in ("originals", "reconstructions", "samples")),
+        ", ".join(f"{value:.0%}" for of, value in brisque.items() if "ranked" in of),
+        f"{judge['clean']:.1%}",
+        ", ".join(f"{of[11:]} {value:.0%}" for of, value in judge.items() if "trained_on" in of),
+        ", ".join(f"{of[11:]} {value:.0%}" for of, value in judge.items() if "never_seen" in of),
+        ", ".join(f"{margins[of]:.1f}" for of in ("originals", "reconstructions", "samples")),
     ):
         assert shown in text
 

@@ -154,13 +154,22 @@ def test_portraits_must_split_evenly_into_sets(tmp_path: Path) -> None:
         synth.generate(tmp_path, 1, 4, sets=SETS)
 
 
-@pytest.mark.skipif(not RESOURCES.exists(), reason="no bundled identities in this checkout")
-def test_bundled_identities_are_complete() -> None:
-    folders = sorted(p for p in RESOURCES.iterdir() if p.is_dir())
-    assert len(folders) >= 10
-    for folder in folders:
-        assert json.loads((folder / "attributes.json").read_text())["person"]["gender"]
+def test_bundled_people_are_in_one_of_two_groups_and_none_is_a_training_person() -> None:
+    groups = json.loads((RESOURCES / "groups.json").read_text())
+    tuning, evaluation = (groups[name]["people"] for name in ("tuning", "evaluation"))
+    folders = {path.name: path for path in RESOURCES.iterdir() if path.is_dir()}
+    assert (len({*tuning}), len({*evaluation})) == (12, 48)
+    assert {*tuning, *evaluation} == {*folders}
+    assert groups["twelve"]["people"] == evaluation[:12]
+    training = groups["training"]
+    theirs = {
+        int(np.random.SeedSequence([training["seed"], number]).generate_state(1)[0])
+        for number in range(training["first"], training["first"] + training["count"])
+    }
+    for folder in folders.values():
+        person = json.loads((folder / "attributes.json").read_text())["person"]
+        assert person["seed"] not in theirs
         for name in SETS:
-            images = [Image.open(p) for p in sorted((folder / name).glob("*.png"))]
+            images = [Image.open(p) for p in sorted((folder / name).glob("*.jpg"))]
             assert [(i.size, i.mode) for i in images] == [((128, 128), "RGB")] * 4
-    assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) <= 5_000_000
+    assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) <= 16_000_000

@@ -28,7 +28,7 @@ class EASPL(EnsembleProtection, ASPL):
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
     presets = {
         "paper": {"budget": "6/255", "faithful": True, "models": STABLE_DIFFUSION},
-        "mini": {"learning_rate": 2e-4},
+        "mini": {"learning_rate": 2e-4, "models": ("resources/second",)},
         "tiny": {"rounds": 2, "pgd_steps": 1, "training_steps": 1},
     }
 

@@ -31,7 +31,13 @@ class EFSMG(EnsembleProtection, FSMG):
     source = "Le et al. 2023, Anti-DreamBooth, arXiv 2303.15433, ensembles (recipes 1.4)"
     presets = {
         "paper": {"budget": "6/255", "models": STABLE_DIFFUSION},
-        "mini": {"training_steps": 400, "learning_rate": 2e-4, "batch_size": 1, "rounds": 18},
+        "mini": {
+            "training_steps": 400,
+            "learning_rate": 2e-4,
+            "batch_size": 1,
+            "rounds": 18,
+            "models": ("resources/second",),
+        },
         "tiny": {"training_steps": 2, "rounds": 2, "steps": 1},
     }
 

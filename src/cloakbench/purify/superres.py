@@ -58,7 +58,7 @@ class SuperResolution(PhotoPurifier):
     needs: ClassVar[frozenset[str]] = frozenset({"gpu"})
     presets = {
         "paper": {"backend": "diffusers"},
-        "mini": {"backend": "ncnn"},
+        "mini": {"backend": "ncnn", "factor": 1.5},
         "tiny": {"backend": "ncnn"},
     }
     class_texts = ("prompt",)

@@ -27,12 +27,12 @@ class VAERoundTrip(Purifier):
 
     An approximation of VAE-Trans, whose algorithm is not published: only the change of the VAE is
     kept. SDXL's VAE (MIT) by default, sought in the hub's cache. Without `weights` it is the
-    experiment's own VAE: all that the miniature has, and the one that its protections are made on.
+    experiment's own VAE, the one that protections are made on; `mini` is the second miniature's.
     """
 
     source = "after arXiv 2603.13028, VAE-Trans; an approximation (recipes 2)"
     encodes = True
-    presets = {"mini": {"weights": None}, "tiny": {"weights": None}}
+    presets = {"mini": {"weights": "resources/second"}, "tiny": {"weights": None}}
 
     weights: str | None = Field(
         SDXL, description="folder or hub id of a VAE in diffusers' format; null: the model's own"

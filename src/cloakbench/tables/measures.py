@@ -13,7 +13,7 @@ from cloakbench.score.base import metrics
 from cloakbench.tables.summary import metric_columns
 
 IDENTITY = ("relative_ims", "relative_ism", "ims", "ism", "fdfr")
-QUALITY = ("clip_iqac", "clip_margin", "q", "liqe")
+QUALITY = ("clip_margin", "clip_iqac", "q", "liqe")
 """Metrics that may decide whether samples show the person, or are good; the first with values."""
 LEVEL = 0.05  # of p by Holm, at which a difference is decided
 

@@ -20,11 +20,7 @@ class ClipIQAC(ByClip, NetworkMetric):
         "CLIP-IQA, arXiv 2207.12396; recipes 5.2"
     )
     presets: ClassVar = {
-        "mini": {
-            "clip": "resources/mini/clip",
-            "good": "a photo of a person",
-            "bad": "a photo of a person, noisy pattern",
-        },
+        "mini": {"clip": "resources/mini/judge"},
         "tiny": {"clip": "tiny_clip"},
     }
     title: ClassVar = "CLIP-IQA-C"

@@ -32,6 +32,7 @@ class KID(ByClip, SetMetric):
         "Binkowski et al. 2018, arXiv 1801.01401, eq. 4 and section 4; CLIP in Inception's place "
         "as Jayasumana et al. 2024, arXiv 2401.09603, argue"
     )
+    presets: ClassVar = {"mini": {"clip": "resources/mini/judge"}, "tiny": {"clip": "tiny_clip"}}
     title: ClassVar = "KID"
     protects: ClassVar = "higher"
     bounds: ClassVar = (-(2.0**DEGREE), 2 * 2.0**DEGREE)
