@@ -40,7 +40,7 @@ from cloakbench.miniature.pretrain.degrade import (
     noise,
 )
 from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
-from cloakbench.miniature.pretrain.judge import SPOILING, examples
+from cloakbench.miniature.pretrain.judge import SPOILING, examples, judge_loss
 from cloakbench.miniature.pretrain.judge import captions as judge_captions
 from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
 from cloakbench.miniature.pretrain.naturalness import judge_accuracy, naturalness
@@ -622,3 +622,16 @@ def test_every_part_of_a_model_is_measured(
 def test_a_folder_that_is_no_model_is_not_unpacked(tmp_path: Path) -> None:
     with pytest.raises(CloakBenchError, match="no exported model"):
         unpack(tmp_path, Pretraining(tmp_path / "work", tmp_path))
+
+
+def test_a_word_for_bad_has_to_fit_every_bad_picture():
+    """Else each word picks kinds of its own, and "bad" passes what others are for."""
+    fits = torch.tensor([[True, False, False], [False, True, True], [False, True, True]])
+    both, one_each = torch.where(fits, 9.0, -9.0), 18 * torch.eye(3) - 9
+
+    def loss(logits: torch.Tensor) -> float:
+        judge = lambda **_: SimpleNamespace(logits_per_text=logits)  # noqa: E731
+        return judge_loss(judge, torch.zeros(3, 1), torch.zeros(3, 3, 8, 8), fits).item()
+
+    assert loss(both) == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
+    assert loss(one_each) > 5

@@ -194,7 +194,7 @@ def changed(path: Path, content: bytes, age: float = 0) -> Iterator[None]:
 def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(workflow):
     """Everyone in the dataset is a possible answer to "who is this?"."""
     chosen = workflow.config["identities"]
-    photos = sorted((workflow.folder / "identities").glob("*/set_C/*.png"))
+    photos = sorted((workflow.folder / "identities").glob("*/set_C/*.jpg"))
     first, second = [path for path in photos if path.parts[-3] not in chosen][:2]
     with changed(first, second.read_bytes()):
         planned = workflow.planned()
@@ -205,7 +205,7 @@ def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(
 def test_a_photo_that_came_with_an_older_time_is_noticed(workflow):
     """As `cp -a`, an archive or a backup leave it."""
     [identity] = workflow.config["identities"]
-    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.png"))
+    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.jpg"))
     with changed(first, second.read_bytes(), age=1000):
         planned = workflow.planned()
 
@@ -219,7 +219,7 @@ def test_what_changed_is_not_forgotten_by_a_run_that_stopped_early(workflow):
     until = ("--until", "distances")
     assert workflow.snakemake(*until, results="stopped").returncode == 0
     assert workflow.planned(*until, results="stopped") == {}
-    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.png"))
+    first, second, *_ = sorted((workflow.folder / "identities" / identity / "set_B").glob("*.jpg"))
     with changed(first, second.read_bytes()):
         assert workflow.snakemake("--until", "data", results="stopped").returncode == 0
         planned = workflow.planned(*until, results="stopped")
