@@ -54,7 +54,7 @@ browser: setup ## install what tests the report in a browser, too, if the system
 screenshots: browser ## picture the demo's report for the docs
 	python tools/screenshots.py results/report/mini/index.html --out docs/report
 
-demo: setup ## run the whole study in miniature and print its table (a quarter of an hour on two CPU cores)
+demo: setup ## run the whole study in miniature and print its table (twenty minutes on two CPU cores)
 	snakemake
 
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
