@@ -51,6 +51,7 @@ from cloakbench.running.jobs import Job, Stateful
 
 CARDS = (12, 16, 24, 40, 80)  # GiB
 CUDA = 1e9  # bytes of its context and workspaces
+DEVICE = "cuda"
 SIDE = 512
 IMAGES = 32
 TRIO = ("sd14", "sd21")  # beside the experiment's own
@@ -239,9 +240,9 @@ def measured(row: Row, spec: ModelSpec, *, frugal: bool) -> dict[str, float]:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         stack.enter_context(patch("cloakbench.models.loading.load_model", random_model))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
-        model = random_model(spec, "cuda", frugal, vae_alone=row.vae_alone)
+        model = random_model(spec, DEVICE, frugal, vae_alone=row.vae_alone)
         clock.restart()
-        row.work(model, TimedJob(0, "cuda", folder, math.inf, counts=clock))
+        row.work(model, TimedJob(0, DEVICE, folder, math.inf, counts=clock))
         seconds = clock.now()
     peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     return {"seconds": seconds, "gb": peaks[0] / 1e9, "reserved_gb": peaks[1] / 1e9}

@@ -63,6 +63,32 @@ def test_a_measured_job_counts_the_steps_that_it_leaves_out(monkeypatch):
     assert clock.now() == pytest.approx(7 * (1 + 2 + 4 * 0.5))
 
 
+def test_both_tries_of_a_row_are_measured_with_random_weights(tiny_model, monkeypatch):
+    """On the CPU, whose memory nothing counts."""
+    for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 3e9)
+    monkeypatch.setattr(scale(), "DEVICE", "cpu")
+    seen = []
+
+    def work(model: Any, job: Any) -> None:
+        seen.append((model.frugal, job.counts.now()))
+
+    tries = scale().tried(scale().Row("row", "step", work), tiny_model, "h100", flops=1e12)
+
+    assert [frugal for frugal, _ in seen] == [False, True]
+    assert [took["gb"] for took in tries] == [3.0, 3.0]
+    for took in tries:
+        assert took["share"] == pytest.approx(1e12 / 989e12 / took["seconds"])
+
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tries = scale().tried(scale().Row("row", "step", too_much), tiny_model, "h100", flops=1e12)
+    assert tries == [{"failed": "out of memory"}] * 2
+
+
 @cache
 def counted(method: str, stage: str, *, frugal: bool = False, photos: int = 4) -> Counts:
     """With few class images: their encoding is a small share of the work, but much to count."""
