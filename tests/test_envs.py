@@ -134,7 +134,7 @@ def test_help_has_a_line_for_every_target_and_how_long_studies_take(make):
     lines = {line.split()[0]: line for line in make("help").splitlines()}
 
     assert {"setup", "demo", "test", "behaviour", "claims", "purified-clean"} <= lines.keys()
-    assert lines["behaviour"].endswith("(about half an hour on two CPU cores)")
+    assert lines["demo"].endswith("(twenty minutes on two CPU cores)")
     assert lines["budgets"].endswith("at budgets from 2 to 16/255")
 
 
