@@ -467,7 +467,7 @@ def test_pgd_equals_a_loop_written_by_hand_on_a_quadratic_loss():
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
 
 
-def test_photos_go_through_pgd_in_batches_with_the_result_that_they_have_at_once():
+def test_photos_go_through_pgd_in_batches_with_the_result_that_they_have_at_once(monkeypatch):
     photos = smooth_photos(5, 0).pixels
     goals, seen = smooth_photos(5, 1).pixels, []
 
@@ -475,16 +475,16 @@ def test_photos_go_through_pgd_in_batches_with_the_result_that_they_have_at_once
         seen.append(len(pixels))
         return (pixels - goals[rows]).square().flatten(1).sum(1)
 
-    def run(batch: int | None) -> torch.Tensor:
+    def run(batch: int) -> torch.Tensor:
+        monkeypatch.setattr("cloakbench.protect.pgd.BATCH", batch)
         return pgd(
             *(photos, photos, loss),
             radius=0.1,
             step_size=lambda _: 0.03,
             steps=range(2),
-            batch=batch,
         )
 
-    assert torch.equal(run(2), run(None))
+    assert torch.equal(run(2), run(5))
     assert seen == [2, 2, 1] * 2 + [5] * 2
 
 

@@ -125,15 +125,38 @@ def test_random_starts_lie_within_the_budget_and_fill_it(name, identity):
         assert not change.any()
 
 
+def nearly_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether pixels agree but for those whose gradient is so small that rounding turns it."""
+    return float(torch.isclose(a, b, rtol=0, atol=1e-6).float().mean()) > 0.99
+
+
 @pytest.mark.parametrize("name", [name for name in PHOTOWISE if name != "ace"])
-def test_a_photo_comes_out_the_same_alone_and_among_others(name, identity, diffusion):
+def test_a_photo_comes_out_the_same_alone_and_among_others_but_for_rounding(
+    name, identity, diffusion
+):
     photos = identity.instance_images
     first = identity._replace(instance_images=Photos(photos.pixels[:1], photos.names[:1]))
 
     together = perturbed(name, diffusion, identity)
     alone = perturbed(name, diffusion, first)
 
-    assert torch.equal(together[:1], alone)
+    assert nearly_alike(together[:1], alone)
+    assert not nearly_alike(together[1:] - photos.pixels[1:], alone - photos.pixels[:1])
+
+
+@pytest.mark.parametrize("name", [name for name in PHOTOWISE if name != "ace"])
+def test_photos_come_out_the_same_in_batches_and_at_once_but_for_rounding(
+    name, identity, diffusion, monkeypatch
+):
+    many = identity._replace(instance_images=smooth_photos(5, 0))
+
+    apart = perturbed(name, diffusion, many)
+    monkeypatch.setattr("cloakbench.protect.pgd.BATCH", 5)
+    at_once = perturbed(name, diffusion, many)
+
+    assert nearly_alike(apart, at_once)
+    moved = (apart - many.instance_images.pixels).abs().amax((1, 2, 3))
+    assert (moved > 0).all()
 
 
 # PID
@@ -261,7 +284,7 @@ def test_the_gradient_of_sds_is_the_residual_sent_back_through_the_encoder(
     pixels.requires_grad_(True)
     text = either.embed([identity.prompts.class_prompt])
 
-    drawn, residual = residual_by_hand(either, pixels, text, Job(0).rng("pgd", 2))
+    drawn, residual = residual_by_hand(either, pixels, text, Job(0).part("photo", 0).rng("pgd", 2))
     (expected,) = torch.autograd.grad(drawn, pixels, grad_outputs=residual)
     (gradient,) = torch.autograd.grad(loss(pixels, 2).sum(), pixels)
 
@@ -275,7 +298,9 @@ def test_the_gradient_of_sdst_adds_the_pull_to_the_target(identity, diffusion):
     pixels.requires_grad_(True)
     text = diffusion.embed([identity.prompts.class_prompt])
 
-    drawn, residual = residual_by_hand(diffusion, pixels, text, Job(0).rng("pgd", 2))
+    drawn, residual = residual_by_hand(
+        diffusion, pixels, text, Job(0).part("photo", 0).rng("pgd", 2)
+    )
     (score,) = torch.autograd.grad(drawn, pixels, grad_outputs=residual)
     away = scaled_mean(diffusion, pixels) - target_latents(diffusion, 64)
     (texture,) = torch.autograd.grad(away.square().sum(), pixels)
@@ -291,7 +316,7 @@ def test_the_unet_runs_without_gradients_in_sds(identity, diffusion):
 
     perturbed("sds", diffusion, identity, steps=1)
 
-    assert seen == [False, False]
+    assert seen == [False]  # for both photos at once
 
 
 # Targets, and ACE
@@ -331,7 +356,7 @@ def test_ace_is_the_distance_of_the_prediction_to_the_targets_latents(identity, 
     text = diffusion.embed([identity.prompts.instance_prompt])
     latents, goal = scaled_mean(diffusion, pixels), target_latents(diffusion, 64)
 
-    rng = Job(0).rng("pgd", 1)
+    rng = Job(0).part("photo", 0).rng("pgd", 1)
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.randint(0, 1000, (1,), generator=rng)
     noisy = diffusion.scheduler.add_noise(latents, noise, timesteps)

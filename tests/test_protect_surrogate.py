@@ -26,7 +26,7 @@ from cloakbench.protect.ensemble import Device, Member
 from cloakbench.protect.metacloak import Checkpoints, blurred, cropped
 from cloakbench.protect.pgd import gradient
 from cloakbench.protect.simac import Timesteps, recorded
-from cloakbench.protect.surrogate import BATCH, Denoising
+from cloakbench.protect.surrogate import Denoising
 from cloakbench.running.jobs import Job
 from cloakbench.running.run import Run
 from cloakbench.stages.protect import protect
@@ -76,7 +76,7 @@ def test_photos_beyond_a_batch_keep_their_gradients_without_the_memory(diffusion
         return denoising_loss(latents, *rest)
 
     denoising_loss, diffusion.denoising_loss = diffusion.denoising_loss, spy
-    found = gradient(loss, photos, 5, BATCH)
+    found = gradient(loss, photos, 5)
     parts = [slice(0, 4), slice(4, 8)]
     pixels = photos.clone().requires_grad_(True)
     losses = torch.cat([loss(pixels[rows], 5, rows) for rows in parts])

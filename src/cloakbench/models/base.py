@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 CAST = (torch.nn.Linear, torch.nn.Conv2d)
 """Layers whose weights autocast casts."""
+
+Draws = Generator | Sequence[Generator]
+"""One generator for all images of a batch, or one for each, whose draws no other image changes."""
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -112,7 +116,7 @@ class DiffusionModel(ABC):
     def scaled(self, latents: Tensor) -> Tensor:
         """The VAE's latents as the denoiser expects them."""
 
-    def draw(self, latents: Latents, rng: Generator) -> Tensor:
+    def draw(self, latents: Latents, rng: Draws) -> Tensor:
         """One sample of the posterior, scaled as the denoiser expects it."""
         return self.scaled(latents.mean + latents.std * self._normal(latents.mean.shape, rng))
 
@@ -162,7 +166,7 @@ class DiffusionModel(ABC):
         """The denoiser's output, float32, in the shape of the latents."""
 
     def denoising_loss(
-        self, latents: Tensor, text: Text, rng: Generator, timesteps: Tensor | None = None
+        self, latents: Tensor, text: Text, rng: Draws, timesteps: Tensor | None = None
     ) -> Tensor:
         """Mean squared error of the prediction, one float32 value per image.
 
@@ -176,7 +180,7 @@ class DiffusionModel(ABC):
         self,
         latents: Tensor,
         text: Text,
-        rng: Generator,
+        rng: Draws,
         timesteps: Tensor | None = None,
         target: Tensor | None = None,
     ) -> Tensor:
@@ -192,13 +196,13 @@ class DiffusionModel(ABC):
         self,
         latents: Tensor,
         text: Text,
-        rng: Generator,
+        rng: Draws,
         timesteps: Tensor | None,
         target: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         noise = self._normal(latents.shape, rng)
         if timesteps is None:
-            timesteps = torch.randint(0, self.horizon, (len(latents),), generator=rng)
+            timesteps = _each(rng, (len(latents),), partial(torch.randint, 0, self.horizon))
         timesteps = sent(timesteps, self.device)
         predicted = self.predict(self.noised(latents, noise, timesteps), timesteps, text)
         if target is None:
@@ -348,8 +352,15 @@ class DiffusionModel(ABC):
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for network in self.networks for parameter in network.parameters())
 
-    def _normal(self, shape: Sequence[int], rng: Generator) -> Tensor:
-        return sent(torch.randn(tuple(shape), generator=rng), self.device)
+    def _normal(self, shape: Sequence[int], rng: Draws) -> Tensor:
+        return sent(_each(rng, shape, torch.randn), self.device)
+
+
+def _each(rng: Draws, shape: Sequence[int], drawn: Callable[..., Tensor]) -> Tensor:
+    """Draws of a shape (n, ...), by one generator or by n."""
+    if isinstance(rng, Generator):
+        return drawn(tuple(shape), generator=rng)
+    return torch.cat([drawn((1, *shape[1:]), generator=each) for each in rng])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pydantic import Field
 from cloakbench.prior import PriorPreservation
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.photowise import PhotowiseProtection, by_photo, mean_square
 from cloakbench.protect.target import TargetedProtection
 from cloakbench.running.jobs import Pixels
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAscent):
     """Pulls the predicted noise to the target's latents while a LoRA surrogate learns the photos.
 
-    A round is PGD on each photo, then fine-tuning on the perturbed photos. With a
+    A round is PGD on the photos, then fine-tuning on the perturbed photos. With a
     `texture_weight` the photo's latents are pulled to the target as well: ACE+. Of the U-Net
     only LoRA factors are trained, and the text encoder is not. With a velocity model the
     prediction that is pulled is the velocity. The prompts are the experiment's; the reference's is
@@ -61,21 +61,13 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAs
     prior_weight: float = Field(0.1, ge=0, description="weight of the class images' loss")
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-        import torch
-
         original = identity.instance_images.pixels.to(model.device)
-        losses = self.objectives(original, model, identity.prompts, job)
+        loss = self.objective(original, model, identity.prompts, job)
         tuner = self.tuner(model, identity, job)
         perturbed = Pixels(self.start(original, job))
         for number in job.steps("ace", self.rounds, {"lora": tuner, "pixels": perturbed}):
             steps = range(number * self.steps, (number + 1) * self.steps)
-            photos = zip(perturbed.value.split(1), original.split(1), losses, strict=True)
-            perturbed.value = torch.cat(
-                [
-                    self.ascend(changed, photo, model, loss, job.part("photo", index), steps)
-                    for index, (changed, photo, loss) in enumerate(photos)
-                ]
-            )
+            perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
             protected = model.posterior_once(perturbed.value)
             for step in range(number * self.training_steps, (number + 1) * self.training_steps):
                 tuner.step(protected, step, job.rng)
@@ -92,14 +84,14 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAs
         prompt = self.instance_prompt(prompts)
         return FineTuner(model, prompt, prior, learning_rate=self.learning_rate)
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([self.instance_prompt(prompts)])
-        goal = self.target_latents(photo, model)
+        goal = self.target_latents(photos, model)
 
-        def concentration(pixels: Tensor, step: int) -> Tensor:
-            rng = job.rng("pgd", step)
+        def concentration(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            rngs, told = by_photo(job, step, pixels, rows), text.repeated(len(pixels))
             latents = model.mode(model.posterior(pixels))
-            score = -mean_square(model.residual(latents, text, rng, target=goal))
+            score = -mean_square(model.residual(latents, told, rngs, target=goal))
             return score - self.texture_weight * mean_square(latents - goal)
 
         return concentration

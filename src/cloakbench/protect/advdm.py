@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection
+from cloakbench.protect.photowise import PhotowiseProtection, by_photo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +40,13 @@ class AdvDM(PhotowiseProtection, PromptedAscent):
         "ascend", description="raise the denoising loss, or lower it"
     )
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([self.naming(prompts.class_prompt)])
         sign = 1 if self.direction == "ascend" else -1
 
-        def denoising(pixels: Tensor, step: int) -> Tensor:
-            rng = job.rng("pgd", step)
-            latents = model.draw(model.posterior(pixels), rng)
-            return sign * model.denoising_loss(latents, text, rng)
+        def denoising(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            rngs = by_photo(job, step, pixels, rows)
+            latents = model.draw(model.posterior(pixels), rngs)
+            return sign * model.denoising_loss(latents, text.repeated(len(pixels)), rngs)
 
         return denoising

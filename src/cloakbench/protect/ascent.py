@@ -67,9 +67,6 @@ class Ascent(ModelProtection):
         """The length of a PGD step, in units of [0, 1]."""
         return self.relative_step * self.radius
 
-    batch: ClassVar[int | None] = None
-    """Photos whose gradients are taken at once; all, if None."""
-
     def ascend(
         self,
         pixels: Tensor,
@@ -86,7 +83,6 @@ class Ascent(ModelProtection):
                 radius=self.radius,
                 step_size=self.step_size,
                 steps=steps,
-                batch=self.batch,
             )
 
     def adaptive(self, loss: Loss, model: DiffusionModel, job: Job) -> Loss:

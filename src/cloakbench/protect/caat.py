@@ -45,7 +45,7 @@ class CAAT(PromptedAscent):
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         from cloakbench.models.tuning import FineTuner
-        from cloakbench.protect.surrogate import BATCH, Denoising
+        from cloakbench.protect.surrogate import Denoising
 
         original = identity.instance_images.pixels.to(model.device)
         prompt = self.naming(identity.prompts.class_prompt)
@@ -56,8 +56,7 @@ class CAAT(PromptedAscent):
         for step in job.steps("caat", self.steps, {"keys_values": tuner, "pixels": perturbed}):
             pixels = perturbed.value.detach().requires_grad_(True)
             tuner.descend(
-                loss(part, step, *rows).sum() / len(pixels)
-                for part, *rows in batches(pixels, BATCH)
+                loss(part, step, *rows).sum() / len(pixels) for part, *rows in batches(pixels)
             )
             assert pixels.grad is not None
             perturbed.value = ascended(

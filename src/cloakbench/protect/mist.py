@@ -9,11 +9,11 @@ from pydantic import Field
 
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.photowise import PhotowiseProtection, by_photo, mean_square
 from cloakbench.protect.target import TargetedProtection
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel, Latents
@@ -51,21 +51,21 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
         with model.full_precision() if encodes else nullcontext():  # see `EncoderProtection`
             return super().perturb(identity, model, job)
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         text = model.embed([self.naming(prompts.class_prompt)])
-        goal = None if self.mode == "semantic" else self.target_latents(photo, model)
+        goal = None if self.mode == "semantic" else self.target_latents(photos, model)
 
-        def semantic(latents: Latents, step: int) -> Tensor:
-            rng = job.rng("pgd", step)
-            return model.denoising_loss(model.draw(latents, rng), text, rng)
+        def semantic(latents: Latents, rngs: list[Generator]) -> Tensor:
+            drawn = model.draw(latents, rngs)
+            return model.denoising_loss(drawn, text.repeated(len(drawn)), rngs)
 
-        def objective(pixels: Tensor, step: int) -> Tensor:
-            latents = model.posterior(pixels)
+        def objective(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            latents, rngs = model.posterior(pixels), by_photo(job, step, pixels, rows)
             if goal is None:
-                return semantic(latents, step)
+                return semantic(latents, rngs)
             texture = -mean_square(model.mode(latents) - goal)
             if self.mode == "texture":
                 return texture
-            return self.rate * semantic(latents, step) + texture
+            return self.rate * semantic(latents, rngs) + texture
 
         return objective

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+BATCH = 4  # photos differentiated at once: as many as Anti-DreamBooth's set_B has
+
 Loss = Callable[..., "Tensor"]
 """Maps pixels (n, 3, h, w) and the step's number to one loss per image (n,), to be maximised.
 
@@ -23,41 +25,40 @@ def pgd(
     radius: float,
     step_size: Callable[[int], float],
     steps: range,
-    batch: int | None = None,
 ) -> Tensor:
     """Steps of x <- Proj(x + step_size * sign(grad L(x))) around `original`.
 
     pixels, original: (n, 3, h, w) in [0, 1]. radius, and a step's size by its number: in units of
     [0, 1]. Images do not influence one another: the losses are summed and each gradient is reduced
-    to its sign. batch: images differentiated at once; all, if None.
+    to its sign.
     Source: Madry et al. 2018, eq. 1.
     """
     pixels = pixels.detach()
     for step in steps:
-        found = gradient(loss, pixels, step, batch)
+        found = gradient(loss, pixels, step)
         pixels = ascended(pixels, found, original, radius, step_size(step))
     return pixels
 
 
-def gradient(loss: Loss, pixels: Tensor, step: int, batch: int | None = None) -> Tensor:
+def gradient(loss: Loss, pixels: Tensor, step: int) -> Tensor:
     """The gradient of each image's loss in its pixels (n, 3, h, w), one batch after another."""
     import torch
 
     found = []
-    for part, *rows in batches(pixels, batch):
+    for part, *rows in batches(pixels):
         part = part.detach().requires_grad_(True)
         losses = loss(part, step, *rows)
         found += torch.autograd.grad(losses, part, torch.ones_like(losses))
     return torch.cat(found) if len(found) > 1 else found[0]
 
 
-def batches(pixels: Tensor, size: int | None) -> Iterator[Any]:
+def batches(pixels: Tensor) -> Iterator[Any]:
     """What a `Loss` is given of images: all of them, or batches with the slices that they are."""
-    if size is None or len(pixels) <= size:
+    if len(pixels) <= BATCH:
         yield (pixels,)
         return
-    for start in range(0, len(pixels), size):
-        rows = slice(start, start + size)
+    for start in range(0, len(pixels), BATCH):
+        rows = slice(start, start + BATCH)
         yield pixels[rows], rows
 
 

@@ -42,10 +42,10 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
     )
     steps: int = Field(1000, ge=1, description="PGD steps for each photo")
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        goal = self.target_latents(photo, model) if self.towards == "target" else 0
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+        goal = self.target_latents(photos, model) if self.towards == "target" else 0
 
-        def nearness(pixels: Tensor, step: int) -> Tensor:
+        def nearness(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
             return -mean_square(model.mode(model.posterior(pixels)) - goal)
 
         return nearness

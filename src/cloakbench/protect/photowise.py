@@ -11,7 +11,7 @@ from cloakbench.protect.ascent import Ascent
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class PhotowiseProtection(Ascent):
     """Shared by protections that treat each photo alone; a child writes `objective`.
 
-    Photos go one at a time and draw by their position, so that memory does not grow with their
-    number and photo i comes out the same whatever stands behind it.
+    Photos go in batches, so that memory does not grow with their number, and draw by their
+    position, so that photo i comes out the same, but for rounding, whatever stands beside it.
 
     `random_start` begins uniformly within the budget, where the reference does.
     """
@@ -38,35 +38,17 @@ class PhotowiseProtection(Ascent):
     steps: int = Field(100, ge=1, description="PGD steps for each photo")
 
     @abstractmethod
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        """What PGD maximises for one photo (1, 3, h, w) in [0, 1]; it draws from `job`."""
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+        """What PGD maximises for photos (n, 3, h, w) in [0, 1]; it draws by `by_photo`."""
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
-        losses = self.objectives(original, model, identity.prompts, job)
+        loss = self.objective(original, model, identity.prompts, job)
         perturbed = Pixels(self.start(original, job))
-        with model.frozen():
-            for number in job.steps("pgd", len(original) * self.steps, {"pixels": perturbed}):
-                index, step = divmod(number, self.steps)
-                photo = slice(index, index + 1)
-                perturbed.value[photo] = self.ascend(
-                    perturbed.value[photo],
-                    original[photo],
-                    model,
-                    losses[index],
-                    job.part("photo", index),
-                    range(step, step + 1),
-                )
+        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
+            steps = range(step, step + 1)
+            perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
         return perturbed.value
-
-    def objectives(
-        self, original: Tensor, model: DiffusionModel, prompts: Prompts, job: Job
-    ) -> list[Loss]:
-        """The objective of every photo."""
-        return [
-            self.objective(photo, model, prompts, job.part("photo", index))
-            for index, photo in enumerate(original.split(1))
-        ]
 
     def start(self, original: Tensor, job: Job) -> Tensor:
         """Where PGD begins: the photos, or uniform draws from within the budget around them."""
@@ -98,3 +80,9 @@ class EncoderProtection(PhotowiseProtection):
 def mean_square(difference: Tensor) -> Tensor:
     """The mean square of each image's values, shape (n,)."""
     return difference.square().flatten(1).mean(1)
+
+
+def by_photo(job: Job, step: int, pixels: Tensor, rows: slice | None) -> list[Generator]:
+    """A generator for each photo of a batch, by its position among all: what a step draws from."""
+    first = 0 if rows is None else rows.start
+    return [job.part("photo", first + index).rng("pgd", step) for index in range(len(pixels))]

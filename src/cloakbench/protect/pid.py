@@ -38,12 +38,12 @@ class PID(EncoderProtection):
     )
     steps: int = Field(1000, ge=1, description="PGD steps for each photo")
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        clean = model.posterior_once(photo)
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+        clean = model.posterior_once(photos)
 
-        def shift(pixels: Tensor, step: int) -> Tensor:
-            latents = model.posterior(pixels)
-            log_variance = 2 * (latents.std.log() - clean.std.log())
-            return mean_square(latents.mean - clean.mean) + mean_square(log_variance)
+        def shift(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            latents, before = model.posterior(pixels), clean[rows or slice(None)]
+            log_variance = 2 * (latents.std.log() - before.std.log())
+            return mean_square(latents.mean - before.mean) + mean_square(log_variance)
 
         return shift

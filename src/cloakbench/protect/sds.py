@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import PhotowiseProtection, mean_square
+from cloakbench.protect.photowise import PhotowiseProtection, by_photo, mean_square
 from cloakbench.protect.target import TargetedProtection
 
 if TYPE_CHECKING:
@@ -44,19 +44,19 @@ class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
     targeted: bool = Field(False, description="draw the latents to the target as well (SDST)")
     rate: float = Field(5.0, gt=0, description="weight of the residual against the target's pull")
 
-    def objective(self, photo: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
+    def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         import torch
 
         text = model.embed([self.naming(prompts.class_prompt)])
-        goal = self.target_latents(photo, model) if self.targeted else None
+        goal = self.target_latents(photos, model) if self.targeted else None
         sign = 1 if self.direction == "ascend" else -1
 
-        def distillation(pixels: Tensor, step: int) -> Tensor:
-            rng = job.rng("pgd", step)
+        def distillation(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+            rngs = by_photo(job, step, pixels, rows)
             latents = model.posterior(pixels)
-            drawn = model.draw(latents, rng)
+            drawn = model.draw(latents, rngs)
             with torch.no_grad():
-                residual = model.residual(drawn, text, rng)
+                residual = model.residual(drawn, text.repeated(len(drawn)), rngs)
             score = sign * (residual * drawn).flatten(1).mean(1)  # its gradient is the residual
             if goal is None:
                 return score

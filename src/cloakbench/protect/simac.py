@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import protections
 from cloakbench.protect.pgd import ascended, batches
-from cloakbench.protect.surrogate import BATCH, Denoising
+from cloakbench.protect.surrogate import Denoising
 from cloakbench.running.jobs import Pixels
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class SimAC(ASPL):
 
         def gradients(pixels: Tensor, number: int, tried: Tensor) -> Tensor:
             parts = []
-            for part, *rows in batches(pixels, BATCH):
+            for part, *rows in batches(pixels):
                 chosen = tried[rows[0]] if rows else tried
                 seen = [of_view(view, part, number, chosen, *rows) for view in views]
                 parts.append(torch.stack(seen).sum(0))

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from cloakbench.running.jobs import Job
 
 
-BATCH = 4  # photos differentiated at once: as many as the scripts' set_B has
-
-
 class SurrogateProtection(PriorPreservation, PromptedAscent):
     """Shared by protections that ascend the denoising loss of a DreamBooth surrogate.
 
@@ -31,7 +28,6 @@ class SurrogateProtection(PriorPreservation, PromptedAscent):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"model", "surrogate_images", "class_images"})
-    batch: ClassVar[int | None] = BATCH
 
     relative_step: float = Field(
         0.1, gt=0, le=1, description="PGD step as a share of the budget (0.005 of 0.05 there)"

@@ -57,9 +57,9 @@ class TargetedProtection(Protection):
         read_photo(self.target)
         return weights_in(self.target)
 
-    def target_latents(self, photo: Tensor, model: DiffusionModel) -> Tensor:
-        """Scaled latents (1, c, h/8, w/8) of the target at the size of a photo (1, 3, h, w)."""
-        height, width = photo.shape[-2:]
+    def target_latents(self, photos: Tensor, model: DiffusionModel) -> Tensor:
+        """Scaled latents (1, c, h/8, w/8) of the target at the size of photos (n, 3, h, w)."""
+        height, width = photos.shape[-2:]
         if self.target is None:
             image = draw_target(width, height)
         else:
