@@ -59,7 +59,7 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
             drawn = model.draw(latents, rngs)
             return model.denoising_loss(drawn, text.repeated(len(drawn)), rngs)
 
-        def objective(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+        def objective(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
             latents, rngs = model.posterior(pixels), by_photo(job, step, pixels, rows)
             if goal is None:
                 return semantic(latents, rngs)

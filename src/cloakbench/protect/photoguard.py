@@ -45,7 +45,7 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         goal = self.target_latents(photos, model) if self.towards == "target" else 0
 
-        def nearness(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+        def nearness(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
             return -mean_square(model.mode(model.posterior(pixels)) - goal)
 
         return nearness

@@ -82,7 +82,7 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1)
 
 
-def by_photo(job: Job, step: int, pixels: Tensor, rows: slice | None) -> list[Generator]:
+def by_photo(job: Job, step: int, pixels: Tensor, rows: slice) -> list[Generator]:
     """A generator for each photo of a batch, by its position among all: what a step draws from."""
-    first = 0 if rows is None else rows.start
+    first = rows.start or 0
     return [job.part("photo", first + index).rng("pgd", step) for index in range(len(pixels))]

@@ -41,8 +41,8 @@ class PID(EncoderProtection):
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         clean = model.posterior_once(photos)
 
-        def shift(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
-            latents, before = model.posterior(pixels), clean[rows or slice(None)]
+        def shift(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+            latents, before = model.posterior(pixels), clean[rows]
             log_variance = 2 * (latents.std.log() - before.std.log())
             return mean_square(latents.mean - before.mean) + mean_square(log_variance)
 

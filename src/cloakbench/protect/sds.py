@@ -51,7 +51,7 @@ class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
         goal = self.target_latents(photos, model) if self.targeted else None
         sign = 1 if self.direction == "ascend" else -1
 
-        def distillation(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
+        def distillation(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
             rngs = by_photo(job, step, pixels, rows)
             latents = model.posterior(pixels)
             drawn = model.draw(latents, rngs)
