@@ -52,7 +52,7 @@ onsuccess:
     sweep(SCRATCH)
     made = Expected(EXPERIMENT)  # nothing older, after a run of some rules alone
     if made.has_tables():
-        print((TABLES / "summary.md").read_text(encoding="utf-8"))
+        print((TABLES / "summary.txt").read_text(encoding="utf-8"))
     if made.has_report():
         print(f"report: {REPORT}")
 

@@ -32,7 +32,7 @@ def test_it_ends_in_tables_and_a_report(workflow):
 
 
 def test_a_run_ends_by_naming_its_report(workflow):
-    assert "# tiny" in workflow.said
+    assert "tiny (model mini" in workflow.said
     assert workflow.said.splitlines()[-1] == "report: results/report/tiny/index.html"
 
 

@@ -18,6 +18,7 @@ rule tables:
         SOME_TABLES,
         shown(TABLES / "summary.csv", "Tables", "cells"),
         TABLES / "summary.md",
+        TABLES / "summary.txt",
         TABLES / "summary.tex",
         shown(TABLES / "contrasts.csv", "Tables", "differences to the controls"),
         shown(TABLES / "identities.csv", "Tables", "identities in each cell"),

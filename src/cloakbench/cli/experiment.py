@@ -141,7 +141,7 @@ def tables(
     ] = None,
     so_far: SoFarOption = False,
 ) -> None:
-    """Gather the scores of an experiment's cells into tables, and print the summary.
+    """Gather the scores of an experiment's cells into tables, and print what tells most.
 
     Writes CSV, Markdown and LaTeX to results/tables/EXPERIMENT: images, identities, summary (with
     95 % intervals over identities), contrasts (differences to the controls: clean, noise, none,

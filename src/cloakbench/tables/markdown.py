@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ COMPARED = (
     "and p of sign-flip tests; without, where nobody is. Arrows point to where protections hold."
 )
 
+WORD = 12  # characters of labels that a terminal's table does not break
+
 EXPECTED = (
     "Means if the protection adapts with a probability, and is its baseline otherwise, of the "
     "people who have both, with 95 % intervals. Arrows point to where protections hold."
@@ -46,12 +49,23 @@ def markdown(title: str, grid: Grid, remark: str = "") -> str:
 
 
 def print_summary(experiment: str, tables: Tables, console: Console | None = None) -> None:
-    """Print the summary with one of its counts, narrow enough for a terminal."""
-    grid = score_grid(tables.summary, ("faces",), tables.contrary)
+    """Print what tells most of the summary, narrow enough for a terminal."""
+    few = keep(tables.summary, main_metrics(tables.summary)).drop(columns=["budget", "steps"])
+    grid = score_grid(few, (), tables.contrary)
     shared = ", ".join(f"{name} {value}" for name, value in grid.shared.items())
     title = f"{experiment} ({shared})" if shared else experiment
-    remark = failure(tables) + note(tables.summary, tables.contrary)
+    remark = f"{failure(tables)}{note(few, tables.contrary)} All metrics are in summary.md."
     _print(title, grid, remark, console)
+
+
+def summary_text(experiment: str, tables: Tables) -> str:
+    """What `print_summary` prints, for a terminal of 80 columns."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(experiment, tables, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | None = None) -> None:
@@ -89,8 +103,9 @@ def _print(title: str, grid: Grid, remark: str, console: Console | None) -> None
     from rich.text import Text
 
     table = Table(title=Text(title), caption=Text(remark))
-    for heading in grid.headings:
-        table.add_column(Text(heading), overflow="fold")
+    for heading, *values in zip(grid.headings, *grid.rows, strict=True):
+        label = all(len(value.text) <= WORD and not value.interval for value in values)
+        table.add_column(Text(heading), overflow="fold", no_wrap=label)
     for row in grid.rows:
         table.add_row(*(Text(f"{value.text}\n{value.interval}".rstrip()) for value in row))
     (console or Console()).print(table)

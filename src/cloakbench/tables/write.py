@@ -27,7 +27,7 @@ from cloakbench.tables.display import (
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.findings import failure
 from cloakbench.tables.latex import latex
-from cloakbench.tables.markdown import EXPECTED, markdown
+from cloakbench.tables.markdown import EXPECTED, markdown, summary_text
 from cloakbench.tables.measures import LEVEL, best, keep, main_metrics
 from cloakbench.tables.summary import metric_columns
 
@@ -42,7 +42,7 @@ CAPTIONS = {
 
 
 def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence[str] = ()) -> None:
-    """Write every table as CSV, and the short ones as Markdown and LaTeX too.
+    """Write every table as CSV, the short ones as Markdown and LaTeX too; and a terminal's.
 
     chosen: metrics of the LaTeX tables, which have to fit a page; by default those that tell most.
 
@@ -54,6 +54,7 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         if name not in known:
             raise CloakBenchError(f"--latex: unknown metric '{name}': {nearest(name, known)}")
     failed = failure(tables)
+    write_text(folder / "summary.txt", summary_text(experiment, tables))
     for name, frame in tables.frames.items():
         write_csv(frame, folder / f"{name}.csv")
     for name, (title, grid, remark) in _short(experiment, tables, failed).items():
