@@ -76,6 +76,10 @@ def test_an_unfinished_run_has_tables_and_a_report_of_what_is_scored_so_far(work
     whole = pd.read_csv(results / "tables" / "tiny" / "summary.csv")
     pd.testing.assert_frame_equal(summary, whole)
     assert "noise" in (results / "report" / "tiny-so-far" / "index.html").read_text()
+    person, out = workflow.config["identities"][0], workflow.folder / "so-far.png"
+    command = ["picture", "config.yaml", "tiny.yaml", "--identity", person, "--out", str(out)]
+    CliRunner().invoke(app, [*command, "--so-far"], catch_exceptions=False)
+    assert Image.open(out).height > 4 * 128  # the photos, and a row for each scored cell
     assert workflow.planned() == {}
 
     workflow.planned(protections=["aspl"])

@@ -350,6 +350,9 @@ def picture(
     identity: Annotated[str, typer.Option(help="Whose samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Of the cells that have been scored.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.
@@ -366,10 +369,11 @@ def picture(
     read = [*experiment.originals(), experiment.layout.root / experiment.config.model]
     check_new_file(out, force, *read, *map(Path, config), option="--out")
     first = str(experiment.config.seeds[0])
-    cells = [c for c in experiment.cells() if c.identity == identity and c.seed == first]
-    if not cells:
-        known = experiment.config.chosen_identities
+    if identity not in (known := experiment.config.chosen_identities):
         raise CloakBenchError(f"--identity: unknown '{identity}': {nearest(identity, known)}")
+    _, there = _finished(experiment, so_far)
+    if not (cells := [c for c in there if c.identity == identity and c.seed == first]):
+        raise CloakBenchError(f"--identity: no cell of '{identity}' has been scored yet.")
     contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
 
 
