@@ -16,10 +16,11 @@ from conftest import REPOSITORY
 from cloakbench.cli.main import app
 from cloakbench.experiment.experiment import Experiment
 
-BEHAVIOUR = (REPOSITORY / "docs" / "behaviour" / "README.md").read_text("utf-8")
 MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
 RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
 FOLDERS = ("benchmarks", "config", "docs", "resources")
+PAGES = sorted(path.with_name("README.md") for path in REPOSITORY.glob("docs/*/summary.md"))
+LEDGERS = sorted(REPOSITORY.glob("docs/*/verdicts.md"))
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
     *(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.md")),
@@ -36,28 +37,43 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
-def test_the_page_on_behaviour_shows_the_scores_of_its_table():
-    made = (REPOSITORY / "docs" / "behaviour" / "summary.md").read_text("utf-8")
-    full = {row[0]: row[1:] for row in rows(made)}
-    shown = [row for row in rows(BEHAVIOUR) if row[0] in ("clean", "noise", "aspl")]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_a_page_of_a_study_shows_values_with_intervals_that_are_in_its_tables(page: Path):
+    made = " ".join(path.read_text("utf-8") for path in page.parent.glob("*.md") if path != page)
+    shown = re.findall(
+        r"[+−]?\d[\d.]*%? \[[^]()]+\](?!\()", " ".join(page.read_text("utf-8").split())
+    )
 
-    assert len(shown) == 3
-    for protection, *scores in shown:
-        assert set(scores) <= set(full[protection])
+    assert len(shown) > 3
+    for value in shown:
+        assert value in made, value
 
 
-def test_the_page_on_behaviour_shows_differences_of_its_contrasts():
-    made = (REPOSITORY / "docs" / "behaviour" / "contrasts.md").read_text("utf-8")
-    [row] = [row for row in rows(made) if row[:2] == ["aspl", "clean"]]
-    values = re.sub("[%+−]", "", " ".join(row))
+@pytest.mark.parametrize("decided", LEDGERS, ids=lambda path: path.parent.name)
+def test_the_verdicts_shown_are_on_the_claims_that_are_registered(decided: Path):
+    experiment = Experiment.load(
+        REPOSITORY / "config.yaml", REPOSITORY / "config" / f"{decided.parent.name}.yaml"
+    )
+    headings, _, *found = rows(decided.read_text("utf-8"))
 
-    for shown in ("0.138 [0.080, 0.204]", "30 points [0, +77]", "39 points\n[−83, +5]"):
-        assert shown in BEHAVIOUR
-        ends = sorted(re.findall(r"[\d.]+", shown))
-        assert any(
-            sorted(re.findall(r"[\d.]+", found)) == ends
-            for found in re.findall(r"[\d.]+ \[[^]]+\]", values)
-        )
+    assert experiment.claims is not None
+    assert [row[0] for row in found] == [each.claim for each in experiment.claims.claims]
+    assert headings[:3] == ["claim", "source", "verdict"]
+
+
+def test_the_first_page_says_of_claims_what_the_ledgers_say():
+    decided = {}
+    for path in LEDGERS:
+        headings, _, *found = rows(path.read_text("utf-8"))
+        decided |= {row[0]: dict(zip(headings, row, strict=True)) for row in found}
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    headings, _, *shown = rows(readme.partition("| claim")[1] + readme.partition("| claim")[2])
+    claims = [row for row in shown if len(row) == len(headings)]
+
+    assert headings == ["claim", "verdict", "effect", "n"]
+    assert len(claims) >= 8
+    for claim, *said in claims:
+        assert said == [decided[claim][name] for name in headings[1:]]
 
 
 def test_the_shown_figures_of_the_model_are_the_measured_ones():
