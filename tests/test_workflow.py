@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
+from cloakbench.errors import CloakBenchError
 from cloakbench.running.run import DIGESTS
 
 
@@ -58,6 +59,30 @@ def test_another_protection_runs_only_its_own_cells(workflow):
         "tables": 1,
         "report": 1,
     }
+
+
+def test_an_unfinished_run_has_tables_and_a_report_of_what_is_scored_so_far(workflow, monkeypatch):
+    workflow.planned(protections=["clean", "noise", "aspl"])
+    monkeypatch.chdir(workflow.folder)
+    with pytest.raises(CloakBenchError, match="aspl"):
+        CliRunner().invoke(app, ["tables", "config.yaml", "tiny.yaml"], catch_exceptions=False)
+
+    for name in ("tables", "report"):
+        command = [name, "config.yaml", "tiny.yaml", "--so-far"]
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+
+    results = workflow.folder / "results"
+    summary = pd.read_csv(results / "tables" / "tiny-so-far" / "summary.csv")
+    whole = pd.read_csv(results / "tables" / "tiny" / "summary.csv")
+    pd.testing.assert_frame_equal(summary, whole)
+    assert "noise" in (results / "report" / "tiny-so-far" / "index.html").read_text()
+    assert workflow.planned() == {}
+
+    workflow.planned(protections=["aspl"])
+    with pytest.raises(CloakBenchError, match="no cell of 'tiny' has been scored yet"):
+        CliRunner().invoke(
+            app, ["report", "config.yaml", "tiny.yaml", "--so-far"], catch_exceptions=False
+        )
 
 
 def test_the_floor_is_sampled_once_per_person(workflow):

@@ -16,6 +16,7 @@ from cloakbench.cli.results import ForceOption, check_new_file
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
+    from cloakbench.files.layout import Cell
     from cloakbench.tables import Tables
 
 ADAPTS = 0.5  # the probability, of a protection that may
@@ -24,6 +25,12 @@ ConfigArgument = Annotated[
     typer.Argument(
         help="YAML files, later ones laid over earlier ones as Snakemake does, or the whole "
         "config as JSON."
+    ),
+]
+SoFarOption = Annotated[
+    bool,
+    typer.Option(
+        "--so-far", help="Of the cells that have been scored, into a folder EXPERIMENT-so-far."
     ),
 ]
 
@@ -132,6 +139,7 @@ def tables(
             "--latex", help="A metric of the LaTeX tables; repeat. By default those that tell most."
         ),
     ] = None,
+    so_far: SoFarOption = False,
 ) -> None:
     """Gather the scores of an experiment's cells into tables, and print the summary.
 
@@ -142,6 +150,8 @@ def tables(
     names claims, reported where it names values that others report, expected (as `adaptive`) where
     protections look through something; and purifiers (seconds per photo) and provenance:
     versions, settings, weights, machines, time and memory.
+
+    Example: cloakbench tables config.yaml config/claims.yaml --so-far
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
@@ -153,16 +163,19 @@ def tables(
     experiment = Experiment.read(config)
     expected = Expected(experiment)
     expected.check(*STAGES)
-    made = _tables(experiment)
-    folder = experiment.layout.tables(experiment.name)
-    write_tables(experiment.name, made, folder, columns or ())
-    _write_further(experiment, made, folder)
+    name, cells = _finished(experiment, so_far)
+    made, folder = _tables(experiment, cells), experiment.layout.tables(name)
+    write_tables(name, made, folder, columns or ())
+    _write_further(experiment, cells, made, folder)
     write_provenance(experiment, folder)
-    seal(folder, expected.tables().manifest())
-    print_summary(experiment.name, made)
+    if not so_far:
+        seal(folder, expected.tables().manifest())
+    print_summary(name, made)
 
 
-def _write_further(experiment: Experiment, made: Tables, folder: Path) -> None:
+def _write_further(
+    experiment: Experiment, cells: Sequence[Cell], made: Tables, folder: Path
+) -> None:
     """Write tables that say more than scores of cells."""
     from cloakbench.tables import (
         expected_means,
@@ -177,7 +190,7 @@ def _write_further(experiment: Experiment, made: Tables, folder: Path) -> None:
     if experiment.adapted:
         means = expected_means(made.images, experiment.adapted, [ADAPTS])
         write_expected(experiment.name, means, folder)
-    costs = purifier_costs(experiment.cells(), experiment.layout, made.photos)
+    costs = purifier_costs(cells, experiment.layout, made.photos)
     write_purifiers(experiment.name, costs, folder)
 
 
@@ -390,7 +403,7 @@ def clip(
     typer.echo(f"{len(space.images)} images → {folder}/space.svg, {folder}/concepts.svg")
 
 
-def report(config: ConfigArgument) -> None:
+def report(config: ConfigArgument, so_far: SoFarOption = False) -> None:
     """Write an experiment's report: one HTML file with its scores and pictures, for any browser,
     and its figures as files: scores.svg, and where they fit curves.svg and interactions.svg.
 
@@ -405,22 +418,38 @@ def report(config: ConfigArgument) -> None:
     experiment = Experiment.read(config)
     expected = Expected(experiment)
     expected.check(*STAGES)
-    out = make_report(
-        experiment.name,
-        experiment.cells(),
-        experiment.layout,
-        _tables(experiment),
-        experiment.stages,
-    )
-    seal(out.parent, expected.report().manifest())
+    name, cells = _finished(experiment, so_far)
+    made = _tables(experiment, cells)
+    out = make_report(name, cells, experiment.layout, made, experiment.stages)
+    if not so_far:
+        seal(out.parent, expected.report().manifest())
     typer.echo(f"report: {out}")
 
 
-def _tables(experiment: Experiment) -> Tables:
+def _finished(experiment: Experiment, so_far: bool) -> tuple[str, list[Cell]]:
+    """What a summary is of, and what it is called: all cells, or those that have been scored.
+
+    Raises:
+        CloakBenchError: so far there are none.
+    """
+    from cloakbench.errors import CloakBenchError
+    from cloakbench.tables import scored
+
+    if not so_far:
+        return experiment.name, experiment.cells()
+    if not (cells := scored(experiment.cells(), experiment.layout)):
+        raise CloakBenchError(
+            f"{experiment.layout.root}: no cell of '{experiment.name}' has been scored yet. Run "
+            "snakemake with this config."
+        )
+    return f"{experiment.name}-so-far", cells
+
+
+def _tables(experiment: Experiment, cells: Sequence[Cell]) -> Tables:
     from cloakbench.tables import make_tables
 
     return make_tables(
-        experiment.cells(),
+        cells,
         experiment.layout,
         experiment.controls,
         experiment.budgets,

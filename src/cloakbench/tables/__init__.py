@@ -2,7 +2,7 @@
 
 from cloakbench.tables.adaptive import expected_means
 from cloakbench.tables.compare import compare, read_run
-from cloakbench.tables.experiment import Tables, make_tables, verdicts_so_far
+from cloakbench.tables.experiment import Tables, make_tables, scored, verdicts_so_far
 from cloakbench.tables.inference import Interval, mean_interval
 from cloakbench.tables.markdown import (
     print_comparison,
@@ -27,6 +27,7 @@ __all__ = [
     "print_verdicts",
     "purifier_costs",
     "read_run",
+    "scored",
     "verdicts_so_far",
     "write_expected",
     "write_purifiers",

@@ -80,6 +80,11 @@ def make_tables(
     )
 
 
+def scored(cells: Sequence[Cell], layout: Layout) -> list[Cell]:
+    """The cells whose samples have been scored, and their photos compared."""
+    return [c for c in cells if layout.scores(c).exists() and layout.distances(c).exists()]
+
+
 def verdicts_so_far(claims: Ledger, cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
     """Verdicts by the cells that have been scored; claims on others are undecided."""
     scored = [cell for cell in cells if layout.scores(cell).exists()]
