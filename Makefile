@@ -64,11 +64,12 @@ behaviour ablation components protections purifications purified-clean learning 
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
+	cd $(RESULTS)/tables/$@ && cp images.csv distances.csv provenance.json $(CURDIR)/docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
 		--out docs/$@/$(PICTURED).webp --force
 	$(if $(filter claims,$@),cloakbench claims --so-far)
 
-benchmark: setup ## time ASPL and FSMG against the published loops, written anew
+benchmark: setup ## time protections against the published loops, written anew
 	python benchmarks/protections.py
 
 test: setup ## run all tests, but for those of `make large`

@@ -1,4 +1,4 @@
-"""How fast ASPL and FSMG are here, against the loops that Anti-DreamBooth's scripts describe.
+"""How fast protections are here, against the loops that scripts describe.
 
     make benchmark
     python benchmarks/protections.py --rounds 10 --repeats 5 --output speed.json
@@ -6,8 +6,10 @@
 `Published` takes the scripts' steps, written anew from a description of them. Model, photos,
 settings, threads and machine are the same, and the variants take turns, so that other work on the
 machine disturbs all of them alike. "as published" casts to bfloat16 where the scripts do, "in fp32"
-nowhere, as ours. The second table shows that all do the same: the denoising loss of the pre-trained
-model on what they protect, by the same draws for every set of photos.
+nowhere, as ours. Protections that take each photo by itself, as AdvDM and PhotoGuard do, go through
+their photos one by one in their scripts, and in batches here. The second table shows that all
+do the same: the denoising loss of the pre-trained model on what they protect, by the same draws for
+every set of photos.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,9 @@ from cloakbench.models.spec import ModelSpec
 from cloakbench.prompts import Prompts
 from cloakbench.protect import protections
 from cloakbench.protect.aspl import ASPL
+from cloakbench.protect.base import ModelProtection
 from cloakbench.protect.fsmg import FSMG
+from cloakbench.protect.photowise import PhotowiseProtection
 from cloakbench.protect.surrogate import denoising
 from cloakbench.running.jobs import Job
 
@@ -208,12 +212,30 @@ class Variant:
     losses: list[float] = field(default_factory=list)
 
 
-def variants(model: StableDiffusion, identity: Identity, aspl: ASPL, fsmg: FSMG) -> list[Variant]:
+def variants(
+    model: StableDiffusion,
+    identity: Identity,
+    aspl: ASPL,
+    fsmg: FSMG,
+    photowise: Iterable[PhotowiseProtection],
+) -> list[Variant]:
     """Ours and theirs; every run works on its own copy of the model."""
 
-    def ours(protection: ASPL | FSMG) -> Callable[[int], Tensor]:
+    def ours(protection: ModelProtection) -> Callable[[int], Tensor]:
         def run(seed: int) -> Tensor:
             return protection.perturb(identity, copy.deepcopy(model), Job(seed))
+
+        return run
+
+    def alone(protection: ModelProtection) -> Callable[[int], Tensor]:
+        def run(seed: int) -> Tensor:
+            own = copy.deepcopy(model)
+            (pixels, names), job = identity.instance_images, Job(seed)
+            singles = [
+                identity._replace(instance_images=Photos(pixels[i : i + 1], names[i : i + 1]))
+                for i in range(len(names))
+            ]
+            return torch.cat([protection.perturb(each, own, job) for each in singles])
 
         return run
 
@@ -231,6 +253,11 @@ def variants(model: StableDiffusion, identity: Identity, aspl: ASPL, fsmg: FSMG)
             Variant(method, "ours", ours(settings)),
             Variant(method, "as published", theirs(method, settings, torch.bfloat16)),
             Variant(method, "in fp32", theirs(method, settings, None)),
+        ]
+    for each in photowise:
+        made += [
+            Variant(each.name, "ours", ours(each)),
+            Variant(each.name, "photo by photo", alone(each)),
         ]
     return made
 
@@ -308,7 +335,7 @@ def main() -> None:
     parser.add_argument("--identity", type=Path, help="folder with set_A and set_B")
     parser.add_argument("--rounds", type=int, default=6, help="rounds of ASPL")
     parser.add_argument("--training-steps", type=int, default=40, help="FSMG's DreamBooth steps")
-    parser.add_argument("--steps", type=int, default=12, help="FSMG's PGD steps")
+    parser.add_argument("--steps", type=int, default=12, help="PGD steps, of all but ASPL")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file for every run's figures")
@@ -328,6 +355,10 @@ def main() -> None:
     fsmg = protections.build({"method": "fsmg", **settings})
     assert isinstance(aspl, ASPL)
     assert isinstance(fsmg, FSMG)
+    photowise = [
+        protections.build({"method": method, "steps": options.steps})
+        for method in ("advdm", "photoguard")
+    ]
 
     judge = judge_by(model, identity.prompts.instance_prompt)
     original = identity.instance_images.pixels
@@ -337,10 +368,11 @@ def main() -> None:
     short = (
         aspl.model_copy(update={"rounds": 1, **one}),
         fsmg.model_copy(update={"steps": 1, **one}),
+        [each.model_copy(update={"steps": 1}) for each in photowise],
     )
     for run in variants(model, identity, *short):
         run.run(0)  # the first calls of a process choose kernels and import late
-    runs = variants(model, identity, aspl, fsmg)
+    runs = variants(model, identity, aspl, fsmg, photowise)
     for repeat in range(options.repeats):
         for run in runs[repeat % len(runs) :] + runs[: repeat % len(runs)]:
             print(f"repeat {repeat + 1}/{options.repeats}: {run.method}, {run.label}", flush=True)

@@ -135,6 +135,28 @@ def test_machines_are_those_that_made_the_results(experiment):
     assert {"torch", "diffusers"} <= machine["packages"].keys()
 
 
+def test_parts_that_were_made_elsewhere_are_named_with_their_machines_and_weights(experiment):
+    leave(experiment, "protect", [1])
+    here = make_provenance(experiment)
+    [machine] = here["environments"]
+    first, second = (
+        here
+        | {"software": here["software"] | {"commit": commit}}
+        | {"environments": [machine | {"cpu": cpu}], "weights": {name: "12ab"}}
+        for commit, cpu, name in (("c0ffee", "Xeon", "a.onnx"), ("beef", "Ryzen", "b.onnx"))
+    )
+    joined = make_provenance(experiment, [second]) | {"software": first["software"]}
+
+    made = make_provenance(experiment, [joined])  # of a part that was pooled itself
+
+    assert {"b.onnx"} <= made["weights"].keys()
+    assert [len(part["pooled"]) for part in made["pooled"]] == [0, 0]
+    text = as_markdown(made)
+    assert "c0ffee, beef" in text
+    assert "| Ryzen |" in text
+    assert "| b.onnx | `12ab` |" in text
+
+
 def test_for_readers_nothing_is_html_or_ends_a_cell_or_the_config(experiment):
     made = make_provenance(experiment)
     made["config"]["prompts"]["instance"] = "a\n```\n<script>"

@@ -17,7 +17,7 @@ from cloakbench.cli.results import ForceOption, check_new_file
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.files.layout import Cell
-    from cloakbench.tables import Tables
+    from cloakbench.tables import Elsewhere, Tables
 
 ADAPTS = 0.5  # the probability, of a protection that may
 ConfigArgument = Annotated[
@@ -31,6 +31,14 @@ SoFarOption = Annotated[
     bool,
     typer.Option(
         "--so-far", help="Of the cells that have been scored, into a folder EXPERIMENT-so-far."
+    ),
+]
+
+PoolOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A folder of this experiment's tables from another machine, whose cells join those "
+        "that are scored here; as --so-far. Repeatable."
     ),
 ]
 
@@ -140,6 +148,7 @@ def tables(
         ),
     ] = None,
     so_far: SoFarOption = False,
+    pool: PoolOption = None,
 ) -> None:
     """Gather the scores of an experiment's cells into tables, and print what tells most.
 
@@ -163,14 +172,24 @@ def tables(
     experiment = Experiment.read(config)
     expected = Expected(experiment)
     expected.check(*STAGES)
-    name, cells = _finished(experiment, so_far)
-    made, folder = _tables(experiment, cells), experiment.layout.tables(name)
+    elsewhere = _elsewhere(experiment, pool or ())
+    name, cells = _finished(experiment, so_far or bool(pool), elsewhere)
+    made, folder = _tables(experiment, cells, elsewhere), experiment.layout.tables(name)
     write_tables(name, made, folder, columns or ())
     _write_further(experiment, cells, made, folder)
-    write_provenance(experiment, folder)
-    if not so_far:
+    write_provenance(experiment, folder, [each.provenance for each in elsewhere])
+    if not (so_far or pool):
         seal(folder, expected.tables().manifest())
     print_summary(name, made)
+
+
+def _elsewhere(experiment: Experiment, folders: Sequence[Path]) -> list[Elsewhere]:
+    """What other machines have scored of an experiment."""
+    from cloakbench.experiment.provenance import make_provenance
+    from cloakbench.tables import read_elsewhere
+
+    here = make_provenance(experiment) if folders else {}
+    return [read_elsewhere(each, experiment.cells(), here) for each in folders]
 
 
 def _write_further(
@@ -430,8 +449,11 @@ def report(config: ConfigArgument, so_far: SoFarOption = False) -> None:
     typer.echo(f"report: {out}")
 
 
-def _finished(experiment: Experiment, so_far: bool) -> tuple[str, list[Cell]]:
-    """What a summary is of, and what it is called: all cells, or those that have been scored.
+def _finished(
+    experiment: Experiment, so_far: bool, elsewhere: Sequence[Elsewhere] = ()
+) -> tuple[str, list[Cell]]:
+    """What a summary is of, and what it is called: all cells, or those that have been scored, here
+    or elsewhere.
 
     Raises:
         CloakBenchError: so far there are none.
@@ -441,7 +463,10 @@ def _finished(experiment: Experiment, so_far: bool) -> tuple[str, list[Cell]]:
 
     if not so_far:
         return experiment.name, experiment.cells()
-    if not (cells := scored(experiment.cells(), experiment.layout)):
+    cells = scored(experiment.cells(), experiment.layout)
+    if any(len(each.images) for each in elsewhere):
+        cells = experiment.cells()
+    if not cells:
         raise CloakBenchError(
             f"{experiment.layout.root}: no cell of '{experiment.name}' has been scored yet. Run "
             "snakemake with this config."
@@ -449,7 +474,9 @@ def _finished(experiment: Experiment, so_far: bool) -> tuple[str, list[Cell]]:
     return f"{experiment.name}-so-far", cells
 
 
-def _tables(experiment: Experiment, cells: Sequence[Cell]) -> Tables:
+def _tables(
+    experiment: Experiment, cells: Sequence[Cell], elsewhere: Sequence[Elsewhere] = ()
+) -> Tables:
     from cloakbench.tables import make_tables
 
     return make_tables(
@@ -459,4 +486,5 @@ def _tables(experiment: Experiment, cells: Sequence[Cell]) -> Tables:
         experiment.budgets,
         experiment.steps,
         experiment.claims,
+        elsewhere,
     )

@@ -38,8 +38,15 @@ SEEDS = (
 )
 
 
-def make_provenance(experiment: Experiment) -> dict[str, Any]:
-    """All that is known of how an experiment's results were made, as plain data."""
+def make_provenance(
+    experiment: Experiment, pooled: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """All that is known of how an experiment's results were made, as plain data.
+
+    pooled: what this says of parts of the experiment that were made elsewhere, with equal weights.
+    """
+    parts = [part for each in pooled for part in ({**each, "pooled": []}, *each.get("pooled", []))]
+    theirs = {name: digest for part in parts for name, digest in part["weights"].items()}
     manifests = [
         said | {"stage": stage}
         for stage, tasks in all_tasks(experiment).items()
@@ -51,15 +58,18 @@ def make_provenance(experiment: Experiment) -> dict[str, Any]:
         "software": software(),
         "config": settings(experiment),
         "seeds": {"roots": experiment.config.seeds, "derivation": SEEDS},
-        "weights": weight_digests(manifests),
+        "weights": theirs | weight_digests(manifests),
         "environments": environments(manifests),
         "costs": costs(experiment),
+        "pooled": parts,
     }
 
 
-def write_provenance(experiment: Experiment, folder: Path) -> None:
-    """Write `provenance.json` and, to be read, `provenance.md`."""
-    made = make_provenance(experiment)
+def write_provenance(
+    experiment: Experiment, folder: Path, pooled: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write `provenance.json` and, to be read, `provenance.md`; see `make_provenance`."""
+    made = make_provenance(experiment, pooled)
     for name, text in {
         "provenance.json": json.dumps(made, indent=2) + "\n",
         "provenance.md": as_markdown(made),
@@ -159,6 +169,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
     jobs = sum(row["jobs"] for row in made["costs"])
     in_all = duration(sum(row["seconds_total"] for row in made["costs"]))
     digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
+    ran = [each for part in (made, *made["pooled"]) for each in part["environments"]]
     config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
     fence = "`" * (1 + max(2, *map(len, re.findall("`*", config))))  # the config cannot end it
     return "\n".join(
@@ -170,6 +181,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
             f"Root seeds: {', '.join(map(str, roots))}. {made['seeds']['derivation']}",
             "",
+            *_parts(made["pooled"]),
             "## Time and memory of jobs",
             "",
             f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its "
@@ -179,7 +191,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
             "## Machines",
             "",
-            *_ran(made["environments"]),
+            *_ran(ran),
             "",
             "## Weights",
             "",
@@ -193,6 +205,17 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _parts(pooled: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not pooled:
+        return []
+    commits = ", ".join(dict.fromkeys(p["software"]["commit"] or "unknown" for p in pooled))
+    return [
+        "Scores of other parts of the experiment are pooled with those that were made here, of "
+        f"equal settings and weights; their tables are by commit {commits}.",
+        "",
+    ]
 
 
 def _spent(costs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -10,11 +10,13 @@ from cloakbench.tables.markdown import (
     print_summary,
     print_verdicts,
 )
+from cloakbench.tables.pooled import Elsewhere, read_elsewhere
 from cloakbench.tables.purifiers import purifier_costs, write_purifiers
 from cloakbench.tables.reported import write_reported
 from cloakbench.tables.write import write_expected, write_tables
 
 __all__ = [
+    "Elsewhere",
     "Interval",
     "Tables",
     "compare",
@@ -26,6 +28,7 @@ __all__ = [
     "print_summary",
     "print_verdicts",
     "purifier_costs",
+    "read_elsewhere",
     "read_run",
     "scored",
     "verdicts_so_far",

@@ -69,12 +69,12 @@ def _read(path: Path, labels: dict[str, str], command: str) -> pd.DataFrame:
                 f"{', '.join(sorted(map(str, found))) or 'no rows'}. "
                 f"Run `cloakbench {command}` again."
             )
-    if wrong := _wrong(frame):
-        raise CloakBenchError(f"{path}: {wrong}. Delete it and run `cloakbench {command}` again.")
+    if said := wrong(frame):
+        raise CloakBenchError(f"{path}: {said}. Delete it and run `cloakbench {command}` again.")
     return frame
 
 
-def _wrong(frame: pd.DataFrame) -> str:
+def wrong(frame: pd.DataFrame) -> str:
     """What no table of scores can hold, in words: a row twice, text, or what no metric gives."""
     rows = frame.columns.intersection(["prompt", "image", "photo"])
     if frame.duplicated([*rows]).any():

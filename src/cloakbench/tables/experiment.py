@@ -8,9 +8,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from cloakbench.experiment.claims import Ledger
-from cloakbench.files.layout import Cell, Controls, Layout
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout
 from cloakbench.tables.collect import read_distances, read_scores
 from cloakbench.tables.measures import contrary
+from cloakbench.tables.pooled import Elsewhere, pool
 from cloakbench.tables.repeats import repeats
 from cloakbench.tables.summary import by_cell, by_identity, by_prompt, contrasts, photo_summary
 from cloakbench.tables.verdicts import verdicts
@@ -55,17 +56,18 @@ def make_tables(
     budgets: Mapping[str, int],
     steps: Mapping[str, float],
     claims: Ledger | None = None,
+    elsewhere: Sequence[Elsewhere] = (),
 ) -> Tables:
     """Read the score files of an experiment's cells and summarise them, in the cells' order.
 
-    controls: what methods are compared with. budgets: grey levels by protection. steps:
-    see
-    `by_cell`. claims: what is decided.
+    controls: what methods are compared with. budgets: grey levels by protection. steps: see
+    `by_cell`. claims: what is decided. elsewhere: what other machines have scored; then cells that
+    are in neither place are left out.
 
     Raises:
         CloakBenchError: a file of scores or distances is missing; the message names it.
     """
-    images, distances = read_scores(cells, layout), read_distances(cells, layout)
+    images, distances = _rows(cells, layout, elsewhere)
     return Tables(
         images=images,
         identities=by_identity(images),
@@ -77,6 +79,21 @@ def make_tables(
         verdicts=None if claims is None else verdicts(claims, images, distances),
         seeds=repeats(images),
         controls=controls,
+    )
+
+
+def _rows(
+    cells: Sequence[Cell], layout: Layout, elsewhere: Sequence[Elsewhere]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Samples and photos of the cells."""
+    if not elsewhere:
+        return read_scores(cells, layout), read_distances(cells, layout)
+    here = scored(cells, layout)
+    images = [read_scores(here, layout)] if here else []
+    distances = [read_distances(here, layout)] if here else []
+    return (
+        pool([*images, *(each.images for each in elsewhere)], cells, CELL_LABELS),
+        pool([*distances, *(each.distances for each in elsewhere)], cells, PHOTO_LABELS),
     )
 
 

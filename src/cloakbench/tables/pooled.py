@@ -1,0 +1,103 @@
+"""Scores of an experiment's cells that were made on another machine, beside those that are here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from cloakbench.errors import CloakBenchError
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell
+from cloakbench.tables.collect import read_table, wrong
+
+FREE = {"identities", "seeds", "results"}  # settings that the parts of an experiment may differ in
+
+
+class Elsewhere(NamedTuple):
+    """Tables of a part of an experiment: its samples, its photos, and where they come from."""
+
+    folder: Path
+    images: pd.DataFrame
+    distances: pd.DataFrame
+    provenance: Mapping[str, Any]
+
+
+def read_elsewhere(folder: Path, cells: Sequence[Cell], provenance: Mapping[str, Any]) -> Elsewhere:
+    """The rows of an experiment's cells in a folder of tables: `images.csv` and `distances.csv`.
+
+    provenance: of the experiment here; the folder's `provenance.json` has to have the same settings
+    but for people and seeds, and the same weights.
+
+    Raises:
+        CloakBenchError: there are no tables, they are damaged, or of another experiment.
+    """
+    try:
+        images, distances = (read_table(folder / f"{each}.csv") for each in ("images", "distances"))
+        theirs = json.loads((folder / "provenance.json").read_text("utf-8"))
+        other = _other(theirs, provenance)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CloakBenchError(
+            f"{folder}: has no tables to pool ({error}). It needs images.csv, distances.csv and "
+            "provenance.json, as `cloakbench tables` writes them."
+        ) from None
+    if other:
+        raise CloakBenchError(
+            f"{folder}: was made with other settings or weights than these ({', '.join(other)}), "
+            "so its scores are no part of this experiment. `cloakbench compare` sets two runs side "
+            "by side."
+        )
+    known = {tuple(vars(cell).values()) for cell in cells}
+    parts = {
+        name: _of_cells(folder / f"{name}.csv", frame, labels, known)
+        for name, frame, labels in (
+            ("images", images, CELL_LABELS),
+            ("distances", distances, PHOTO_LABELS),
+        )
+    }
+    return Elsewhere(folder, **parts, provenance=theirs)
+
+
+def pool(
+    frames: Sequence[pd.DataFrame], cells: Sequence[Cell], labels: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of all frames, in the cells' order; of what is in several, those of the first.
+
+    labels: which of a cell's labels say whose a row is, `CELL_LABELS` or `PHOTO_LABELS`.
+    """
+    order = dict.fromkeys(tuple(getattr(cell, each) for each in labels) for cell in cells)
+    made: dict[Any, pd.DataFrame] = {}
+    for frame in frames:
+        for key, rows in frame.groupby([*labels], sort=False) if len(frame) else ():
+            made.setdefault(key, rows)
+    found = [made[key] for key in order if key in made]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _other(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Settings, but for those that parts may differ in, and weights that are not the same."""
+    config, settings = theirs["config"], ours["config"]
+    told = [k for k in (config.keys() | settings.keys()) - FREE if config.get(k) != settings.get(k)]
+    weights, loaded = theirs["weights"], ours["weights"]
+    told += [k for k in weights.keys() & loaded.keys() if weights[k] != loaded[k]]
+    return sorted(told)
+
+
+def _of_cells(
+    path: Path, frame: pd.DataFrame, labels: Sequence[str], known: set[tuple[str, ...]]
+) -> pd.DataFrame:
+    """The rows of the experiment's own cells; people who are not of it are left out.
+
+    Raises:
+        CloakBenchError: columns are missing, or values are none that metrics give.
+    """
+    if missing := [each for each in labels if each not in frame]:
+        raise CloakBenchError(f"{path}: has no column '{missing[0]}', so it is no table of scores.")
+    wanted = {key[: len(labels)] for key in known}
+    parts = [rows for key, rows in frame.groupby([*labels], sort=False) if key in wanted]
+    for rows in parts:
+        if said := wrong(rows):
+            raise CloakBenchError(f"{path}: {said}. Copy the file again from where it was made.")
+    return pd.concat(parts) if parts else frame[:0]
