@@ -92,6 +92,12 @@ def test_a_variant_is_loaded_and_its_files_count_as_the_models(folder: Path):
     assert any(each.file.name.endswith(".fp16.safetensors") for each in spec.files())
 
 
+def test_networks_load_without_bars_of_their_own(tiny_model: ModelSpec, capfd):
+    load_model(tiny_model)
+
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")

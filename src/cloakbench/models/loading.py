@@ -59,7 +59,9 @@ def load_frozen(kind: Any, folder: Path, **options: Any) -> Any:
             raise more (see `one_line`).
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of every network; jobs have one of their own
     network, loading = kind.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, **options
     )
