@@ -14,7 +14,7 @@ CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86
 PICTURED := person_000014
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive transfer benchmark test lint docs build format lock clean
+.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
@@ -58,9 +58,9 @@ demo: setup ## run the whole study in miniature and print its table (twenty minu
 	snakemake
 
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
-claims: claims-adaptive claims-cdl claims-purifications
+claims: claims-adaptive claims-cdl claims-purifications claims-suffix
 
-behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications adaptive transfer: setup ## run config/<name>.yaml; refresh docs/<name>
+behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer: setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
