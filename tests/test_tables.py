@@ -535,6 +535,15 @@ def test_the_terminal_shows_the_summary(made) -> None:
         assert name in printed, "no label is broken"
 
 
+def test_the_terminal_breaks_a_long_label_where_a_part_of_it_ends(made) -> None:
+    renamed = made.summary.replace({"trainer": {"cdl": "cdl-without_suffix@200"}})
+
+    printed = summary_text("demo", made._replace(summary=renamed))
+
+    words = {word for line in printed.splitlines() for word in line.split("│")}
+    assert {"cdl-without_", "suffix@200", "dreambooth", "aspl"} <= {word.strip() for word in words}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ COMPARED = (
     "and p of sign-flip tests; without, where nobody is. Arrows point to where protections hold."
 )
 
-WORD = 12  # characters of labels that a terminal's table does not break
+WORD = 12  # characters of a label in a line of a terminal's table
 
 EXPECTED = (
     "Means if the protection adapts with a probability, and is its baseline otherwise, of the "
@@ -104,8 +105,23 @@ def _print(title: str, grid: Grid, remark: str, console: Console | None) -> None
 
     table = Table(title=Text(title), caption=Text(remark))
     for heading, *values in zip(grid.headings, *grid.rows, strict=True):
-        label = all(len(value.text) <= WORD and not value.interval for value in values)
+        broken = [line for value in values for line in _lines(value.text).splitlines()]
+        label = (
+            not any(value.interval for value in values) and max(map(len, broken), default=0) <= WORD
+        )
         table.add_column(Text(heading), overflow="fold", no_wrap=label)
     for row in grid.rows:
-        table.add_row(*(Text(f"{value.text}\n{value.interval}".rstrip()) for value in row))
+        table.add_row(*(Text(f"{_lines(value.text)}\n{value.interval}".rstrip()) for value in row))
     (console or Console()).print(table)
+
+
+def _lines(text: str) -> str:
+    """A label of one long word on several lines, each of whole parts of it; else the text."""
+    if len(text) <= WORD or " " in text:
+        return text
+    lines = [""]
+    for part in re.findall(r"[^-_+@]*[-_+@]*", text):
+        if lines[-1] and len(lines[-1] + part) > WORD:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
