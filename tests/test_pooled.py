@@ -9,9 +9,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from test_tables import BUDGETS, STEPS, study, tabulate
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.provenance import make_provenance
 from cloakbench.files.layout import CELL_LABELS, Cell, Controls, Layout
 from cloakbench.tables import Tables, make_tables, read_elsewhere, write_tables
 
@@ -87,6 +90,24 @@ def test_other_people_and_seeds_are_no_other_settings(tmp_path: Path) -> None:
     cells = study(tmp_path / "here", PEOPLE)
 
     read_elsewhere(tables_of(tmp_path / "other", "a", config=config), cells, SETTINGS)
+
+
+def test_a_setting_that_is_newer_than_the_tables_is_at_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    experiment = Experiment.read([str(REPOSITORY / "config.yaml")])
+    here = make_provenance(experiment)
+    older = json.loads(json.dumps(here))
+    del older["config"]["trainers"][0]["weight_decay"], older["config"]["keep_weights"]
+    folder = tables_of(tmp_path / "other", "a", config=older["config"])
+
+    read_elsewhere(folder, experiment.cells(), here)
+
+    older["config"]["trainers"][0]["weight_decay"] = 0.5
+    (folder / "provenance.json").write_text(json.dumps(older))
+    with pytest.raises(CloakBenchError, match=r"these \(trainers\)"):
+        read_elsewhere(folder, experiment.cells(), here)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.provenance import settings
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell
 from cloakbench.tables.collect import read_table, wrong
 
@@ -78,11 +80,19 @@ def pool(
 
 def _other(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Settings, but for those that parts may differ in, and weights that are not the same."""
-    config, settings = theirs["config"], ours["config"]
-    told = [k for k in (config.keys() | settings.keys()) - FREE if config.get(k) != settings.get(k)]
+    config, wanted = _as_of_now(theirs["config"]), ours["config"]
+    told = [k for k in (config.keys() | wanted.keys()) - FREE if config.get(k) != wanted.get(k)]
     weights, loaded = theirs["weights"], ours["weights"]
     told += [k for k in weights.keys() & loaded.keys() if weights[k] != loaded[k]]
     return sorted(told)
+
+
+def _as_of_now(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with the defaults of settings that are newer than it, if it is still understood."""
+    try:
+        return settings(Experiment.parse(dict(config)))
+    except CloakBenchError:
+        return config
 
 
 def _of_cells(
