@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import REPOSITORY
+from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
 from cloakbench.experiment.experiment import Experiment
@@ -59,6 +60,21 @@ def test_the_verdicts_shown_are_on_the_claims_that_are_registered(decided: Path)
     assert experiment.claims is not None
     assert [row[0] for row in found] == [each.claim for each in experiment.claims.claims]
     assert headings[:3] == ["claim", "source", "verdict"]
+
+
+@pytest.mark.parametrize("decided", LEDGERS, ids=lambda path: path.parent.name)
+def test_the_tables_shown_are_made_anew_from_the_published_scores(
+    decided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = decided.parent.name
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "elsewhere.yaml").write_text(f"results: {tmp_path}")
+    command = ["tables", "config.yaml", f"config/{name}.yaml", str(tmp_path / "elsewhere.yaml")]
+    CliRunner().invoke(app, [*command, "--pool", str(decided.parent)], catch_exceptions=False)
+
+    for table in ("verdicts", "summary", "contrasts", "identities", "photos", "prompts"):
+        made = (tmp_path / "tables" / f"{name}-so-far" / f"{table}.md").read_text("utf-8")
+        assert made == decided.with_name(f"{table}.md").read_text("utf-8")
 
 
 def test_the_first_page_says_of_claims_what_the_ledgers_say():
