@@ -42,7 +42,7 @@ from cloakbench.protect.aspl import ASPL
 from cloakbench.protect.base import ModelProtection
 from cloakbench.protect.fsmg import FSMG
 from cloakbench.protect.photowise import PhotowiseProtection
-from cloakbench.protect.surrogate import denoising
+from cloakbench.protect.surrogate import Denoising
 from cloakbench.running.jobs import Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -273,7 +273,7 @@ def measure(variant: Variant, seed: int, judge: Callable[[Tensor], float]) -> No
 
 def judge_by(model: StableDiffusion, prompt: str) -> Callable[[Tensor], float]:
     """The denoising loss of a pre-trained model on photos, over the same draws for any."""
-    score = denoising(model, prompt, Job(0))
+    score = Denoising(model, prompt, Job(0))
 
     @torch.no_grad()
     def judge(pixels: Tensor) -> float:

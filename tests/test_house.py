@@ -105,6 +105,28 @@ def test_the_ten_changes_of_contributing_name_folders_and_files_that_are_there()
             assert [*REPOSITORY.glob(place), *(SOURCE / "cloakbench").glob(place)], (change, place)
 
 
+def defined(module: str) -> set[str]:
+    """Names at the top of a module's file, and its submodules."""
+    tree = ast.parse(file_of(module).read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.name for node in tree.body if hasattr(node, "name")}
+    names |= {
+        a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names
+    }
+    return names | {each.rpartition(".")[2] for each in modules() if each.startswith(f"{module}.")}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("tools/*.py")],
+    ids=lambda path: path.name,
+)
+def test_scripts_import_what_the_package_has(script: Path):
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cloakbench"):
+            assert {each.name for each in node.names} <= defined(str(node.module)), node.module
+
+
 def functions() -> list[tuple[int, str]]:
     """Lines and place of every function and method of the package."""
     return sorted(
