@@ -64,7 +64,7 @@ behaviour ablation components protections purifications purified-clean learning 
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
-	cd $(RESULTS)/tables/$@ && cp images.csv distances.csv provenance.json $(CURDIR)/docs/$@/
+	cp $(addprefix $(RESULTS)/tables/$@/,images.csv distances.csv provenance.json) docs/$@/
 	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
 		--out docs/$@/$(PICTURED).webp --force
 	$(if $(filter claims,$@),cloakbench claims --so-far)

@@ -74,7 +74,8 @@ def test_the_tables_shown_are_made_anew_from_the_published_scores(
 
     for table in ("verdicts", "summary", "contrasts", "identities", "photos", "prompts"):
         made = (tmp_path / "tables" / f"{name}-so-far" / f"{table}.md").read_text("utf-8")
-        assert made == decided.with_name(f"{table}.md").read_text("utf-8")
+        shown = decided.with_name(f"{table}.md").read_text("utf-8")
+        assert made.replace(f"{name}-so-far", name) == shown.replace(f"{name}-so-far", name)
 
 
 def test_the_first_page_says_of_claims_what_the_ledgers_say():

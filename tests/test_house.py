@@ -108,7 +108,8 @@ def test_the_ten_changes_of_contributing_name_folders_and_files_that_are_there()
 def defined(module: str) -> set[str]:
     """Names at the top of a module's file, and its submodules."""
     tree = ast.parse(file_of(module).read_text())
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    values = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    names = {n.id for value in values for n in ast.walk(value) if isinstance(n, ast.Name)}
     names |= {node.name for node in tree.body if hasattr(node, "name")}
     names |= {
         a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names
