@@ -6,9 +6,10 @@
     python benchmarks/scale.py aspl lora --card h100   # and measured on this machine's GPU
 
 Methods run on tensors without data (`cloakbench.counting`) with their default settings, in bf16 at
-512 px, a cell samples 32 images. Memory is that of tensors: on a GPU add 1 GB for CUDA, on the host
-3 GB for the process. With --card they run on the GPU, too, on random weights and photos: three
-steps of each loop, of which the third stands for those that follow.
+512 px, a cell samples 32 images. Purifications with networks of their own, as published, run these
+in their precision, on one face in each photo. Memory is that of tensors: on a GPU add 1 GB for
+CUDA, on the host 3 GB for the process. With --card they run on the GPU, too, on random weights and
+photos: three steps of each loop, of which the third stands for those that follow.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from cloakbench.protect.pgd import pgd
 from cloakbench.protect.simac import SimAC, Timesteps
 from cloakbench.protect.surrogate import Denoising
 from cloakbench.purify.base import Purifier, build_purifier
+from cloakbench.purify.weightless import weightless
 from cloakbench.registry import Spec
 from cloakbench.running.jobs import Job, Stateful
 
@@ -62,12 +64,13 @@ Work = Callable[[Weightless, CountedJob], Any]
 class Row(NamedTuple):
     """A job, or a step of one: what it is called, its stage, and what it does.
 
-    vae_alone: whether it loads nothing else of the model.
+    uses: as a method's. vae_alone: whether it loads nothing else of the model.
     """
 
     method: str
     stage: str
     work: Work
+    uses: frozenset[str] = frozenset({"model"})
     vae_alone: bool = False
 
 
@@ -86,24 +89,34 @@ def rows(number: int) -> Iterator[Row]:
     identity = people(number)
     for name, spec in protection_specs().items():
         method = protections.build(spec)
-        yield Row(name, "protect", partial(protect, method, identity), method.vae_alone)
+        work = partial(protect, method, identity)
+        yield Row(name, "protect", work, method.uses, method.vae_alone)
     for trainer in [*(trainer() for trainer in trainers), SMALL]:
         name = "dreambooth small" if trainer is SMALL else trainer.name
         yield Row(name, "personalise", partial(train, trainer, identity))
-    for name, settings in PURIFIERS.items():
-        purifier = build_purifier({"method": name, **settings})
-        yield Row(name, "purify", partial(purify, purifier, identity), purifier.vae_alone)
+    for name, spec in PURIFIERS.items():
+        purifier = build_purifier(spec)
+        work = partial(purify, purifier, identity)
+        yield Row(name, "purify", work, purifier.uses, purifier.vae_alone)
     yield Row("sampling", "sample", sample)
     yield Row("pgd", "step", partial(pgd_step, identity))
     yield Row("simac", "search", search)
 
 
 SMALL = trainers.build({"method": "dreambooth", "preset": "small"})
-PURIFIERS: dict[str, dict[str, Any]] = {
-    "impress": {"perceptual": "dssim"},
-    "latent_diffpure": {},
-    "vae_roundtrip": {"weights": None},
+PURIFIERS: dict[str, Spec] = {
+    "impress": {"method": "impress", "perceptual": "dssim"},
+    "latent_diffpure": {"method": "latent_diffpure"},
+    "vae_roundtrip": {"method": "vae_roundtrip", "weights": None},
+    "codesr": {"method": "codesr"},
+    "codeformer": {"method": "codeformer"},
+    "superres": {"method": "superres"},
+    "superres spandrel": {"method": "superres", "backend": "spandrel"},
+    "diffpure": {"method": "diffpure"},
+    "ddspure": {"method": "ddspure"},
+    "gridpure": {"method": "gridpure"},
 }
+"""Those that run networks; noisy_upscaling runs that of superres."""
 
 
 def protection_specs() -> dict[str, Spec]:
@@ -130,7 +143,9 @@ def train(trainer: Trainer, identity: Identity, model: Weightless, job: CountedJ
     trainer.fit(model, identity, job)
 
 
-def purify(purifier: Purifier, identity: Identity, model: Weightless, job: CountedJob) -> None:
+def purify(
+    purifier: Purifier, identity: Identity, model: Weightless | None, job: CountedJob
+) -> None:
     """The work of a purification."""
     purifier.apply(identity.instance_images.pixels, lambda: model, job)
 
@@ -161,7 +176,7 @@ def search(model: Weightless, job: CountedJob) -> None:
 
 def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, Any]:
     """A row's numbers, as --json prints them. card: measure it, too, on this one."""
-    spec = ModelSpec(path=model, precision="bf16")
+    spec = ModelSpec(path=model, precision="bf16") if "model" in row.uses else None
     first, frugal = (
         count(spec, row.work, frugal=frugal, vae_alone=row.vae_alone) for frugal in (False, True)
     )
@@ -169,7 +184,7 @@ def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, An
     return on_card | {
         "method": row.method,
         "stage": row.stage,
-        "model": model,
+        "model": model if spec else "own",
         "photos": number,
         "flops": first.flops,
         "gpu_gb": first.gpu / 1e9,
@@ -230,7 +245,7 @@ def random_model(
     return StableDiffusion(spec, **parts, device=device, frugal=frugal)
 
 
-def measured(row: Row, spec: ModelSpec, *, frugal: bool) -> dict[str, float]:
+def measured(row: Row, spec: ModelSpec | None, *, frugal: bool) -> dict[str, float]:
     """What a row takes of this machine's GPU.
 
     reserved_gb: of what torch took of the card, pieces that are too small to be used among it.
@@ -240,7 +255,8 @@ def measured(row: Row, spec: ModelSpec, *, frugal: bool) -> dict[str, float]:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         stack.enter_context(patch("cloakbench.models.loading.load_model", random_model))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
-        model = random_model(spec, DEVICE, frugal, vae_alone=row.vae_alone)
+        stack.enter_context(weightless(lambda run, steps: run(steps), lambda network: None))
+        model = spec and random_model(spec, DEVICE, frugal, vae_alone=row.vae_alone)
         clock.restart()
         row.work(model, TimedJob(0, DEVICE, folder, math.inf, counts=clock))
         seconds = clock.now()
@@ -248,7 +264,7 @@ def measured(row: Row, spec: ModelSpec, *, frugal: bool) -> dict[str, float]:
     return {"seconds": seconds, "gb": peaks[0] / 1e9, "reserved_gb": peaks[1] / 1e9}
 
 
-def tried(row: Row, spec: ModelSpec, card: str, flops: float) -> list[dict[str, Any]]:
+def tried(row: Row, spec: ModelSpec | None, card: str, flops: float) -> list[dict[str, Any]]:
     """Both tries, measured; one that cannot be made says why not."""
     found: list[dict[str, Any]] = []
     for frugal in (False, True):
@@ -312,9 +328,10 @@ def main() -> None:
     set_up_torch(None)
     found = (
         counted(row, model, arguments.photos, arguments.card)
-        for model in arguments.model or ["sd15"]
+        for number, model in enumerate(arguments.model or ["sd15"])
         for row in rows(arguments.photos)
         if not arguments.methods or row.method in arguments.methods
+        if number == 0 or "model" in row.uses
     )
     print(json.dumps(list(found), indent=2)) if arguments.json else show(found)
 

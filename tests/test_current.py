@@ -73,6 +73,15 @@ def test_without_the_workflows_books_nothing_is_forgotten_and_nothing_done_twice
     assert copied.planned(seeds=[0, 1]) == OF_A_SEED
 
 
+def test_a_trainer_that_only_samples_otherwise_is_not_trained_where_weights_are_kept(copied):
+    otherwise = {"name": "no-suffix", "method": "cdl", "suffix_in_sampling": False}
+    changes = {"trainers": [*copied.config["trainers"], otherwise]}
+
+    planned = copied.planned(**changes)
+
+    assert planned == {"sample": 2, "score": 2, "tables": 1, "report": 1}
+
+
 def test_what_was_outdated_is_made_again_once(copied: Workflow):
     date_ahead(copied)
     changes = {"protections": ["clean", {"method": "noise", "budget": "5/255"}]}

@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 from PIL import Image
 from test_docs import rows
 
-from cloakbench.counting import GPU, Counts, count
+from cloakbench.counting import GPU, Counts, Meter, count
 from cloakbench.experiment.config import load
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.plan import CUDA, make_plan
@@ -24,6 +24,7 @@ from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import protections
+from cloakbench.purify.base import build_purifier
 
 KEYS = {
     *("method", "stage", "model", "photos", "flops", "gpu_gb", "gpu_gb_frugal", "host_gb"),
@@ -197,18 +198,55 @@ def test_the_page_on_stable_diffusion_shows_what_a_plan_counts(column, card, tmp
         Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "anna" / f"{number:02d}.png")
     config = load([REPOSITORY / name for name in ("config.yaml", "config/stable-diffusion.yaml")])
     there = {"mine": {"path": str(tmp_path / "photos")}}
-    made = make_plan(
-        Experiment.parse({**config, "datasets": there, "results": str(tmp_path)}), card
-    )
+    config |= {"datasets": there, "results": str(tmp_path)}
+    made = make_plan(Experiment.parse(config), card)
+    with_codesr = make_plan(Experiment.parse(config | {"purifications": ["codesr"]}), card)
     page = (REPOSITORY / "docs" / "stable-diffusion.md").read_text("utf-8")
     planned, _ = page.split("A training step", 1)
     shown = {row[0].split()[0].strip(","): row[column] for row in rows(planned)[2:]}
 
-    for line in (each for each in made.lines if each.need):
-        name = {"class_images": "200", "protect": "ASPL", "personalise": "DreamBooth"}[line.stage]
+    names = {"class_images": "200", "protect": "ASPL", "personalise": "DreamBooth"}
+    names["purify"] = "CodeSR"
+    for line in (each for each in [*made.lines, *with_codesr.lines] if each.need):
+        name = names[line.stage]
         takes = f"{duration(line.seconds)}, {(line.need.device + CUDA) / 1e9:.0f} GB"
         assert shown[name] == takes + (" (second, frugal try)" if line.frugal else "")
     assert shown["all"] == duration(made.seconds)
+
+
+PUBLISHED = {
+    ("codeformer", "CodeFormer"): 94_112_707,
+    ("superres", "UNet2DConditionModel"): 473_398_020,
+    ("superres", "AutoencoderKL"): 55_325_927,
+    ("superres spandrel", "RRDBNet"): 16_697_987,
+    ("diffpure", "UNet2DModel"): 113_673_219,
+}
+"""Weights of the published networks, as their files have them."""
+
+
+@pytest.mark.parametrize("method", sorted({method for method, _ in PUBLISHED}))
+def test_purifications_are_counted_with_the_published_networks(method, monkeypatch):
+    made: dict[tuple[str, str], int] = {}
+
+    def note(_: Meter, network: torch.nn.Module) -> None:
+        made[method, type(network).__name__] = sum(p.numel() for p in network.parameters())
+
+    monkeypatch.setattr(Meter, "weights", note)
+    [row] = [row for row in scale().rows(1) if row.method == method]
+    count(None, row.work)
+
+    published = {key: number for key, number in PUBLISHED.items() if key[0] == method}
+    assert made.items() >= published.items()
+
+
+def test_the_steps_of_an_upscaler_are_counted_that_do_not_run():
+    def flops(steps: int) -> float:
+        purifier = build_purifier({"method": "superres", "steps": steps})
+        return count(None, partial(scale().purify, purifier, scale().people(1))).flops
+
+    ten, twenty, forty = map(flops, (10, 20, 40))
+    assert forty - twenty == pytest.approx(2 * (twenty - ten))
+    assert forty > 3 * ten
 
 
 def test_the_benchmark_prints_what_it_counts_as_json():

@@ -17,7 +17,7 @@ from cloakbench.cli.main import app
 from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.status import Progress, duration, print_status, read_status
-from cloakbench.experiment.tasks import Task, all_tasks, manifest, result
+from cloakbench.experiment.tasks import Task, all_tasks, inputs, manifest, result
 from cloakbench.files.outputs import MANIFEST, sha256
 
 
@@ -142,6 +142,32 @@ def test_sampling_is_a_stage_of_its_own_where_weights_are_kept(kept, stage, done
     stages = {found.stage: found for found in read_status(experiment).stages}
     counted = {name: stages[name].done for name in ("personalise", "sample") if name in stages}
     assert counted == done
+
+
+OF_CDL = {
+    "sampled otherwise": {"negative_in_sampling": False, "negative_prompt": "grainy"},
+    "trained otherwise": {"learning_rate": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("kept", "other", "trained"),
+    [
+        (True, "sampled otherwise", ["cdl", "dreambooth"]),
+        (True, "trained otherwise", ["cdl", "other", "dreambooth"]),
+        (False, "sampled otherwise", ["cdl", "other", "dreambooth"]),
+    ],
+)
+def test_trainers_that_differ_in_sampling_alone_share_kept_weights(kept, other, trained, config):
+    trainers = ["cdl", {"name": "other", "method": "cdl", **OF_CDL[other]}, "dreambooth"]
+    experiment = Experiment.parse(config | {"keep_weights": kept, "trainers": trainers})
+    labels = {"identity": "anna", "protection": "noise"}
+
+    assert [task.label for task in tasks(experiment, "personalise", **labels)] == trained
+    for task in tasks(experiment, "sample", **labels) if kept else []:
+        [(training, weights)] = inputs(task, experiment).values()
+        assert weights == result(training, experiment).parent
+        assert training in tasks(experiment, "personalise")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Any, Self
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
@@ -34,6 +34,7 @@ from cloakbench.models import architectures
 from cloakbench.models.families.stable_diffusion import StableDiffusion, spare
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import ensemble, metacloak
+from cloakbench.purify.weightless import weightless
 from cloakbench.running import jobs
 from cloakbench.running.jobs import Job, Stateful
 
@@ -51,13 +52,14 @@ _FREE = {aten.empty.memory_format, aten._local_scalar_dense.default, aten._unsaf
 class Counts:
     """What a job takes; memory and traffic in bytes.
 
-    parts: of `gpu`, which is the device's peak; `host` is that of the tensors in the host's memory.
-    checkpoint: the largest that is saved if the job is interrupted. disk: written by one that is
-    not. moved: between host and device. operators: dispatched ones that are no
-    views, about one kernel each.
+    single: of the FLOPs, those in float32. parts: of `gpu`, which is the device's peak; `host` is
+    that of the tensors in the host's memory. checkpoint: the largest that is saved if the job is
+    interrupted. disk: written by one that is not. moved: between host and device. operators:
+    dispatched ones that are no views, about one kernel each.
     """
 
     flops: float = 0.0
+    single: float = 0.0
     operators: float = 0.0
     moved: float = 0.0
     disk: float = 0.0
@@ -73,25 +75,38 @@ class Counts:
 
     def restart(self) -> None:
         """Forget all but what memory is in use."""
-        self.flops = self.operators = self.moved = self.disk = 0.0
+        self.flops = self.single = self.operators = self.moved = self.disk = 0.0
         self.gpu = self.host = 0
 
-    def tally(self) -> tuple[float, float, float]:
-        """What grows with every step: FLOPs, operators, bytes moved."""
-        return self.flops, self.operators, self.moved
+    def tally(self) -> tuple[float, ...]:
+        """What grows with every step: FLOPs, those in float32, operators, bytes moved."""
+        return self.flops, self.single, self.operators, self.moved
 
-    def since(self, before: tuple[float, float, float]) -> tuple[float, ...]:
+    def since(self, before: tuple[float, ...]) -> tuple[float, ...]:
         """What a step took."""
         return tuple(new - old for new, old in zip(self.tally(), before, strict=True))
 
+    def stretch(self, run: Callable[[int], Any], steps: int, times: float = 1) -> Any:
+        """Run what takes so many steps with two and with three of them; the others take as much as
+        the third did. times: how often it runs, counted.
+        """
+        tallies, made = [], None
+        for few in (2, 3):
+            before = self.tally()
+            made = run(few)
+            tallies.append(self.since(before))
+        self.add(
+            tuple(
+                times * (two + (three - two) * (steps - 2)) - two - three
+                for two, three in zip(*tallies, strict=True)
+            )
+        )
+        return made
+
     def add(self, step: tuple[float, ...]) -> None:
         """Another step that takes as much."""
-        flops, operators, moved = step
-        self.flops, self.operators, self.moved = (
-            self.flops + flops,
-            self.operators + operators,
-            self.moved + moved,
-        )
+        now = (sum(pair) for pair in zip(self.tally(), step, strict=True))
+        self.flops, self.single, self.operators, self.moved = now
 
 
 def _is_looked_at(tensor: Tensor) -> bool:
@@ -143,7 +158,9 @@ class Meter(TorchDispatchMode):
             return
         self.counts.operators += 1
         if formula := flop_registry.get(func.overloadpacket):
-            self.counts.flops += formula(*args, **kwargs, out_val=out)
+            flops = formula(*args, **kwargs, out_val=out)
+            self.counts.flops += flops
+            self.counts.single += flops * (args[0].dtype == torch.float32)
 
     def see(self, tensor: Tensor, part: str) -> None:
         """Count a tensor's memory, as a part of what is there, for as long as it lives."""
@@ -169,11 +186,17 @@ class Meter(TorchDispatchMode):
             self._now[device].update({part: size})
             self._live[key] = device, part, size
 
-    def watch(self, model: Weightless) -> None:
-        """Know the model's weights, and their gradients from now on."""
-        for parameter in model._parameters():
+    def weights(self, network: nn.Module) -> None:
+        """Know a network's weights."""
+        for parameter in network.parameters():
             self.see(parameter, "weights")
             self.name(parameter, "weights")
+
+    def watch(self, model: Weightless) -> None:
+        """Know the model's weights, and their gradients from now on."""
+        for network in model.networks:
+            self.weights(network)
+        for parameter in model._parameters():
             parameter.requires_grad_(True)  # without, torch takes no hook
             parameter.register_post_accumulate_grad_hook(
                 lambda trained: self.name(trained.grad, "gradients")
@@ -389,26 +412,28 @@ def _pretending(meter: Meter) -> Iterator[None]:
         stack.enter_context(patch("cloakbench.models.loading.load_model", Weightless.load))
         stack.enter_context(patch.object(jobs, "time", clock))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
+        stack.enter_context(weightless(meter.counts.stretch, meter.weights))
         for module in (jobs, metacloak):
             stack.enter_context(patch.multiple(module, store=disk.store, load=disk.load))
         yield
 
 
 def count(
-    spec: ModelSpec,
-    work: Callable[[Weightless, CountedJob], Any],
+    spec: ModelSpec | None,
+    work: Callable[[Any, CountedJob], Any],
     *,
     frugal: bool = False,
     vae_alone: bool = False,
 ) -> Counts:
-    """What work with a model, or with its VAE alone, takes.
+    """What work with a model, with its VAE alone, or with none, takes.
 
-    spec: of Stable Diffusion's family; see `architectures.parts`. work: is given the model and a
-        job, and does what a stage would.
+    spec: of Stable Diffusion's family; see `architectures.parts`. work: is given the model, or None
+        without one, and a job, and does what a stage would.
     """
     meter = Meter()
     with TemporaryDirectory() as folder, _pretending(meter), meter, Kernels():
-        model = Weightless.load(spec, GPU, frugal, vae_alone=vae_alone)
-        meter.watch(model)
+        model = spec and Weightless.load(spec, GPU, frugal, vae_alone=vae_alone)
+        if model:
+            meter.watch(model)
         work(model, CountedJob(0, GPU, Path(folder), counts=meter.counts))
     return meter.counts

@@ -21,7 +21,7 @@ from cloakbench.experiment.config import load
 from cloakbench.experiment.expected import OF_METHODS, Expected
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.measured import seconds_of
-from cloakbench.experiment.tasks import Task, all_tasks, inputs, named, result
+from cloakbench.experiment.tasks import Task, all_tasks, inputs, result, task_of
 from cloakbench.errors import CloakBenchError, explain_os_error
 from cloakbench.running.jobs import sweep
 from cloakbench.files.layout import WILDCARDS as W
@@ -144,15 +144,15 @@ def again(path, is_current):
     return [OUTDATED] if is_there(path) and not is_current else []
 
 
-def task_of(stage, wildcards):
-    return Task(stage, named(cell(wildcards) if wildcards else CELLS[0], stage))
+def job_of(stage, wildcards):
+    return task_of(stage, cell(wildcards) if wildcards else CELLS[0], EXPERIMENT)
 
 
 def sources(stage):
     """A function from wildcards to a job's inputs: the results that its own is made of."""
 
     def look(wildcards):
-        task = task_of(stage, wildcards)
+        task = job_of(stage, wildcards)
         made = dict.fromkeys(each for each, _ in inputs(task, EXPERIMENT).values())
         files = [settled(result(each, EXPERIMENT), stays(each)) for each in made]
         return files + again(result(task, EXPERIMENT), is_current(task))
@@ -162,14 +162,14 @@ def sources(stage):
 
 def place(stage, name):
     """A function from wildcards to where one of a job's inputs is, for `params`."""
-    return lambda wildcards: inputs(task_of(stage, wildcards), EXPERIMENT)[name][1]
+    return lambda wildcards: inputs(job_of(stage, wildcards), EXPERIMENT)[name][1]
 
 
 def places(stage):
     """A function from wildcards to options that name a job's inputs, for `params`."""
 
     def look(wildcards):
-        made = inputs(task_of(stage, wildcards), EXPERIMENT)
+        made = inputs(job_of(stage, wildcards), EXPERIMENT)
         return [
             f"--{name.replace('_', '-')}={path}" for name, (_, path) in made.items()
         ]
@@ -195,7 +195,7 @@ def data_of_all(wildcards):
 
 def references_option(wildcards):
     """Where the references are, if a metric compares with them."""
-    made = inputs(task_of("score", wildcards), EXPERIMENT).get("references")
+    made = inputs(job_of("score", wildcards), EXPERIMENT).get("references")
     return [f"--references={made[1]}"] if made else []
 
 

@@ -73,7 +73,7 @@ class Config(Settings):
         None, description="a file of values that others report, to stand beside the measured ones"
     )
     keep_weights: bool = Field(
-        False, description="keep personalised weights, and sample in another job"
+        False, description="keep personalised weights, and sample in jobs of their own"
     )
 
     @classmethod

@@ -71,6 +71,7 @@ class Experiment:
         noun = config.prompts.class_noun
         self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
         self.trainers = _with_snapshots(self._build(trainers, config.trainers), config.keep_weights)
+        self.trainings = _trainings(self.trainers, config.keep_weights)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()
         self.metrics = build_metrics([metric.of_class(noun).spec() for metric in named])
@@ -386,6 +387,17 @@ def _with_snapshots(named: Mapping[str, Trainer], keep_weights: bool) -> dict[st
         made |= {f"{label}{SNAPSHOT}{step}": each for step, each in earlier.items()}
         made[label] = trainer
     return made
+
+
+def _trainings(named: Mapping[str, Trainer], keep_weights: bool) -> dict[str, str]:
+    """The trainer whose job makes the weights of each: the first one that trains them alike, if
+    they are kept, or else the one whose snapshot it is.
+    """
+    if not keep_weights:
+        return {label: trained(label) for label in named}
+    made: dict[str, str] = {}
+    specs = {k: json.dumps(each.training_spec(), sort_keys=True) for k, each in named.items()}
+    return {label: made.setdefault(spec, label) for label, spec in specs.items()}
 
 
 def _check_own(folder: Path, protection: str, found: dict[Path, str]) -> None:

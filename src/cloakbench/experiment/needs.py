@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.files.images import Photos
     from cloakbench.models.sampling import Sampling
+    from cloakbench.models.spec import ModelSpec
 
 CLASS_IMAGES = 8  # that are encoded: more are a small share of a training's work, but much to count
 CACHE = "needs.json"
@@ -32,9 +33,10 @@ Work = Callable[["Weightless", "CountedJob"], Any]
 class Need:
     """What one job takes: FLOPs, and bytes of tensors on its device and in the host's memory.
 
-    moved: bytes between device and host. written: bytes of the files that it keeps while it works.
-    checkpoint: bytes of what it saves now and then, in a long run or if it is interrupted. weights:
-    bytes of what was trained. operators: about as many kernels.
+    single: of the FLOPs, those in float32. moved: bytes between device and host. written: bytes of
+    the files that it keeps while it works. checkpoint: bytes of what it saves now and then, in a
+    long run or if it is interrupted. weights: bytes of what was trained. operators: about as many
+    kernels.
     """
 
     flops: float
@@ -45,6 +47,7 @@ class Need:
     checkpoint: int = 0
     weights: int = 0
     operators: float = 0.0
+    single: float = 0.0
 
     @property
     def scratch(self) -> float:
@@ -62,7 +65,7 @@ class Needs:
         self._trained = 0
 
     def of(self, task: Task, *, frugal: bool = False) -> Need | None:
-        """What a job takes, in its first try or in a frugal one; None if it runs no model.
+        """What a job takes, in its first try or in a frugal one; None if it runs no network.
 
         Raises:
             CloakBenchError: the model is not here and not known, or of another family; or the
@@ -131,7 +134,7 @@ class Needs:
     def _work(self, task: Task) -> Work | None:
         if task.stage in {"class_images", "sample"}:
             return lambda model, job: self._sample(task, model, job)
-        if (method := self._method(task)) is None or "model" not in method.uses:
+        if (method := self._method(task)) is None or not method.uses & {"model", "gpu"}:
             return None
 
         def work(model: Weightless, job: CountedJob) -> None:
@@ -172,31 +175,27 @@ class Needs:
         for sampling in self._samplings(task):
             prompts = 1 if task.stage == "class_images" else len(self.config.prompts.sample)
             batch = min(sampling.batch_size, sampling.images)
-            tallies = []
-            for steps in (2, 3):
-                before = job.counts.tally()
+
+            def run(steps: int, sampling: Sampling = sampling, batch: int = batch) -> None:
                 short = sampling.model_copy(update={"steps": steps, "sampler": "ddim"})
                 short.generate(model, "", range(batch))
-                tallies.append(job.counts.since(before))
-            batches = prompts * sampling.images / batch
-            job.counts.add(
-                tuple(
-                    batches * (two + (three - two) * (sampling.steps - 2)) - two - three
-                    for two, three in zip(*tallies, strict=True)
-                )
-            )
+
+            job.counts.stretch(run, sampling.steps, prompts * sampling.images / batch)
+
+    def _model(self, task: Task) -> ModelSpec:
+        family = "cloakbench.models.families.stable_diffusion"
+        spec = self.config.models[model_of(task, self.experiment)]
+        if spec.folders() and spec.module != family:
+            raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")
+        return spec
 
     def _count(self, work: Work, task: Task, frugal: bool) -> Need:
         from cloakbench.counting import count
 
-        family = "cloakbench.models.families.stable_diffusion"
-        spec = self.config.models[model_of(task, self.experiment)]
-        self._trained = 0
-        if spec.folders() and spec.module != family:
-            raise CloakBenchError(f"model {spec.path}: a {spec.pipeline} cannot be counted.")
+        self._trained, method = 0, self._method(task)
+        spec = self._model(task) if method is None or "model" in method.uses else None
+        alone = method is not None and method.vae_alone
         try:
-            method = self._method(task)
-            alone = method is not None and method.vae_alone
             counts = count(spec, work, frugal=frugal, vae_alone=alone)
         except CloakBenchError:
             raise
@@ -212,4 +211,5 @@ class Needs:
             counts.checkpoint,
             self._trained,
             counts.operators,
+            counts.single,
         )

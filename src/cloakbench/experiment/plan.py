@@ -165,7 +165,7 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
 class _Planner:
     def __init__(self, experiment: Experiment, card: Card, share: float) -> None:
         self.experiment, self.card = experiment, card
-        self.speed = getattr(card, experiment.config.model_spec.precision) * share
+        self.share = share
         self.needs, self.expected = Needs(experiment), Expected(experiment)
         self.missing = _missing(experiment)
         self.uncounted: list[str] = []
@@ -212,8 +212,9 @@ class _Planner:
 
     def _seconds(self, need: Need) -> float:
         """What a job takes, about: its kernels run while others are launched, the rest waits."""
-        work, moved = need.flops / self.speed, 0.0
-        if self.card != CARDS[CPU]:
+        lower, card, moved = need.flops - need.single, self.card, 0.0
+        work = (lower / card.bf16 + need.single / card.fp32) / self.share
+        if card != CARDS[CPU]:
             work, moved = max(work, need.operators * LAUNCH), need.moved / BUS
         return START + work + moved + need.written / DISK
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cloakbench.files.layout import CELL_LABELS, SETS, STAGES, Cell, trained
+from cloakbench.files.layout import CELL_LABELS, SETS, STAGES, Cell
 from cloakbench.files.outputs import MANIFEST
 from cloakbench.files.verified import beside
 
@@ -31,7 +31,7 @@ def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
     """The jobs of every stage, as the workflow's rules have them."""
     cells = experiment.cells()
     tasks = {
-        stage: list(dict.fromkeys(Task(stage, named(cell, stage)) for cell in cells))
+        stage: list(dict.fromkeys(task_of(stage, cell, experiment) for cell in cells))
         for stage in STAGES
         if stage != "sample" or experiment.config.keep_weights  # else `personalise` samples
         if stage != "class_images" or experiment.uses_class_images
@@ -53,12 +53,12 @@ def model_of(task: Task, experiment: Experiment) -> str:
     return task.cell.model
 
 
-def named(cell: Cell, stage: str) -> Cell:
-    """A cell with only the labels that name a stage's job."""
-    if stage == "personalise":  # once for a training and all its snapshots
-        cell = replace(cell, trainer=trained(cell.trainer))
+def task_of(stage: str, cell: Cell, experiment: Experiment) -> Task:
+    """A stage's job that a cell needs: cells share the job whose labels they share."""
+    if stage == "personalise":  # once for all samples of a training
+        cell = replace(cell, trainer=experiment.trainings[cell.trainer])
     labels, values = STAGES[stage], [*vars(cell).values()]
-    return Cell(*values[:labels], *[""] * (len(values) - labels))
+    return Task(stage, Cell(*values[:labels], *[""] * (len(values) - labels)))
 
 
 def result(task: Task, experiment: Experiment) -> Path:
@@ -97,7 +97,7 @@ def inputs(task: Task, experiment: Experiment) -> dict[str, tuple[Task, Path]]:
     cell, layout = task.cell, experiment.layout
 
     def of(stage: str) -> Task:
-        return Task(stage, named(cell, stage))
+        return task_of(stage, cell, experiment)
 
     data = {name: (of("data"), layout.data(cell) / name) for name in SETS}
     match task.stage:
@@ -120,7 +120,8 @@ def inputs(task: Task, experiment: Experiment) -> dict[str, tuple[Task, Path]]:
             prior = _class_images(of("class_images"), uses, experiment)
             return {"instance": (of("purify"), layout.purified(cell)), **prior}
         case "sample":
-            return {"weights": (of("personalise"), layout.personalised(cell))}
+            training = of("personalise")
+            return {"weights": (training, layout.personalised(training.cell))}
         case "score":
             sampled = of("sample" if experiment.config.keep_weights else "personalise")
             samples = {"samples": (sampled, layout.generated(cell))}

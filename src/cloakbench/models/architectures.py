@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
+from cloakbench.files.weights import find_folder
 
 if TYPE_CHECKING:
     from cloakbench.models.spec import ModelSpec
@@ -45,6 +47,30 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """By name: Stable Diffusion 1.4, 1.5 and 2.1-base, in the words of diffusers and transformers."""
 
+UPSCALER: dict[str, dict[str, Any]] = {
+    "vae": {
+        "block_out_channels": (128, 256, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 2,
+        "sample_size": 256,
+        "scaling_factor": 0.08333,
+    },
+    "unet": {
+        "sample_size": 128,
+        "in_channels": 7,
+        "block_out_channels": (256, 512, 512, 1024),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+        "only_cross_attention": (True, True, True, False),
+        "cross_attention_dim": 1024,
+        "attention_head_dim": 8,
+        "num_class_embeds": 1000,
+        "use_linear_projection": True,
+    },
+    "text_encoder": ARCHITECTURES["sd21"]["text_encoder"],
+}
+"""The Stable Diffusion x4 upscaler, which purifications run."""
 
 READ_TEXT = ("text_encoder", "unet")
 """Networks that images need, and their encoding does not."""
@@ -69,7 +95,7 @@ def parts(model: ModelSpec, *, vae_alone: bool = False) -> dict[str, Any]:
     """
     name = HUB_IDS.get(model.path, model.path)
     known = name in ARCHITECTURES and not model.folders()
-    makers = _known(name) if known else _configured(model.folder())
+    makers = _known(ARCHITECTURES[name]) if known else _configured(model.folder())
     left_out = READ_TEXT if vae_alone else ()
     made = {part: make() for part, make in makers.items() if part not in left_out}
     for network in {"vae", *READ_TEXT} & made.keys():
@@ -77,19 +103,34 @@ def parts(model: ModelSpec, *, vae_alone: bool = False) -> dict[str, Any]:
     return made
 
 
-def _known(name: str) -> dict[str, Callable[[], Any]]:
+def upscaler(name: str) -> dict[str, Any]:
+    """The parts of the upscaler that is in a folder or the hub's cache, or else of the published
+    one, as `parts`.
+
+    Raises:
+        CloakBenchError: it is neither.
+    """
+    try:
+        makers = _configured(find_folder(name))
+    except CloakBenchError:
+        if name != "stabilityai/stable-diffusion-x4-upscaler":
+            raise
+        makers = _known(UPSCALER)
+    return {part: make() for part, make in makers.items()}
+
+
+def _known(told: dict[str, dict[str, Any]]) -> dict[str, Callable[[], Any]]:
     """What makes each part; the tokenizer is the miniature's, told to fill up to 77 tokens."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    told = ARCHITECTURES[name]
     width = told["text_encoder"]["hidden_size"]
     text = CLIPTextConfig(
         **told["text_encoder"], intermediate_size=4 * width, vocab_size=49408, hidden_act="gelu"
     )
     words = bundled(Path("resources/mini/tokenizer"))
     return {
-        "vae": lambda: AutoencoderKL(**_VAE),
+        "vae": lambda: AutoencoderKL(**told.get("vae", _VAE)),
         "text_encoder": lambda: CLIPTextModel(text),
         "unet": lambda: UNet2DConditionModel(**told["unet"]),
         "tokenizer": lambda: CLIPTokenizer.from_pretrained(words, model_max_length=77),

@@ -97,7 +97,6 @@ class PixelDenoiser(Denoiser):
         Raises:
             CloakBenchError: it is missing, broken, or not an unconditional pixel-space model.
         """
-        import torch
         from diffusers import DDPMScheduler, UNet2DModel
 
         folder = find_network(name, "unet", "UNet2DModel")
@@ -117,7 +116,14 @@ class PixelDenoiser(Denoiser):
                 f"{name}: is no unconditional model of square RGB images. Give another DDPM."
             )
 
+        return cls.of(unet, ladder)
+
+    @classmethod
+    def of(cls, unet: Any, ladder: Any) -> Self:
+        """A UNet2DModel on the ladder of a DDPMScheduler."""
+        import torch
+
         def predict(noisy: Tensor, step: int) -> Tensor:
             return torch.cat([unet(part, step).sample for part in noisy.split(BATCH)])
 
-        return cls(predict, ladder, told.sample_size)
+        return cls(predict, ladder, unet.config.sample_size)

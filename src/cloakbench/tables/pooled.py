@@ -15,7 +15,8 @@ from cloakbench.experiment.provenance import settings
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell
 from cloakbench.tables.collect import read_table, wrong
 
-FREE = {"identities", "seeds", "results"}  # settings that the parts of an experiment may differ in
+FREE = {"identities", "seeds", "results", "keep_weights"}
+"""Settings that the parts of an experiment may differ in: they change no score."""
 
 
 class Elsewhere(NamedTuple):
