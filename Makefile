@@ -20,7 +20,7 @@ help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
 	@echo 'studies, config/NAME.yaml into docs/NAME, `cloakbench plan config.yaml config/NAME.yaml` says how long:'
 	@for name in $$(sed -nE 's/^([a-z-]+( [a-z-]+)+):.*## .*/\1/p' Makefile); do echo "$$name	$$(sed -n '/^#/!q; s/^# *//p' \
-		config/$$name.yaml | tr '\n' ' ' | sed -E -e 's/\. .*(\([^()]*cores\)) *$$/ \1/' -e t -e 's/\. .*//')"; done | expand -t 16
+		config/$$name.yaml | tr '\n' ' ' | sed -E 's/\. .*//')"; done | expand -t 16
 
 setup: $(BIN)/.ready ## install every pinned package into .venv
 
@@ -72,13 +72,13 @@ behaviour ablation components protections purifications purified-clean learning 
 benchmark: setup ## time protections against the published loops, written anew
 	python benchmarks/protections.py
 
-test: setup ## run all tests, but for those of `make large`
+test: setup ## run all tests, but for those of `make large` (twenty-five minutes on two CPU cores)
 	pytest -m "not large" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 large: setup ## run the tests of the largest jobs, counted and run at full size: long, and much memory
 	pytest -m large
 
-lint: setup ## format, lint, types and workflow checks
+lint: setup ## format, lint, types and workflow checks (a minute)
 	ruff check .
 	ruff format --check .
 	mypy

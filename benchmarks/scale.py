@@ -47,9 +47,9 @@ from cloakbench.protect.pgd import pgd
 from cloakbench.protect.simac import SimAC, Timesteps
 from cloakbench.protect.surrogate import Denoising
 from cloakbench.purify.base import Purifier, build_purifier
-from cloakbench.purify.weightless import weightless
 from cloakbench.registry import Spec
 from cloakbench.running.jobs import Job, Stateful
+from cloakbench.weightless import weightless
 
 CARDS = (12, 16, 24, 40, 80)  # GiB
 CUDA = 1e9  # bytes of its context and workspaces

@@ -74,6 +74,28 @@ def test_default_prompts_of_purifiers_follow_the_class_noun(config):
     assert Experiment.parse(config).purifiers["jpeg"] == experiment.purifiers["jpeg"]
 
 
+def test_what_a_protection_looks_through_follows_the_class_noun(config):
+    through = ["latent_diffpure", ["jpeg", "superres"]]
+    entries = [{"name": "adaptive", "method": "advdm", "through": through}, "noise"]
+    asked = {"preset": None, "protections": entries, "prompts": {"class_noun": "painting"}}
+
+    made = Experiment.parse(config | asked).protections
+
+    told = json.dumps(made["adaptive"].spec()["through"])
+    assert "a photo of a painting, clear" in told
+    assert "A photo of a painting" in told
+    assert "a person" not in told
+
+
+def test_results_among_the_photos_are_refused_before_anything_is_written(config, dataset):
+    there = sorted(dataset.rglob("*"))
+
+    with pytest.raises(CloakBenchError, match="would be written into"):
+        Experiment.parse(config | {"results": str(dataset)}).check()
+
+    assert sorted(dataset.rglob("*")) == there
+
+
 def test_default_texts_of_metrics_follow_the_class_noun(config):
     own = {"method": "clip_iqac", "good": "a fresco", "bad": "a photo of a person"}
     asked = {"preset": None, "metrics": ["clip_prompt", "concept", "clip_margin", "q", own]}

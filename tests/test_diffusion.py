@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -369,8 +370,18 @@ def test_a_folder_that_is_no_model_says_what_it_should_be(tmp_path):
         ModelSpec(path=str(tmp_path)).check()
 
 
+def test_a_model_for_inpainting_is_named_before_any_work(tiny_model, tmp_path):
+    folder = tmp_path / "inpainting"
+    shutil.copytree(tiny_model.path, folder)
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": 9}))
+
+    with pytest.raises(CloakBenchError, match="its U-Net takes 9 channels, and its VAE makes 4"):
+        ModelSpec(path=str(folder)).check()
+
+
 def test_a_typo_in_a_models_path_is_found_before_any_work():
-    with pytest.raises(CloakBenchError, match=r"model resources/mni: no such folder, and not in"):
+    with pytest.raises(CloakBenchError, match=r"model resources/mni: no such folder of weights"):
         ModelSpec(path="resources/mni").check()
 
 

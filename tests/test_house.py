@@ -22,6 +22,7 @@ FLOORS = """
     prior phrase descent faces finished
     purify
     protect personalise
+    weightless
     counting
     score
     stages

@@ -269,3 +269,15 @@ def test_counting_leaves_torch_as_it_was(config):
 
     assert torch.zeros(1).device.type == "cpu"
     assert load_model(ModelSpec(**config["models"]["tiny"])).device == "cpu"
+
+
+def test_without_the_photos_one_person_is_planned(config, tmp_path):
+    missing = {"people": {"path": str(tmp_path / "nowhere")}}
+
+    made = plan(config, datasets=missing, identities=None)
+
+    told, instead = made.missing
+    assert told.startswith(f"dataset {tmp_path / 'nowhere'}: no such folder")
+    assert instead == "planned instead: one person of 12 photos."
+    assert line(made, "personalise").seconds is not None
+    assert made.cells == 1

@@ -19,6 +19,7 @@ from cloakbench.experiment.provenance import as_markdown, make_provenance, write
 from cloakbench.experiment.tasks import all_tasks, manifest
 from cloakbench.models.spec import ModelSpec
 from cloakbench.running.machine import environment
+from cloakbench.score.references import IdentityReference, References
 
 
 @pytest.fixture
@@ -54,6 +55,21 @@ def leave(experiment: Experiment, stage: str, seconds: list[float], **said: Any)
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+
+def test_it_says_in_how_many_reference_photos_a_face_was_found(experiment):
+    assert "clean photos" not in as_markdown(make_provenance(experiment))
+    people = {
+        name: IdentityReference(embedding=(0.0, 1.0), photos=4, faces=faces)
+        for name, faces in (("anna", 4), ("bert", 3))
+    }
+    path = experiment.layout.references(experiment.cells()[0])
+    References(backend={}, identities=people, calibration=None).write(path, {"stage": "references"})
+
+    said = as_markdown(make_provenance(experiment))
+
+    assert "Of 8 clean photos" in said
+    assert "dlib finds a face in 7." in said
 
 
 def test_its_config_runs_the_same_experiment(experiment):

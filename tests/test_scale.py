@@ -140,6 +140,14 @@ def test_a_step_of_pgd_on_four_photos():
     assert step.operators <= 1700
 
 
+def test_weights_that_stay_as_they_are_are_cast_once_and_not_at_every_step():
+    def operators(steps: int) -> float:
+        method = protections.build({"method": "advdm", "steps": steps})
+        return count(SD15, partial(scale().protect, method, scale().people(4))).operators
+
+    assert operators(12) - operators(11) <= 1_750
+
+
 def test_more_photos_than_a_batch_cost_no_more_each():
     assert counted("pgd", "step", photos=8).flops == pytest.approx(
         2 * counted("pgd", "step").flops, rel=1e-3

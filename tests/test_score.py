@@ -407,7 +407,7 @@ def test_photos_without_a_face_are_named_as_their_owner_knows_them(
 
     [line] = [text for text in caplog.messages if "finds no face" in text]
     assert line.startswith(f"{folder / 'set_C' / '01.png'} (IMG_2.jpg): backend 'colours' finds")
-    assert "Set the dataset's crop to 'face'" in line
+    assert "let the dataset's crop be 'face'" in line
 
 
 def test_references_that_were_killed_look_at_no_identity_twice(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 def picture(path, colour):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 20), colour).save(path)
+    Image.new("RGB", (40, 40), colour).save(path)
 
 
 def test_each_folder_becomes_a_labelled_row(tmp_path):
@@ -26,12 +26,12 @@ def test_each_folder_becomes_a_labelled_row(tmp_path):
     contact_sheet(folder_rows([tmp_path]), tmp_path / "out.png", columns=2)
 
     sheet = Image.open(tmp_path / "out.png")
-    left = sheet.width - 40
-    assert sheet.height == 40
-    assert [sheet.getpixel((left, y)) for y in (0, 39)] == [RED, BLUE]
-    assert sheet.getpixel((left + 20, 0)) == WHITE  # no second picture
-    for top in (0, 20):
-        label = sheet.crop((0, top, left, top + 20)).convert("L")
+    left = sheet.width - 80
+    assert sheet.height == 80
+    assert [sheet.getpixel((left, y)) for y in (0, 79)] == [RED, BLUE]
+    assert sheet.getpixel((left + 40, 0)) == WHITE  # no second picture
+    for top in (0, 40):
+        label = sheet.crop((0, top, left, top + 40)).convert("L")
         assert label.getextrema()[0] < 128  # something is written
 
 
@@ -41,6 +41,20 @@ def test_photos_of_any_format_have_a_row(tmp_path):
     (tmp_path / "nobody").mkdir()
 
     assert folder_rows([tmp_path]) == {"a": [tmp_path / "a" / "1.jpg"]}
+
+
+def test_photos_stand_upright_and_one_that_is_broken_is_named(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (80, 40), RED).save(tmp_path / "a" / "1.jpg", exif=turned)
+
+    contact_sheet(folder_rows([tmp_path]), tmp_path / "out.png", columns=1)
+
+    assert Image.open(tmp_path / "out.png").height == 80
+    (tmp_path / "a" / "1.jpg").write_bytes(b"no photo")
+    with pytest.raises(CloakBenchError, match=r"1\.jpg: is not an image"):
+        contact_sheet(folder_rows([tmp_path / "a"]), tmp_path / "out.png", columns=1)
 
 
 def test_photos_and_what_was_made_of_them_are_laid_side_by_side(tmp_path):

@@ -48,6 +48,14 @@ def test_one_identity_alone_has_no_accuracy():
     assert verification(["a", "a"], _at(0, 10)) == {}
 
 
+def test_a_photo_that_is_broken_is_named(tmp_path):
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "1.png").write_bytes(b"no photo")
+
+    with pytest.raises(CloakBenchError, match=r"1\.png: is not an image"):
+        measure_faces(tmp_path, backends.build("dlib"))
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(CloakBenchError, match="no folders of portraits"):
         measure_faces(tmp_path, backends.build("dlib"))

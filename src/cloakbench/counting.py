@@ -34,9 +34,9 @@ from cloakbench.models import architectures
 from cloakbench.models.families.stable_diffusion import StableDiffusion, spare
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import ensemble, metacloak
-from cloakbench.purify.weightless import weightless
 from cloakbench.running import jobs
 from cloakbench.running.jobs import Job, Stateful
+from cloakbench.weightless import weightless
 
 GPU = "meta"
 SMALL = 2**20  # what comes to the host in fewer bytes is zeros there, for code that looks at it

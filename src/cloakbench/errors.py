@@ -66,7 +66,7 @@ def explain_os_error(error: OSError) -> str | None:
                 f"{where}: the disk is full. Free some space and run the same command again; "
                 "finished work is kept."
             )
-        case errno.ENOENT | errno.ENAMETOOLONG | errno.ELOOP:
+        case errno.ENOENT | errno.ELOOP:
             return f"{where}: cannot be there ({error.strerror}). Choose another path."
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
             return (

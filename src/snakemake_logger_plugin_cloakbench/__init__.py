@@ -87,7 +87,8 @@ class LogHandler(LogHandlerBase):
     def _planned(self, event: LogEvent | None, record: Any) -> None:
         """A line per job, without rich: else half of a large plan's time is for showing it."""
         if event == LogEvent.JOB_INFO:
-            text = f"{_words(record)}  ({record.reason})"
+            why, _, _ = str(record.reason).partition(":")  # then come files, hundreds of them
+            text = f"{_words(record)}  ({why.lower()})"
         elif event == LogEvent.SHELLCMD and not self.common_settings.printshellcmds:
             return
         else:

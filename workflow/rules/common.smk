@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -118,7 +119,8 @@ def is_there(path):
     if not path.exists():
         return False
     if workflow.is_main_process and path.stat().st_mtime >= OUTDATED.stat().st_mtime:
-        os.utime(path, (1, 1))
+        with suppress(PermissionError):  # another user's
+            os.utime(path, (1, 1))
     return True
 
 

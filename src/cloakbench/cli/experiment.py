@@ -63,12 +63,15 @@ def check(config: ConfigArgument) -> None:
     cells = len(experiment.cells())
     per_cell = experiment.config.sampling.images * len(experiment.config.prompts.sample)
     typer.echo(f"{'cells':>14}: {cells}, {per_cell} samples each")
-    _say_split(experiment, 14)
+    _say_people(experiment, 14)
 
 
-def _say_split(experiment: Experiment, width: int = 0) -> None:
-    """Say what a study does with photos that come without sets."""
+def _say_people(experiment: Experiment, width: int = 0) -> None:
+    """Say what becomes of photos that come without sets, and what one person is too few for."""
     config = experiment.config
+    if experiment.uses_references and len(config.dataset_spec.identities()) < 2:
+        said = "relative scores and identification compare people, and will stay empty"
+        typer.echo(f"{'1 person':>{width}}: {said}")
     if said := config.dataset_spec.split_aloud(config.chosen_identities):
         typer.echo(f"{'split':>{width}}: {said}")
 
@@ -111,7 +114,7 @@ def plan(
         return
     print_plan(made, jobs)
     with suppress(CloakBenchError):  # which is among what is missing
-        _say_split(experiment)
+        _say_people(experiment)
 
 
 def status(

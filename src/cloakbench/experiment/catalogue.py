@@ -146,7 +146,7 @@ def _weights(method: type[Method]) -> str:
     try:
         found = {each.named.name for each in weight_files(method())}
     except CloakBenchError as error:
-        return str(error)
+        return "; ".join(error.problems)
     return f"here: {', '.join(sorted(found))}" if found else ""
 
 

@@ -153,7 +153,7 @@ class Dataset(Settings):
         people = "1 person" if len(found) == 1 else f"{len(found)} people"
         return (
             f"{people} without set_A, set_B, set_C: of the photos, by their names, {surrogate} are "
-            f"for surrogates, {instance} are protected, and {reference} are judged by"
+            f"for surrogates, {instance} are protected, and samples are compared with {reference}"
         )
 
 

@@ -64,11 +64,12 @@ class Experiment:
         self.digests = self.layout.scratch / DIGESTS
         _check_preset(config.preset)
         entries, models = zip(*map(self._surrogate, config.protections), strict=True)
-        self.protections = self._build(protections, entries)
+        noun = config.prompts.class_noun
+        made = self._build(protections, entries)
+        self.protections = {label: protection.of_class(noun) for label, protection in made.items()}
         self.surrogates = dict(zip(self.protections, models, strict=True))
         self._check_surrogates()
         built = self._build(purifiers, config.purifications)
-        noun = config.prompts.class_noun
         self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
         self.trainers = _with_snapshots(self._build(trainers, config.trainers), config.keep_weights)
         self.trainings = _trainings(self.trainers, config.keep_weights)
@@ -235,9 +236,9 @@ class Experiment:
             CloakBenchError: models, identities, photo sets or weights files are missing, two sets
                 share a photo, or the results cannot be written: a line for each.
         """
+        self._check_results()  # before anything is written there
         every(
             [
-                self._check_results,
                 *(model.check for model in self.models.values()),
                 *(method.check for method in self.methods()),
                 self._check_prompts,

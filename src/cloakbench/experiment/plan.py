@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError, nearest
@@ -25,6 +29,7 @@ START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
 BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
 DISK = 1e9  # bytes/s that a job writes
+STAND_INS = 12  # photos of a person who is planned for where the dataset is missing
 LAUNCH = 45e-6  # seconds a host takes to launch a kernel, as seen beside an H100
 
 
@@ -136,7 +141,7 @@ class Plan:
 
 
 def make_plan(experiment: Experiment, card: str, share: float | None = None) -> Plan:
-    """Look at what is there, and count what is left.
+    """Look at what is there, and count what is left; for one person where the dataset is missing.
 
     card: of `CARDS`. share: of its peak that a job gets; by default what `CARDS` says.
 
@@ -148,16 +153,20 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
     if card not in CARDS:
         raise CloakBenchError(f"--card: unknown '{card}': {nearest(card, CARDS)}")
     share = share or CARDS[card].share
-    planner = _Planner(experiment, CARDS[card], share)
-    lines = [
-        planner.line(stage, method, tasks)
-        for (stage, method), tasks in tqdm(
-            planner.groups().items(), "counting", leave=False, disable=None
-        )
-    ]
+    missing = _missing(experiment)
+    with _peopled(experiment) as peopled:
+        if peopled is not experiment:
+            missing.append(f"planned instead: one person of {STAND_INS} photos.")
+        planner = _Planner(peopled, CARDS[card], share)
+        lines = [
+            planner.line(stage, method, tasks)
+            for (stage, method), tasks in tqdm(
+                planner.groups().items(), "counting", leave=False, disable=None
+            )
+        ]
+        cells = len(peopled.cells())
     config = experiment.config
     samples = config.sampling.images * len(config.prompts.sample)
-    cells, missing = len(experiment.cells()), planner.missing
     uncounted = [each for each in dict.fromkeys(planner.uncounted) if each not in missing]
     return Plan(experiment.name, card, share, cells, samples, lines, missing, uncounted)
 
@@ -167,7 +176,6 @@ class _Planner:
         self.experiment, self.card = experiment, card
         self.share = share
         self.needs, self.expected = Needs(experiment), Expected(experiment)
-        self.missing = _missing(experiment)
         self.uncounted: list[str] = []
 
     def groups(self) -> dict[tuple[str, str], list[Task]]:
@@ -234,6 +242,26 @@ class _Planner:
             "sample": samples,
         }
         return images.get(stage, 0) * PIXEL * config.model_spec.resolution**2
+
+
+@contextmanager
+def _peopled(experiment: Experiment) -> Iterator[Experiment]:
+    """The experiment, or where its dataset is missing, the same on one person of some photos."""
+    from cloakbench.experiment.experiment import Experiment
+
+    config, dataset = experiment.config, experiment.config.dataset_spec
+    if dataset.folder.is_dir():
+        yield experiment
+        return
+    with TemporaryDirectory() as folder:
+        (person := Path(folder) / "person").mkdir()
+        for number in range(STAND_INS):
+            (person / f"{number:02d}.png").touch()
+        there = {
+            **config.datasets,
+            config.dataset: dataset.model_copy(update={"path": Path(folder)}),
+        }
+        yield Experiment(config.model_copy(update={"datasets": there, "identities": None}))
 
 
 def _missing(experiment: Experiment) -> list[str]:

@@ -27,6 +27,7 @@ from cloakbench.files.weights import WEIGHTS
 from cloakbench.registry import Method
 from cloakbench.running.machine import environment, versions
 from cloakbench.running.record import without_places
+from cloakbench.score.references import References
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment
@@ -61,6 +62,7 @@ def make_provenance(
         "weights": theirs | weight_digests(manifests),
         "environments": environments(manifests),
         "costs": costs(experiment),
+        "references": faces_of_references(experiment),
         "pooled": parts,
     }
 
@@ -125,6 +127,17 @@ def weight_digests(manifests: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: named[name] for name in sorted(named) if Path(name).suffix in WEIGHTS}
 
 
+def faces_of_references(experiment: Experiment) -> dict[str, int]:
+    """In how many of the clean photos that samples are compared with a face is found: the dataset's
+    own FDFR is what is left.
+    """
+    path = experiment.layout.references(experiment.cells()[0])
+    if not experiment.uses_references or not path.exists():
+        return {}
+    people = References.read(path).identities.values()
+    return {name: sum(getattr(each, name) for each in people) for name in ("photos", "faces")}
+
+
 def environments(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """On what the experiment's results were made, with their number per stage."""
     made: dict[str, Counter[str]] = defaultdict(Counter)
@@ -181,6 +194,7 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
             f"Root seeds: {', '.join(map(str, roots))}. {made['seeds']['derivation']}",
             "",
+            *_faces(made),
             *_parts(made["pooled"]),
             "## Time and memory of jobs",
             "",
@@ -205,6 +219,17 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _faces(made: Mapping[str, Any]) -> list[str]:
+    if not (found := made.get("references")):
+        return []
+    backend, faces, photos = made["config"]["faces"]["method"], found["faces"], found["photos"]
+    return [
+        f"Of {photos:,} clean photos that samples are compared with, of everyone in the dataset, "
+        f"{backend} finds a face in {faces:,}.",
+        "",
+    ]
 
 
 def _parts(pooled: Sequence[Mapping[str, Any]]) -> list[str]:

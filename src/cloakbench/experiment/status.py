@@ -168,8 +168,8 @@ def print_status(status: Status, at_once: int = 1, console: Console | None = Non
         console.print(Text(f"out of date: {line}"), soft_wrap=True)
     if (more := len(status.outdated) - SHOWN) > 0:
         console.print(f"... and {more:,} more results that are out of date")
-    if status.seconds or not status.known:
-        left = duration(status.seconds / at_once) or "some time"
+    if status.seconds:
+        left = duration(status.seconds / at_once)
         jobs = "one job" if at_once == 1 else f"{at_once} jobs"
         console.print(f"{left}{'' if status.known else ' or more'} left with {jobs} at a time")
     if not status.known:

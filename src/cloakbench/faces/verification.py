@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import SUFFIXES
+from cloakbench.files.images import SUFFIXES, read_photo
 from cloakbench.files.layout import SETS
 
 
@@ -32,7 +32,7 @@ def measure_faces(folder: Path, backend: FaceBackend) -> dict[str, Any]:
     files = sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise CloakBenchError(f"{folder}: no folders of portraits. Check the path.")
-    vectors = embed_all((Image.open(path).convert("RGB") for path in files), backend, len(files))
+    vectors = embed_all(map(read_photo, files), backend, len(files))
     missed = [str(p) for p, vector in zip(files, vectors, strict=True) if vector is None]
     return {
         "portraits": len(files),

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import struct
+import warnings
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -156,7 +157,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """A file's image; what fails in opening and reading it is one line."""
     _add_heic()
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # photos may be large
+            image = Image.open(path)
+        with image:
             yield image
     except UnidentifiedImageError:
         raise CloakBenchError(f"{path}: {_unidentified(path)}") from None

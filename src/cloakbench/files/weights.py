@@ -146,7 +146,7 @@ def find_folder(name: str, revision: str | None = None) -> Path:
     for place in _places(name):
         if place.is_dir():
             return place
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or name.startswith("resources/"):
         raise CloakBenchError(f"{name}: no such folder of weights. Check the path.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -325,7 +325,7 @@ class DiffusionModel(ABC):
     def cast_weights(self, precision: str) -> None:
         """Store all weights in a precision ("fp32" or "bf16"), as some references do."""
         for network in self.networks:
-            network.to(_PRECISIONS[precision])
+            torch.nn.Module.to(network, _PRECISIONS[precision])  # diffusers' own warns of nothing
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: autocast at precision bf16, if weights are float32."""

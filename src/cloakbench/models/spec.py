@@ -117,6 +117,8 @@ class ModelSpec(Settings):
             self._need((root / name).is_dir(), f"the folder '{name}' is missing.")
             self._check_kind(root / name, kind)
             self._check_variant(root / name)
+            if name == "unet":
+                self._check_channels(root)
             found += weights_in(root / name, root)
         return found
 
@@ -151,6 +153,16 @@ class ModelSpec(Settings):
             kind in kinds or not any(kinds),
             f"'{folder.name}' holds a {next((k for k in kinds if k), None)}, not a {kind}.",
         )
+
+    def _check_channels(self, root: Path) -> None:
+        """That the U-Net takes the VAE's latents, and nothing else, as one for inpainting does."""
+        said = ((root / "unet", "in_channels"), (root / "vae", "latent_channels"))
+        takes, makes = ((_read_json(at / "config.json") or {}).get(key, 4) for at, key in said)
+        if takes != makes:
+            raise CloakBenchError(
+                f"model {self.path}: its U-Net takes {takes} channels, and its VAE makes {makes}. "
+                "Name a model that makes images from text alone, none for inpainting or the like."
+            )
 
     def _check_variant(self, folder: Path) -> None:
         """That a network has weights of the variant."""

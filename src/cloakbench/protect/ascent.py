@@ -33,7 +33,9 @@ class Ascent(ModelProtection):
     gradient is exact where a purification has one and passes straight through it elsewhere, as in
     Athalye et al. 2018, arXiv 1802.00420, section 4.1. Of several purifications the mean loss
     counts, whichever will be chosen; random ones draw anew at every step (section 4.2), and one
-    that is named k times is a mean over k draws.
+    that is named k times is a mean over k draws. A purification that needs the experiment's model
+    runs on the one whose loss is ascended: where that one is trained, `latent_diffpure` is not the
+    purifier's to the letter; and where its weights are bfloat16, `impress` descends so.
     """
 
     variants: ClassVar = {
@@ -58,6 +60,10 @@ class Ascent(ModelProtection):
     @property
     def parts(self) -> Sequence[Part]:
         return [*super().parts, *self.purifiers]
+
+    def of_class(self, noun: str) -> Self:
+        through = [purifier.of_class(noun).spec() for purifier in self.purifiers]
+        return super().of_class(noun).model_copy(update={"through": through})
 
     def plain(self) -> Self:
         """The same protection, which does not adapt to anybody."""

@@ -45,9 +45,10 @@ class PhotowiseProtection(Ascent):
         original = identity.instance_images.pixels.to(model.device)
         loss = self.objective(original, model, identity.prompts, job)
         perturbed = Pixels(self.start(original, job))
-        for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
-            steps = range(step, step + 1)
-            perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
+        with model.frozen():
+            for step in job.steps("pgd", self.steps, {"pixels": perturbed}):
+                steps = range(step, step + 1)
+                perturbed.value = self.ascend(perturbed.value, original, model, loss, job, steps)
         return perturbed.value
 
     def start(self, original: Tensor, job: Job) -> Tensor:

@@ -35,8 +35,9 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     """Restores every face that RetinaFace finds, and pastes it back into the photo.
 
     Network and weights are S-Lab's, for non-commercial use only; the network is in an extra,
-    `pip install "cloakbench[codeformer]"`. Faces are pasted back through a feathered square where
-    the reference uses a parsing network's mask, and photos keep their size where it doubles it.
+    `pip install "cloakbench[codeformer]"`. Faces are pasted back through a feathered square, hair
+    and background in it restored as well, where the reference uses a parsing network's mask; photos
+    keep their size where it doubles it.
     A photo without a face that is found stays as it is; the manifest says how many did (`notes`),
     and so does the table `purifiers`.
 

@@ -56,7 +56,8 @@ class PixelDiffusing(Diffusing, DifferentiablePurifier):
 
     The references use guided-diffusion's 256 px ImageNet model, which `cloakbench convert` brings
     into diffusers' format; any DDPM in that format will do, by default one of faces at 256 px
-    (Apache-2.0). Hub ids are sought in the hub's cache and not downloaded.
+    (Apache-2.0), which in windows of a photo sees parts of faces that it was not trained on.
+    Hub ids are sought in the hub's cache and not downloaded.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gpu"})

@@ -26,6 +26,8 @@ class LatentDiffPure(Diffusing, ModelPurifier):
     Stable Diffusion 1.4, which an experiment can name as its model. The preset `empty` is Latent
     DiffPure-∅: without a prompt there is nothing to guide towards. `mini` has a quarter as much
     noise for as much signal, as its photos have a quarter of the side, and its sampling's guidance.
+    The reference starts from a sample of the VAE's posterior, here it is the mode, and takes one
+    step more.
     """
 
     source = "DiffShortcut defenses/ldiffp (recipes 2)"

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import SUFFIXES
+from cloakbench.files.images import SUFFIXES, photo_size, read_photo
 from cloakbench.files.layout import CELL_LABELS, Cell, Layout, prompt_folders
 from cloakbench.files.outputs import new_file
 
@@ -70,8 +70,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
         raise CloakBenchError(f"{out}: no kind of picture. Name it .png, .webp or .jpg.")
     font = ImageFont.load_default(FONT_SIZE)
     left = 2 * MARGIN + int(max(font.getlength(label) for label in rows))
-    with Image.open(next(iter(rows.values()))[0]) as first:
-        width, height = first.size
+    width, height = photo_size(next(iter(rows.values()))[0])
     if max(size := (left + width * columns, height * len(rows))) > LARGEST:
         raise CloakBenchError(
             f"{out}: would be {size[0]}x{size[1]} px, and pictures have up to {LARGEST}. Choose "
@@ -83,7 +82,6 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
         middle = (MARGIN, y * height + height // 2)
         draw.text(middle, label, fill="black", font=font, anchor="lm")
         for x, path in enumerate(files[:columns]):
-            with Image.open(path) as picture:
-                sheet.paste(picture, (left + x * width, y * height))
+            sheet.paste(read_photo(path), (left + x * width, y * height))
     with new_file(out) as part:
         sheet.save(part, kind, optimize=True, quality=90)

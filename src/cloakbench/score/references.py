@@ -172,8 +172,8 @@ def _embeddings(folder: Path, backend: FaceBackend) -> list[list[float] | None]:
         if face is None:
             name = f"{path} ({called[number]})" if called else path
             log.warning(
-                "%s: backend '%s' finds no face in this square of the photo. Set the dataset's "
-                "crop to 'face', or replace the photo.",
+                "%s: backend '%s' finds no face in this square of the photo. Replace the photo, or "
+                "let the dataset's crop be 'face' if it is not.",
                 *(name, backend.name),
             )
     return [None if face is None else [*map(float, face.embedding)] for face in faces]
@@ -186,8 +186,8 @@ def _reference(
     if not vectors:
         raise CloakBenchError(
             f"{folder / REFERENCE_SET}: backend '{backend.name}' finds no face in any of "
-            f"{photos} photos, of which the central square is searched. Set the dataset's crop to "
-            "'face', give photos that show the face, or choose another backend."
+            f"{photos} photos, of which a square is searched. Let the dataset's crop be 'face' if "
+            "it is not, give photos that show the face, or choose another backend."
         )
     mean = np.mean(vectors, axis=0)
     return IdentityReference(embedding=tuple(map(float, mean)), photos=photos, faces=len(vectors))

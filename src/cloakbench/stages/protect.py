@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, every
 from cloakbench.files.images import (
     Photos,
     largest_change,
@@ -60,12 +60,11 @@ def protect(
             return None
         return other_photos(folder, option, protection.name, photos, instance)
 
-    identity = Identity(
-        photos,
-        prompts,
-        others("surrogate_images", surrogate, "--surrogate"),
-        others("class_images", class_images, "--class-images"),
+    needed = (
+        partial(others, "surrogate_images", surrogate, "--surrogate"),
+        partial(others, "class_images", class_images, "--class-images"),
     )
+    identity = Identity(photos, prompts, *every(needed))
     record = run.record(
         facts(protection, model, prompts, run.digests),
         *model.folders(),
