@@ -125,7 +125,7 @@ def test_the_first_page_says_what_stable_diffusion_takes_as_its_page_does():
     [whole] = [value for name, value in table.items() if name.startswith("all 12 cells")]
 
     assert f"{whole[0]} on an RTX 4090 of 24 GB and {whole[1]} on an H100" in readme
-    assert f"DreamBooth alone takes {trained[0].partition(', ')[2]}." in readme
+    assert f"DreamBooth alone takes {trained[0].partition(', ')[2]} of GPU memory." in readme
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))

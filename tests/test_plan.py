@@ -278,6 +278,6 @@ def test_without_the_photos_one_person_is_planned(config, tmp_path):
 
     told, instead = made.missing
     assert told.startswith(f"dataset {tmp_path / 'nowhere'}: no such folder")
-    assert instead == "planned instead: one person of 12 photos."
+    assert instead.endswith("nowhere: planned for one person of 12 photos.")
     assert line(made, "personalise").seconds is not None
     assert made.cells == 1

@@ -156,7 +156,8 @@ def make_plan(experiment: Experiment, card: str, share: float | None = None) -> 
     missing = _missing(experiment)
     with _peopled(experiment) as peopled:
         if peopled is not experiment:
-            missing.append(f"planned instead: one person of {STAND_INS} photos.")
+            dataset = experiment.config.dataset_spec.path
+            missing.append(f"dataset {dataset}: planned for one person of {STAND_INS} photos.")
         planner = _Planner(peopled, CARDS[card], share)
         lines = [
             planner.line(stage, method, tasks)
