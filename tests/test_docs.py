@@ -62,6 +62,11 @@ def test_the_verdicts_shown_are_on_the_claims_that_are_registered(decided: Path)
     assert headings[:3] == ["claim", "source", "verdict"]
 
 
+def words(figure: str) -> list[str]:
+    """The texts of a figure: names of cells, metrics, ticks."""
+    return re.findall("<text[^>]*>([^<]+)</text>", figure)
+
+
 @pytest.mark.parametrize("decided", LEDGERS, ids=lambda path: path.parent.name)
 def test_the_tables_shown_are_made_anew_from_the_published_scores(
     decided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,6 +81,12 @@ def test_the_tables_shown_are_made_anew_from_the_published_scores(
         made = (tmp_path / "tables" / f"{name}-so-far" / f"{table}.md").read_text("utf-8")
         shown = decided.with_name(f"{table}.md").read_text("utf-8")
         assert made.replace(f"{name}-so-far", name) == shown.replace(f"{name}-so-far", name)
+
+    command[0] = "report"
+    CliRunner().invoke(app, [*command, "--pool", str(decided.parent)], catch_exceptions=False)
+    figure = (tmp_path / "report" / f"{name}-so-far" / "scores.svg").read_text("utf-8")
+    assert "relative IMS" in " ".join(words(figure))
+    assert words(figure) == words(decided.with_name("scores.svg").read_text("utf-8"))
 
 
 def test_the_first_page_says_of_claims_what_the_ledgers_say():

@@ -429,25 +429,29 @@ def clip(
     typer.echo(f"{len(space.images)} images → {folder}/space.svg, {folder}/concepts.svg")
 
 
-def report(config: ConfigArgument, so_far: SoFarOption = False) -> None:
+def report(config: ConfigArgument, so_far: SoFarOption = False, pool: PoolOption = None) -> None:
     """Write an experiment's report: one HTML file with its scores and pictures, for any browser,
     and its figures as files: scores.svg, and where they fit curves.svg and interactions.svg.
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
+    With --pool they are of the cells that were scored here.
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.files.layout import STAGES
     from cloakbench.files.verified import seal
     from cloakbench.report import make_report
+    from cloakbench.tables import scored
 
     experiment = Experiment.read(config)
     expected = Expected(experiment)
     expected.check(*STAGES)
-    name, cells = _finished(experiment, so_far)
-    made = _tables(experiment, cells)
-    out = make_report(name, cells, experiment.layout, made, experiment.stages)
-    if not so_far:
+    elsewhere = _elsewhere(experiment, pool or ())
+    name, cells = _finished(experiment, so_far or bool(pool), elsewhere)
+    made = _tables(experiment, cells, elsewhere)
+    here = scored(cells, experiment.layout) if pool else cells
+    out = make_report(name, cells, experiment.layout, made, experiment.stages, here)
+    if not (so_far or pool):
         seal(out.parent, expected.report().manifest())
     typer.echo(f"report: {out}")
 

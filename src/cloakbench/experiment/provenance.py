@@ -179,8 +179,6 @@ def as_markdown(made: Mapping[str, Any]) -> str:
     software, roots = made["software"], made["seeds"]["roots"]
     changed = ", with changes" if software["changed"] else ""
     packages = ", ".join(f"{name} {found}" for name, found in software["packages"].items())
-    jobs = sum(row["jobs"] for row in made["costs"])
-    in_all = duration(sum(row["seconds_total"] for row in made["costs"]))
     digests = [(name, f"`{digest}`") for name, digest in made["weights"].items()]
     ran = [each for part in (made, *made["pooled"]) for each in part["environments"]]
     config = yaml.safe_dump(made["config"], sort_keys=False, allow_unicode=True, width=100)
@@ -197,9 +195,6 @@ def as_markdown(made: Mapping[str, Any]) -> str:
             *_faces(made),
             *_parts(made["pooled"]),
             "## Time and memory of jobs",
-            "",
-            f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its "
-            "last attempt; GPU memory is not in it.",
             "",
             *_spent(made["costs"]),
             "",
@@ -243,14 +238,21 @@ def _parts(pooled: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _spent(costs: Iterable[Mapping[str, Any]]) -> list[str]:
+def _spent(costs: Sequence[Mapping[str, Any]]) -> list[str]:
+    jobs = sum(row["jobs"] for row in costs)
+    in_all = duration(sum(row["seconds_total"] for row in costs))
     rows = [
         (row["stage"], row["method"], row["jobs"], f"{row['seconds_mean']:.1f} s",
          f"{row['seconds_max']:.1f} s", duration(row["seconds_total"]),
          f"{row['memory_mb_mean']:.0f} MB", f"{row['memory_mb_max']:.0f} MB")
         for row in costs
     ]  # fmt: skip
-    return _table("stage|method|jobs|mean|longest|total|mean peak memory|largest", rows)
+    said = (
+        f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its last "
+        "attempt; GPU memory is not in it."
+    )
+    table = _table("stage|method|jobs|mean|longest|total|mean peak memory|largest", rows)
+    return [said, "", *table] if rows else table
 
 
 def _ran(environments: Iterable[Mapping[str, Any]]) -> list[str]:

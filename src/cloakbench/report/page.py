@@ -52,6 +52,7 @@ def make_report(
     layout: Layout,
     tables: Tables,
     methods: Mapping[str, Mapping[str, Method]],
+    here: Sequence[Cell] | None = None,
 ) -> Path:
     """Write the report of an experiment: one HTML file that needs nothing beside it, and its
     figures once more as files. Returns the page.
@@ -62,13 +63,14 @@ def make_report(
         layout: where the results are.
         tables: of these cells.
         methods: what the cells' labels stand for, by stage.
+        here: the cells whose pictures are here, if not all are.
 
     Raises:
-        CloakBenchError: photos or samples of a cell are missing; the message names them.
+        CloakBenchError: photos or samples of such a cell are missing; the message names them.
     """
     from markupsafe import Markup
 
-    pictured = [cell for cell in cells if cell.seed == cells[0].seed]
+    pictured = [cell for cell in (cells if here is None else here) if cell.seed == cells[0].seed]
     pictures, shown = galleries(pictured, layout, tables), evidence(pictured, layout, tables)
     views = _views(tables)
     drawn = [(figure, figure.draw(tables, methods)) for figure in figures(methods)]
