@@ -48,17 +48,21 @@ def gather(places: Sequence[Path]) -> dict[str, Path]:
     """
     files = list(dict.fromkeys(path for place in places for path in _photos(place)))
     if not FEWEST <= len(files) <= MOST:
+        within = sorted(
+            p for place in places if place.is_dir() for p in place.iterdir() if p.is_dir()
+        )
+        named = f"a folder in it, such as {within[0]}" if within else "other photos or folders"
         raise CloakBenchError(
             f"{', '.join(map(str, places))}: {len(files)} photos, but {FEWEST} to {MOST} of one "
-            "person are tried. Name other photos or folders."
+            f"person are tried. Name {named}."
         )
-    named: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for path in files:
-        if (other := named.setdefault(path.stem, path)) != path:
+        if (other := found.setdefault(path.stem, path)) != path:
             raise CloakBenchError(
                 f"{path} and {other} have one name. Rename one; results are PNG files."
             )
-    return named
+    return found
 
 
 def _photos(place: Path) -> list[Path]:
