@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cloakbench.report.curves import Methods, axes, curve_plot
-from cloakbench.report.heat_map import heat_map
+from cloakbench.report.heat_map import heat_map, is_map
 from cloakbench.report.plot import score_plot
 from cloakbench.tables import Tables
 
@@ -49,7 +49,7 @@ FIGURES = (
         "interactions",
         "Scores of purifications by trainers",
         "scores of each purification with each trainer, darker where a protection is undone",
-        lambda methods: min(len(methods.get("purification", ())), _learning(methods)) > 1,
+        lambda methods: is_map(len(methods.get("purification", ())), _learning(methods)),
         lambda tables, methods: heat_map(tables),
     ),
 )

@@ -22,6 +22,11 @@ MOST = 4  # protections, a map each
 DEEPEST = 0.6  # of the colour, on which the page's text can still be read
 
 
+def is_map(purifications: int, trainers: int) -> bool:
+    """Whether so many by so many make a map."""
+    return min(purifications, trainers) > 1 and purifications * trainers >= FEWEST
+
+
 def heat_map(tables: Tables) -> str:
     """A map per protection and metric: purifications by trainers, darker where the protection holds
     less; as inline SVG.
@@ -37,7 +42,7 @@ def heat_map(tables: Tables) -> str:
     names, protections = main_metrics(summary), summary["protection"].unique()
     sides = [summary[name].nunique() for name in ("purification", "trainer")]
     one_study = all(summary[name].nunique() == 1 for name in ("model", "dataset"))
-    if not (names and one_study and min(sides) > 1 and math.prod(sides) >= FEWEST):
+    if not (names and one_study and is_map(*sides)):
         return ""
     if len(protections) > MOST:
         return ""
