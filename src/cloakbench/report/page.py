@@ -73,9 +73,7 @@ def make_report(
     pictured = [cell for cell in (cells if here is None else here) if cell.seed == cells[0].seed]
     pictures, shown = galleries(pictured, layout, tables), evidence(pictured, layout, tables)
     views = _views(tables)
-    drawn = [(figure, figure.draw(tables, methods)) for figure in figures(methods)]
-    for figure, svg in drawn:
-        write_text(layout.figure(experiment, figure.name), standalone(svg or EMPTY))
+    drawn = _drawn(experiment, layout, tables, methods)
     path, people = layout.report(experiment), {(c.model, c.dataset, c.identity) for c in cells}
     write_text(
         path,
@@ -85,14 +83,27 @@ def make_report(
             methods=methods,
             counts=_counts(len(cells), len(tables.images), len(people)),
             shown=_shown(len(pictures), len(people)),
-            figures=[(figure, Markup(svg)) for figure, svg in drawn if svg],
+            figures=[(figure, Markup(svg)) for figure, svg in drawn],
             galleries=pictures,
             tables=views,
-            contents=_contents(views, pictures, [figure for figure, svg in drawn if svg]),
+            contents=_contents(views, pictures, [figure for figure, _ in drawn]),
             **_results(tables, shown, _shown_claims(pictured, layout, tables)),
         ),
     )
     return path
+
+
+def _drawn(
+    experiment: str,
+    layout: Layout,
+    tables: Tables,
+    methods: Mapping[str, Mapping[str, Method]],
+) -> list[tuple[Figure, str]]:
+    """The figures that show anything, as inline SVG; all are written, too."""
+    drawn = [(figure, figure.draw(tables, methods)) for figure in figures(methods)]
+    for figure, svg in drawn:
+        write_text(layout.figure(experiment, figure.name), standalone(svg or EMPTY))
+    return [(figure, svg) for figure, svg in drawn if svg]
 
 
 def _shown_claims(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[dict[str, Any]]:
