@@ -72,7 +72,7 @@ behaviour ablation components protections purifications purified-clean learning 
 benchmark: setup ## time protections against the published loops, written anew
 	python benchmarks/protections.py
 
-test: setup ## run all tests, but for those of `make large` (twenty-five minutes on two CPU cores)
+test: setup ## run all tests, but for those of `make large` (twenty minutes on two CPU cores)
 	pytest -m "not large" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 large: setup ## run the tests of the largest jobs, counted and run at full size: long, and much memory

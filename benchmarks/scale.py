@@ -177,9 +177,9 @@ def search(model: Weightless, job: CountedJob) -> None:
 def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, Any]:
     """A row's numbers, as --json prints them. card: measure it, too, on this one."""
     spec = ModelSpec(path=model, precision="bf16") if "model" in row.uses else None
-    first, frugal = (
-        count(spec, row.work, frugal=frugal, vae_alone=row.vae_alone) for frugal in (False, True)
-    )
+    tally = partial(count, spec, row.work, vae_alone=row.vae_alone)
+    first = tally()
+    frugal = tally(frugal=True) if spec else first  # without a model there is nothing to spare
     on_card = {"measured": tried(row, spec, card, first.flops)} if card else {}
     return on_card | {
         "method": row.method,
