@@ -54,6 +54,19 @@ def test_people_who_were_not_adapted_to_are_in_no_expected_mean():
     assert expected_means(images, {}, [0.5]).empty
 
 
+def test_what_is_sure_has_the_interval_of_its_own_cell():
+    """At a probability of 0 or 1 the other cell has no part in the mean, and none in its bounds."""
+    names = "abcdefgh"
+    plain = {name: 0.4 + 0.01 * k for k, name in enumerate(names)}
+    images = samples(aspl=plain, aspl_codesr=dict.fromkeys(names, 0.1))
+
+    found = expected_means(images, ADAPTED, [0.5]).set_index("probability")
+
+    ends = found[["relative_ims_low", "relative_ims_high"]]
+    assert ends.loc["0", "relative_ims_low"] < 0.435 < ends.loc["0", "relative_ims_high"] < 0.5
+    assert ends.notna().loc[["0", "0.5"]].all(axis=None)
+
+
 def test_what_to_expect_is_a_table_beside_the_others(tmp_path: Path):
     images = samples(aspl={"anna": 0.4, "bert": 0.2}, aspl_codesr={"anna": 0.0, "bert": 0.0})
 

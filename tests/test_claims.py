@@ -26,7 +26,7 @@ from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
 from cloakbench.report.evidence import exhibits
 from cloakbench.tables import verdicts_so_far, write_tables
-from cloakbench.tables.display import verdict_grid
+from cloakbench.tables.display import p_value, verdict_grid, verdicts_note
 from cloakbench.tables.verdicts import people_needed, verdicts
 
 NOTHING = pd.DataFrame()
@@ -108,7 +108,7 @@ def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised(
 ) -> None:
     """Of what is level they have to be on the right sides of both ends of the margin."""
     rng = np.random.default_rng(0)
-    needed = int(people_needed(people(mean, 20, sd=0.1), borders, 0.05))
+    needed = int(people_needed([people(mean, 20, sd=0.1)], borders, 0.05))
     tested = ledger(claim(test, BOTH, ASPL, margin=margin))
     decided = []
     for _ in range(60):
@@ -149,13 +149,42 @@ def test_of_comparisons_that_are_as_sure_the_one_with_the_least_effect_is_shown(
     assert verdict(claim("lower", BOTH, CDL, ASPL), cells)["effect"] == pytest.approx(-0.1)
 
 
+def test_a_claim_of_several_comparisons_takes_more_people_than_one_of_them() -> None:
+    alike = [people(0.06, 20, seed, sd=0.1) for seed in range(5)]
+
+    alone = max(people_needed([each], (0.0,), 0.01) for each in alike)
+
+    assert people_needed(alike, (0.0,), 0.01) > alone
+
+
+def test_a_trend_is_not_an_order() -> None:
+    """One large step is enough for a trend, though another one falls; the tables say so."""
+    means = {ASPL: 0.1, CDL: 0.1, CODESR: 0.6, BOTH: 0.5}
+    cells = {name: people(mean, 12, k) for k, (name, mean) in enumerate(means.items())}
+
+    assert verdict(claim("trend", *cells), cells)["verdict"] == "holds"
+    assert verdict(claim("higher", BOTH, CODESR), cells)["verdict"] == "contradicted"
+    told = verdicts(ledger(claim("trend", *cells), level=0.02), samples(cells=cells), NOTHING)
+    assert "single steps may be level or fall), is at most 0.02 " in verdicts_note(told)
+    assert "a confidence of 98 %" in verdicts_note(told)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0104, "0.011"), (0.01, "0.01"), (0.0504, "0.051"), (2 / 2**12, "0.00049"), (1.0, "1"),
+     (0.999, "1"), (math.nan, "\N{EN DASH}")],
+)  # fmt: skip
+def test_no_p_is_shown_below_a_level_that_it_misses(p: float, text: str) -> None:
+    assert p_value(p) == text
+
+
 def test_an_order_is_decided_by_a_trend() -> None:
     cells = {name: people(0.1 * k, 8, k) for k, name in enumerate((ASPL, CDL, CODESR, BOTH))}
 
-    assert verdict(claim("rising", *cells), cells)["verdict"] == "holds"
-    assert verdict(claim("rising", *[*cells][::-1]), cells)["verdict"] == "contradicted"
+    assert verdict(claim("trend", *cells), cells)["verdict"] == "holds"
+    assert verdict(claim("trend", *[*cells][::-1]), cells)["verdict"] == "contradicted"
     level = {name: people(0.1, 8, k) for k, name in enumerate(cells)}
-    row = verdict(claim("rising", *cells), level)
+    row = verdict(claim("trend", *cells), level)
     assert row["verdict"] == "undecided"
     assert row["people"] > 8
 
@@ -209,7 +238,7 @@ def test_a_ledger_without_effects_is_wrong_no_more_often_than_it_says() -> None:
         *(claim("higher", name, ASPL) for name in (CDL, CODESR)),
         claim("lower", BOTH, ASPL),
         claim("level", apart, ASPL, margin=0.1),
-        claim("rising", ASPL, CDL, CODESR, BOTH),
+        claim("trend", ASPL, CDL, CODESR, BOTH),
         level=0.2,
     )
     wrong = 0
@@ -248,7 +277,7 @@ GOOD = {"claim": "a", "source": "b", "endpoint": "fdfr", "test": "higher", "cell
         ({"cells": ["aspl/none", "clean/none"]}, "has no 'fdfr'"),
         ({"cells": ["aspl/none", CELLS[0]]}, "cells are compared with others of their kind"),
         ({"test": "level"}, "a margin is for the test 'level'"),
-        ({"test": "rising"}, "an order needs three cells"),
+        ({"test": "trend"}, "a trend needs three cells"),
         ({"test": "above"}, "claims.0.test = 'above'"),
         ({"direction": "higher"}, "unknown setting 'claims.0.direction'"),
     ],

@@ -78,6 +78,17 @@ def test_a_protection_that_is_no_better_than_noise_is_undecided(tmp_path: Path) 
     assert (found.identity.verdict, found.identity.baseline) == ("undecided", "noise")
 
 
+def test_beside_a_control_that_only_one_person_has_nothing_is_decided(tmp_path: Path) -> None:
+    """As in tables of what there is so far: the comparison that has no p is the doubtful one."""
+    cells = study(tmp_path, EIGHT)
+    rescored(cells, tmp_path, relative_ims=likeness(0.3))
+    few = [cell for cell in cells if cell.protection != "noise" or cell.identity == "a"]
+
+    [found] = findings(tabulate(few, tmp_path))
+
+    assert (found.identity.verdict, found.identity.beside) == ("undecided", "noise")
+
+
 def test_few_people_decide_nothing_whatever_they_show(tmp_path: Path) -> None:
     cells = study(tmp_path, ("anna", "bert"))
     rescored(cells, tmp_path, relative_ims=likeness(0.5))

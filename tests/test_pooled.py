@@ -151,3 +151,14 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
     images.drop(columns=CELL_LABELS[4]).to_csv(folder / "images.csv", index=False)
     with pytest.raises(CloakBenchError, match=r"images.csv: has no column 'protection'"):
         read_elsewhere(folder, cells, SETTINGS)
+
+
+@pytest.mark.parametrize("key", ["claims", "reported"])
+def test_parts_may_be_read_with_other_claims(key: str, tmp_path: Path) -> None:
+    """Scores are the same, whatever is claimed of them."""
+    cells = study(tmp_path / "here", PEOPLE[:5])
+    told = {**SETTINGS["config"], key: "mine.yaml"}
+
+    found = pooled(tmp_path / "here", cells, tables_of(tmp_path / "one", PEOPLE[5:], config=told))
+
+    assert len(found.identities) > 0

@@ -28,6 +28,7 @@ from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
 from cloakbench.tables.latex import PACKAGES, latex
 from cloakbench.tables.markdown import markdown, summary_text
+from cloakbench.tables.measures import best
 from cloakbench.tables.summary import contrasts, photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
@@ -204,7 +205,7 @@ def test_every_difference_has_n_and_p_and_p_after_holm(tmp_path: Path) -> None:
     assert found["relative_ism_p"] == found["relative_ism_wilcoxon"] == 2 / 2**6
     assert found["relative_ism_holm"] == pytest.approx(len(made.contrasts) * 2 / 2**6)
     text = (tmp_path / "contrasts.md").read_text("utf-8")
-    assert "p=0.031, 0.41 by Holm" in text
+    assert "p=0.032, 0.41 by Holm" in text
     assert "| identities |" in text
 
 
@@ -368,6 +369,23 @@ def test_latex_tables_have_few_columns_or_those_that_are_chosen(made, tmp_path: 
     assert "{BRISQUE}" in (tmp_path / "mine" / "photos.tex").read_text("utf-8")
     with pytest.raises(CloakBenchError, match="--latex: unknown metric 'fdrf': did you mean"):
         write_tables("demo", made, tmp_path, ["fdrf"])
+
+
+def test_what_protects_nobody_is_not_bold(tmp_path: Path) -> None:
+    """The base model is less like anybody than what any protection leaves."""
+    cells = study(tmp_path)
+    bare = [replace(cell, trainer="none") for cell in cells if cell.trainer == "cdl"]
+    for cell in bare:
+        scores = _scores(cell).assign(relative_ism=-0.5)
+        write_scores(scores, Layout(tmp_path).scores(cell), MADE)
+    controls = Controls(("clean", "noise"), ("none",), ("dreambooth",), ("none",))
+    made = make_tables([*bare, *cells], Layout(tmp_path), controls, BUDGETS, STEPS)
+
+    found = {(row, name) for row, name in best(made.summary, (), controls)}
+
+    rows = made.summary.to_dict("records")
+    assert {rows[row]["protection"] for row, _ in found} == {"aspl"}
+    assert "none" not in {rows[row]["trainer"] for row, _ in found}
 
 
 def test_differences_in_latex_have_n_and_p_after_holm(tmp_path: Path) -> None:
@@ -599,3 +617,13 @@ def test_photos_that_a_purification_left_as_they_were_are_counted(tmp_path: Path
     [row] = [r for r in (tmp_path / "purifiers.md").read_text().splitlines() if "| aspl |" in r]
     photos = costs.set_index("protection")["photos"]["aspl"]
     assert row.endswith(f"| 2 (2) | 1 of {photos} |")
+
+
+def test_seconds_that_nobody_told_are_no_column(made, tmp_path: Path) -> None:
+    """Scores from another machine come without its manifests."""
+    costs = purifier_costs(study(tmp_path), Layout(tmp_path), made.photos)
+    write_purifiers("mine", costs, tmp_path)
+
+    text = (tmp_path / "purifiers.md").read_text("utf-8")
+    assert "| BRISQUE |" in text
+    assert "econds" not in text

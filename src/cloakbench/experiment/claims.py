@@ -30,9 +30,9 @@ class Claim(Settings):
     claim: str = Field(description="what is claimed, in a sentence")
     source: str = Field(description="who claims it: paper and section")
     endpoint: str = Field(description="the metric that decides")
-    test: Literal["lower", "higher", "level", "rising"] = Field(
+    test: Literal["lower", "higher", "level", "trend"] = Field(
         description="the first cell is lower or higher than each of the others, or level with each "
-        "of them; or values rise from cell to cell"
+        "of them; or values rise on the whole from the first to the last"
     )
     cells: tuple[str, ...] = Field(min_length=2, description="the cells that are compared")
     margin: float = Field(0, ge=0, description="level: the least difference that would matter")
@@ -41,8 +41,8 @@ class Claim(Settings):
     def _is_testable(self) -> Self:
         if (self.test == "level") != (self.margin > 0):
             raise ValueError("a margin is for the test 'level', which needs one")
-        if self.test == "rising" and len(self.cells) < 3:
-            raise ValueError("an order needs three cells")
+        if self.test == "trend" and len(self.cells) < 3:
+            raise ValueError("a trend needs three cells")
         if len(set(self.cells)) < len(self.cells) or len({c.count("/") for c in self.cells}) > 1:
             raise ValueError("cells are compared with others of their kind, each once")
         return self

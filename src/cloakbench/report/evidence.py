@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
 
 
 def evidence(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[Evidence]:
-    """Findings with pictures of the person whose difference is nearest to the mean.
+    """Findings with pictures of the person whose difference to the baseline is nearest to the mean.
 
     Raises:
         CloakBenchError: a folder of photos or samples is missing; the message names it.
@@ -54,7 +54,7 @@ def _pictures(
     clean: tuple[str, ...],
     layout: Layout,
 ) -> list[Picture]:
-    """A photo before and after, and samples: of clean photos, of protected ones, and after."""
+    """A photo before and after, and samples: of the controls', of protected photos, and after."""
     if (cell := own.get((found.protection, bare))) is None:
         return []
     originals = first(layout.data(cell) / "set_B", 1)
@@ -65,7 +65,8 @@ def _pictures(
         *photos(protected, f"protected by {found.protection}"),
         *perturbations(protected, originals, magnified),
     ]
-    wanted = [(name, bare) for name in (*clean, found.protection)]
+    learnt = dict.fromkeys((*clean, found.identity.beside, found.protection))
+    wanted = [(name, bare) for name in learnt]
     if found.undone:
         wanted.append((found.protection, found.undone.way))
     for name, way in wanted:
@@ -111,6 +112,8 @@ def headline(shown: Sequence[Evidence], verdicts: pd.DataFrame | None) -> str:
     if verdicts is not None:
         return _counted(f"{len(verdicts)} claims", Counter(verdicts["verdict"]))
     words = [(each.found.protection, each.found.identity.verdict) for each in shown]
+    if shown and shown[0].found.identity.over == "images":
+        return f"Protection by {' and '.join(name for name, _ in words[:FEW])}, of one person"
     if len(words) > FEW:
         return _counted(f"{len(words)} protections", Counter(word for _, word in words))
     named = {word: [name for name, said in words if said == word] for word in IS}
@@ -120,6 +123,6 @@ def headline(shown: Sequence[Evidence], verdicts: pd.DataFrame | None) -> str:
 
 
 def _counted(what: str, counts: Counter[str]) -> str:
-    words = {"holds": "hold", "contradicted": "are contradicted", "undecided": "are undecided"}
-    parts = [f"{counts[word]} {many}" for word, many in words.items() if counts[word]]
+    many = {"holds": "hold", "contradicted": "are contradicted", "undecided": "are undecided"}
+    parts = [f"{n} {(IS if n == 1 else many)[word]}" for word in IS if (n := counts[word])]
     return f"Of {what} {', '.join(parts)}"

@@ -22,13 +22,13 @@ from cloakbench.tables.display import (
     CONTRASTS_NOTE,
     SEEDS_NOTE,
     VERDICT,
-    VERDICTS_NOTE,
     difference_grid,
     note,
     photo_grid,
     score_grid,
     seed_grid,
     verdict_grid,
+    verdicts_note,
 )
 from cloakbench.tables.findings import FAILED, LEARNT, control
 from cloakbench.tables.measures import LEVEL, main_metrics
@@ -132,6 +132,7 @@ def _results(
     return {
         "headline": FAILED if failed else headline(shown, verdicts),
         "claims": claims,
+        "claims_level": None if verdicts is None else verdicts["level"].iloc[0],
         "control": learnt,
         "evidence": shown,
     }
@@ -154,7 +155,7 @@ def _views(tables: Tables) -> list[View]:
         made.append(view("prompts", "By prompt", scores, ("prompt", *names), remark))
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts)
-        made.append(view("claims", "Claims", claims, CLAIMS, VERDICTS_NOTE))
+        made.append(view("claims", "Claims", claims, CLAIMS, verdicts_note(tables.verdicts)))
     if tables.seeds is not None:
         spreads = seed_grid(tables.seeds)
         made.append(view("seeds", "People and seeds", spreads, SPREAD, SEEDS_NOTE))

@@ -15,7 +15,7 @@ from cloakbench.score.base import metrics
 from cloakbench.tables import Tables
 from cloakbench.tables.display import heading
 from cloakbench.tables.findings import Way, first_way
-from cloakbench.tables.measures import main_metrics
+from cloakbench.tables.measures import IDENTITY, main_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _panel(axes: Axes, summary: pd.DataFrame, name: str, looks: list[Look]) -> N
     changes = summary["protection"].ne(summary["protection"].shift())
     for position in [index for index, new in enumerate(changes) if new][1:]:
         axes.axhline(position - 0.5, color=INK, linewidth=0.6, alpha=0.35)
-    for tick in (0, 1):
+    for tick in (0, 1) if name in IDENTITY else (0,):  # a stranger and the person
         axes.axvline(tick, color=INK, linewidth=0.6, alpha=0.35)
     by_axis(axes, name, "x")
     axes.set_ylim(-0.7, len(summary) - 0.3)

@@ -24,7 +24,7 @@ TERMS = {
     "source": "Who claims it.",
     "verdict": "Holds or is contradicted, where people decide it; else undecided.",
     "endpoint": "The metric that decides.",
-    "test": "What the claim says of the cells: lower, higher, level or rising.",
+    "test": "What the claim says of the cells: lower, higher, level, or a rising trend.",
     "effect": "The mean difference that decides, with its interval.",
     "p": "How often chance alone makes as large a difference.",
     "p by Holm": "The same after Holm's correction for all claims.",

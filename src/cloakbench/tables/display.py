@@ -18,7 +18,8 @@ NOTHING = "\N{EN DASH}"  # where there is no number
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTE = (
     "Arrows point to where the protection holds; brackets are 95 % intervals over {}; of fewer "
-    "than five, the values themselves are in parentheses."
+    "than five, the values themselves are in parentheses. Where all agree, brackets reach to what "
+    "others could still show."
 )
 OF_FACES = (
     " Of samples with a face only: {}; where some have none, n says of how many {}, and what "
@@ -38,14 +39,15 @@ CONTRASTS_NOTE = (
     "after Holm's correction for the rows of its column."
 )
 VERDICTS_NOTE = (
-    "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's trend "
-    "test for an order), is at most the ledger's level after Holm's correction for all claims of "
-    "its family, those in one file. An effect is the mean of the first cell less that of the "
-    "other, or of the last less the first of an order; of several comparisons it is the one least "
-    "favourable to the claim. Its interval holds the truth with a probability of one less the "
-    "level. Wilcoxon: p of the signed ranks of its differences, not corrected. n: of the people "
-    "that were planned. People: about how many would decide the claim with 90 % probability, were "
-    "all like these."
+    "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's test "
+    "for a trend, of which single steps may be level or fall), is at most {level:g} after Holm's "
+    "correction for all claims of its family, those in one file. An effect is the mean of the "
+    "first cell less that of the other, or of the last less the first of a trend; of several "
+    "comparisons it is the one least favourable to the claim. Its interval has a confidence of "
+    "{confidence:g} %, for this claim alone, so that it may leave out zero where the verdict is "
+    "undecided. Wilcoxon: p of the signed ranks of its differences, not corrected. n: of the "
+    "people that were planned; until all have run, verdicts are those of a look in between. "
+    "People: about how many would decide the claim with 90 % probability, were all like these."
 )
 VERDICT = (
     *("claim", "source", "verdict", "endpoint", "test", "effect"),
@@ -90,6 +92,20 @@ def number(value: float, spec: str) -> str:
         return "∞" if value > 0 else f"{MINUS}∞"
     text = format(value, spec)
     return text.replace("-", MINUS) if re.search("[1-9]", text) else text.lstrip("+-")
+
+
+def verdicts_note(frame: pd.DataFrame) -> str:
+    """What explains a table of verdicts."""
+    level = frame["level"].iloc[0]
+    return VERDICTS_NOTE.format(level=level, confidence=100 * (1 - level))
+
+
+def p_value(p: float) -> str:
+    """Two digits of p, never rounded down, since a level is reached or is not."""
+    if math.isnan(p) or p <= 0:
+        return number(p, ".2g")
+    unit = 10.0 ** (math.floor(math.log10(p)) - 1)
+    return number(min(1.0, math.ceil(p / unit - 1e-9) * unit), ".2g")
 
 
 def score_grid(
@@ -157,9 +173,9 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, Value]:
         "endpoint": Value(metric.title),
         "test": Value(f"{row['test']} within {margin}" if row["margin"] else row["test"]),
         "effect": Value(number(row["effect"], spec), interval),
-        "p": Value(number(row["p"], ".2g")),
-        "p by Holm": Value(number(row["p_holm"], ".2g")),
-        "Wilcoxon": Value(number(row["p_wilcoxon"], ".2g")),
+        "p": Value(p_value(row["p"])),
+        "p by Holm": Value(p_value(row["p_holm"])),
+        "Wilcoxon": Value(p_value(row["p_wilcoxon"])),
         "n": Value(f"{row['n']} of {row['planned']}"),
         "people": Value(number(row["people"], ".0f")),
     }
@@ -196,7 +212,7 @@ def score_value(row: Mapping[Any, Any], metric: str, sign: str = "") -> Value:
     """
     spec = sign + metrics[metric].display
     parts = [spread(row, metric, spec), _missing(row, metric, spec), _saturated(row, metric)]
-    p, holm = (number(row.get(f"{metric}_{of}", math.nan), ".2g") for of in ("p", "holm"))
+    p, holm = (p_value(row.get(f"{metric}_{of}", math.nan)) for of in ("p", "holm"))
     if holm != NOTHING:
         parts.append(f"p={holm} by Holm" if p == NOTHING else f"p={p}, {holm} by Holm")
     return Value(number(row[metric], spec), " ".join(filter(None, parts)))
@@ -222,7 +238,8 @@ def _missing(row: Mapping[Any, Any], metric: str, spec: str) -> str:
 
 def _saturated(row: Mapping[Any, Any], metric: str) -> str:
     count = row.get(f"{metric}_saturated", 0)
-    return f"at its limit {count:.0f} times" if count > 0 else ""
+    times = "once" if count == 1 else f"{count:.0f} times"
+    return f"at its limit {times}" if count > 0 else ""
 
 
 def note(summary: pd.DataFrame, contrary: Collection[str] = ()) -> str:

@@ -70,7 +70,7 @@ def _range(
     terms: Sequence[tuple[float, pd.Series]], bounds: tuple[float, float]
 ) -> tuple[float, float]:
     """The least and the largest weighted sum of values between the bounds."""
-    ends = [sorted(sign * bound for bound in bounds) for sign, _ in terms]
+    ends = [sorted(sign * bound for bound in bounds) for sign, _ in terms if sign]
     return sum(end[0] for end in ends), sum(end[1] for end in ends)
 
 

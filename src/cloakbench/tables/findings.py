@@ -11,7 +11,7 @@ import pandas as pd
 
 from cloakbench.files.layout import trained
 from cloakbench.score.base import metrics
-from cloakbench.tables.display import Value, number, score_value, spread
+from cloakbench.tables.display import Value, number, p_value, score_value, spread
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.inference import holm
 from cloakbench.tables.measures import (
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
         correction for all findings of an experiment. Of several comparisons it is the one least
         favourable to the protection, as in the ledger.
     holm: p after the correction; NaN where there is no p.
-    few: whether so few people could not decide it, whatever they show.
+    few: whether so few people could not decide it, whatever they and those of the others show.
     """
 
     verdict: str
@@ -63,9 +63,14 @@ class Finding(NamedTuple):
         return metrics[self.metric].title
 
     @property
+    def beside(self) -> str:
+        """The protection that it is compared with."""
+        return self.baseline.partition(", ")[0]
+
+    @property
     def shown(self) -> tuple[str, str]:
         """P, before and after the correction."""
-        return number(self.p, ".2g"), number(self.holm, ".2g")
+        return p_value(self.p), p_value(self.holm)
 
 
 class Findings(NamedTuple):
@@ -144,14 +149,12 @@ def first_way(tables: Tables) -> Way:
 
 
 def typical(tables: Tables, found: Finding, protection: str) -> str | None:
-    """The person whose difference to the control is nearest to the mean of all."""
-    clean = tables.controls.protection[:1]
+    """The person whose difference to the finding's baseline is nearest to the mean of all."""
     own = tables.identities[
         (tables.identities[list(Way._fields)] == pd.Series(found.way._asdict())).all(axis=1)
     ].set_index("identity")
     values = own[own["protection"] == protection][found.metric].dropna()
-    if clean:
-        values = (values - own[own["protection"] == clean[0]][found.metric]).dropna()
+    values = (values - own[own["protection"] == found.beside][found.metric]).dropna()
     return None if values.empty else str((values - values.mean()).abs().idxmin())
 
 
@@ -191,13 +194,14 @@ def _judge(rows: Sequence[Row], metric: str | None) -> Finding | None:
 
 def _decided(family: Sequence[Finding]) -> list[Finding]:
     corrected = holm(np.array([each.p for each in family]))
+    at_best = holm(np.array([2.0 ** (1 - each.n) for each in family]))  # where all people agree
     return [
         each._replace(
             verdict=each.verdict if p <= LEVEL else "undecided",
             holm=float(p),
-            few=2.0 ** (1 - each.n) * len(family) > LEVEL,
+            few=bool(best > LEVEL),
         )
-        for each, p in zip(family, corrected, strict=True)
+        for each, p, best in zip(family, corrected, at_best, strict=True)
     ]
 
 
@@ -208,4 +212,5 @@ def _way(row: Row) -> Way:
 def _doubt(row: Row, metric: str) -> tuple[float, float]:
     """Larger, the less a row speaks for the protection."""
     p, size = row[f"{metric}_p"], directed(row, metric)
-    return (0.0 if math.isnan(p) else p if size > 0 else 2 - p), -size
+    p = 1.0 if math.isnan(p) else p
+    return (p if size > 0 else 2 - p), -size

@@ -12,12 +12,12 @@ import pandas as pd
 from cloakbench.files.text import markdown_row, markdown_text
 from cloakbench.tables.compare import Comparison
 from cloakbench.tables.display import (
-    VERDICTS_NOTE,
     Grid,
     difference_grid,
     note,
     score_grid,
     verdict_grid,
+    verdicts_note,
 )
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.findings import failure
@@ -77,7 +77,7 @@ def print_verdicts(experiment: str, verdicts: pd.DataFrame, console: Console | N
         [claim._replace(interval=f"({test})"), *others] for test, claim, *others in grid.rows
     ]  # a column less
     narrow = grid._replace(headings=grid.headings[1:], rows=rows)
-    _print(f"{experiment}, claims", narrow, VERDICTS_NOTE, console)
+    _print(f"{experiment}, claims", narrow, verdicts_note(verdicts), console)
 
 
 def print_expected(experiment: str, expected: pd.DataFrame, chosen: Collection[str] = ()) -> None:

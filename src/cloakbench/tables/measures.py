@@ -41,13 +41,16 @@ def keep(frame: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
     return frame.drop(columns=[name for name in metric_columns(frame) if name not in names])
 
 
-def best(frame: pd.DataFrame, against: Collection[str]) -> set[tuple[int, str]]:
+def best(frame: pd.DataFrame, against: Collection[str], controls: Controls) -> set[tuple[int, str]]:
     """Rows and metrics whose values stand out: of differences those that are decided, else those
-    that protect most, where they differ.
+    of the protections that protect most, where they differ.
 
-    against: metrics whose arrows are wrong here.
+    against: metrics whose arrows are wrong here. controls: no control stands out.
     """
     found: set[tuple[int, str]] = set()
+    protects = ~(
+        frame["protection"].isin(controls.protection) | frame["trainer"].isin(controls.floor)
+    ).to_numpy()
     for name in metric_columns(frame):
         values = frame[name].reset_index(drop=True)
         if f"{name}_holm" in frame:
@@ -55,8 +58,9 @@ def best(frame: pd.DataFrame, against: Collection[str]) -> set[tuple[int, str]]:
         elif name in against or values.nunique() < 2:
             continue
         else:
-            end = values.max() if metrics[name].protects == "higher" else values.min()
-            stands_out = values == end
+            own = values.where(protects)
+            end = own.max() if metrics[name].protects == "higher" else own.min()
+            stands_out = own == end
         found |= {(int(row), name) for row in stands_out[stands_out].index}
     return found
 

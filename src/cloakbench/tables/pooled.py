@@ -15,7 +15,7 @@ from cloakbench.experiment.provenance import settings
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell
 from cloakbench.tables.collect import read_table, wrong
 
-FREE = {"identities", "seeds", "results", "keep_weights"}
+FREE = {"identities", "seeds", "results", "keep_weights", "claims", "reported"}
 """Settings that the parts of an experiment may differ in: they change no score."""
 
 

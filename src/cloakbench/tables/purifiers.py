@@ -20,12 +20,12 @@ from cloakbench.tables.display import Value, number, photo_grid
 from cloakbench.tables.markdown import markdown
 
 KEYS = ["model", "dataset", "protection", "purification"]
-REMARK = (
+OF_SECONDS = (
     "Seconds of a photo on the machines that ran the jobs, without loading and start; in "
     "parentheses, of how many jobs, which are those that no kill interrupted."
 )
-UNCHANGED = (
-    " Without a face: photos in which a purification of faces found none and which it left as they "
+OF_FACES = (
+    "Without a face: photos in which a purification of faces found none and which it left as they "
     "were, so that its cells are of both kinds of photos."
 )
 
@@ -48,10 +48,16 @@ def purifier_costs(cells: Sequence[Cell], layout: Layout, photos: pd.DataFrame) 
 
 
 def write_purifiers(experiment: str, costs: pd.DataFrame, folder: Path) -> None:
-    """Write them as CSV and Markdown; apart from other tables, since equal runs differ in them."""
+    """Write them as CSV and Markdown; apart from other tables, since equal runs differ in them.
+
+    What no job here has told is left out: results that came from elsewhere bring scores alone.
+    """
     write_csv(costs, folder / "purifiers.csv")
-    grid, rows, remark = photo_grid(costs), costs.to_dict("records"), REMARK
-    columns = {"seconds": [Value(number(r["seconds"], ".3g"), f"({r['jobs']})") for r in rows]}
+    grid, rows, remarks = photo_grid(costs), costs.to_dict("records"), []
+    columns = {}
+    if costs["jobs"].any():
+        columns["seconds"] = [Value(number(r["seconds"], ".3g"), f"({r['jobs']})") for r in rows]
+        remarks.append(OF_SECONDS)
     if costs["faceless"].notna().any():
         columns["without a face"] = [
             Value(
@@ -60,14 +66,13 @@ def write_purifiers(experiment: str, costs: pd.DataFrame, folder: Path) -> None:
             )
             for r in rows
         ]
-        remark += UNCHANGED
-    more = zip(*columns.values(), strict=True)
+        remarks.append(OF_FACES)
     whole = grid._replace(
         headings=[*grid.headings, *columns],
-        rows=[[*row, *values] for row, values in zip(grid.rows, more, strict=True)],
+        rows=[[*row, *(own[i] for own in columns.values())] for i, row in enumerate(grid.rows)],
     )
     title = f"{experiment}, what purifications take and change"
-    write_text(folder / "purifiers.md", markdown(title, whole, remark))
+    write_text(folder / "purifiers.md", markdown(title, whole, " ".join(remarks)))
 
 
 def _told(folder: Path) -> dict[str, float]:

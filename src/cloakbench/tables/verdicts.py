@@ -31,13 +31,14 @@ class Evidence(NamedTuple):
 
     p, p_against: one-sided, of the claim and of its opposite.
     differences: each person's, of the comparison that is least favourable to the claim.
-    scores, borders: what each person says for or against it, and means that would say nothing.
+    scores, borders: what each person says for or against it, of each comparison that has to speak
+        for it, and means that would say nothing.
     """
 
     p: float
     p_against: float
     differences: np.ndarray
-    scores: np.ndarray
+    scores: Sequence[np.ndarray]
     borders: tuple[float, ...]
 
 
@@ -47,15 +48,15 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     images, distances: rows of samples and of photos, as `Tables` has them; of what has not run
         there are none.
 
-    Columns: `family`, `experiment`, `claim`, `source`, `test`, `endpoint`, `margin`; `verdict`:
-    "holds", "contradicted" or "undecided", by Holm's procedure at the ledger's level; `n` people,
-    of those that were `planned`; `effect`, the mean of the first cell less that of the other (or
-    the last less the first, of an order; of several the one least favourable to the claim), with
-    `low` and `high` of its interval at one less the level; `p`, two-sided; `p_holm`, for which
-    claims that have not run count, too; `p_wilcoxon`, of signed ranks of the differences that the
-    effect is the mean of, where these are all that is tested; `people`: about how many would decide
-    the claim if all were like these; `cells`, as the claim has them; and `person`, whose difference
-    is nearest to the effect.
+    Columns: `family`, `experiment`, `level`, `claim`, `source`, `test`, `endpoint`, `margin`;
+    `verdict`: "holds", "contradicted" or "undecided", by Holm's procedure at the ledger's level;
+    `n` people, of those that were `planned`; `effect`, the mean of the first cell less that of the
+    other (or the last less the first, of a trend; of several the one least favourable to the
+    claim), with `low` and `high` of its interval at one less the level; `p`, two-sided; `p_holm`,
+    for which claims that have not run count, too; `p_wilcoxon`, of signed ranks of the differences
+    that the effect is the mean of, where these are all that is tested; `people`: about how many
+    would decide the claim if all were like these; `cells`, as the claim has them; and `person`,
+    whose difference is nearest to the effect.
     """
     rows = []
     for claim in ledger.claims:
@@ -93,6 +94,7 @@ def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
     return {
         "family": ledger.family,
         "experiment": ledger.experiment,
+        "level": ledger.level,
         **{key: getattr(claim, key) for key in told},
         "verdict": "holds" if found.p <= found.p_against else "contradicted",
         "n": effect.n,
@@ -117,8 +119,8 @@ def _nearest(differences: np.ndarray, people: Sequence[str]) -> str | None:
 def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
     """The evidence of values (cells, people)."""
     first, *others = cells
-    if claim.test == "rising":
-        return _order(cells)
+    if claim.test == "trend":
+        return _trend(cells)
     differences = [first - other for other in others]
     if claim.test == "level":
         return _level(differences, claim.margin)
@@ -126,7 +128,8 @@ def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
     p, against = zip(*((p_above(sign * d), p_above(-sign * d)) for d in differences), strict=True)
     means = [-sign * each.sum() for each in differences]  # where p are the same, the least effect
     worst = differences[max(range(len(p)), key=lambda i: (p[i], means[i]))]
-    return Evidence(max(p), _one_of(against), worst, worst, (0.0,))
+    speaks = differences if sign * worst.sum() > 0 else [worst]  # one is enough to contradict
+    return Evidence(max(p), _one_of(against), worst, speaks, (0.0,))
 
 
 def _level(differences: list[np.ndarray], margin: float) -> Evidence:
@@ -134,7 +137,8 @@ def _level(differences: list[np.ndarray], margin: float) -> Evidence:
     p = [p_within(each, margin) for each in differences]
     against = [min(p_above(each, margin), p_above(-each, margin)) for each in differences]
     worst = max(differences, key=lambda each: abs(each.mean()) if each.size else 0.0)
-    return Evidence(max(p), _one_of(against), worst, worst, (-margin, margin))
+    speaks = differences if worst.size and abs(worst.mean()) < margin else [worst]
+    return Evidence(max(p), _one_of(against), worst, speaks, (-margin, margin))
 
 
 def _one_of(p: tuple[float, ...] | list[float]) -> float:
@@ -142,31 +146,36 @@ def _one_of(p: tuple[float, ...] | list[float]) -> float:
     return min(1.0, len(p) * min(p)) if not math.isnan(min(p)) else math.nan
 
 
-def _order(cells: np.ndarray) -> Evidence:
+def _trend(cells: np.ndarray) -> Evidence:
     """Each person says what they add to Page's statistic, and nothing if all orders are alike."""
     from scipy.stats import rankdata
 
     k = len(cells)
     scores = np.arange(1, k + 1) @ rankdata(cells, axis=0)
     trend = p_rising(cells.T), p_rising(cells[::-1].T)
-    return Evidence(*trend, cells[-1] - cells[0], scores, (k * (k + 1) ** 2 / 4,))
+    return Evidence(*trend, cells[-1] - cells[0], [scores], (k * (k + 1) ** 2 / 4,))
 
 
-def people_needed(scores: np.ndarray, borders: Sequence[float], level: float) -> float:
-    """About how many people decide, with 90 % probability, on which side of borders the mean is.
+def people_needed(scores: Sequence[np.ndarray], borders: Sequence[float], level: float) -> float:
+    """About how many people decide, with 90 % probability, on which side of borders all means are.
 
-    scores: shape (n,), those of the people at hand, taken for what all are like. level: of the
-    two-sided test. Infinite above 10,000; NaN for fewer than two people. By the power of Student's
-    t, nearly (Cohen 1988, section 2.4); never fewer than the sign-flip test takes to reach a level.
+    scores: of each comparison those of the people at hand, shape (n,), taken for what all are like.
+    level: of the two-sided tests. Infinite above 10,000; NaN for fewer than two people. By the
+    power of Student's t, nearly (Cohen 1988, section 2.4); never fewer than the sign-flip test
+    takes to reach a level.
     """
     from scipy.special import ndtr
     from scipy.stats import t
 
-    if len(scores) < 2:
+    if len(scores[0]) < 2:
         return math.nan
-    away, sd = np.abs(scores.mean() - np.array(borders)), max(scores.std(ddof=1), 1e-12)
     n = np.unique(np.geomspace(2, MOST, 500).astype(int))
-    missed = ndtr(t.isf(level / 2, n - 1) - away[:, None] / sd * np.sqrt(n))  # of each border
+    away = [
+        abs(own.mean() - border) / max(own.std(ddof=1), 1e-12)
+        for own in scores
+        for border in borders
+    ]
+    missed = ndtr(t.isf(level / 2, n - 1) - np.array(away)[:, None] * np.sqrt(n))  # at each border
     power = 1 - missed.sum(axis=0)
     enough = n[(power >= POWER) & (n >= math.log2(2 / level))]
     return float(enough[0]) if enough.size else math.inf

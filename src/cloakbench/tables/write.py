@@ -15,7 +15,6 @@ from cloakbench.tables.display import (
     COUNTS,
     SEEDS_NOTE,
     VERDICT,
-    VERDICTS_NOTE,
     Grid,
     difference_grid,
     note,
@@ -23,6 +22,7 @@ from cloakbench.tables.display import (
     score_grid,
     seed_grid,
     verdict_grid,
+    verdicts_note,
 )
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.findings import failure
@@ -69,7 +69,7 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         prompts=None if tables.prompts is None else keep(tables.prompts, names),
     )
     for name, (title, grid, remark) in _short(experiment, few, failed, counts=()).items():
-        bold = best(few.frames[name], tables.contrary) if name in CAPTIONS else ()
+        bold = best(few.frames[name], tables.contrary, tables.controls) if name in CAPTIONS else ()
         caption, key = f"{title}.{CAPTIONS.get(name, '')}", f"{experiment}-{name}"
         write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
 
@@ -110,7 +110,7 @@ def _short(
         short["prompts"] = (f"{experiment}, by prompt", grid, note(tables.prompts, against))
     if tables.verdicts is not None:
         claims = verdict_grid(tables.verdicts, VERDICT if counts else SHORT_VERDICT)
-        short["verdicts"] = (f"{experiment}, claims", claims, VERDICTS_NOTE)
+        short["verdicts"] = (f"{experiment}, claims", claims, verdicts_note(tables.verdicts))
     if tables.seeds is not None:
         spreads = seed_grid(tables.seeds)
         short["seeds"] = (f"{experiment}, people and seeds", spreads, SEEDS_NOTE)
