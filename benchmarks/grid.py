@@ -3,8 +3,8 @@
     python benchmarks/grid.py                      # 20,000 cells
     python benchmarks/grid.py --finished 0.5       # with the files of half of the cells there
 
-Writes a dataset of tiny photos, a config of many labelled methods and, as asked, empty result
-files into a temporary folder, then runs `snakemake -n` and `cloakbench status` there and prints
+Writes a dataset of tiny photos, a config of many labelled methods and, as asked, results with
+manifests into a temporary folder, then runs `snakemake -n` and `cloakbench status` there and prints
 wall time, processor time and peak memory of each. No model is run.
 """
 
@@ -23,12 +23,16 @@ from typing import Any, NamedTuple
 import yaml
 from PIL import Image
 
+from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.experiment.tasks import Task, all_tasks, inputs, result, task_of
 from cloakbench.files.layout import SETS
 from cloakbench.files.outputs import MANIFEST
+from cloakbench.files.verified import read_source, seal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+PARTS = {"data": tuple(SETS), "class_images": ("class",)}  # folders in results that others read
 
 
 class Cost(NamedTuple):
@@ -67,25 +71,29 @@ def make_photos(config: dict[str, Any]) -> None:
 
 
 def make_results(experiment: Experiment, share: float) -> None:
-    """Empty files where the results of the first cells of the grid would be."""
-    config, layout, cells = experiment.config, experiment.layout, experiment.cells()
+    """Results of the first cells of the grid, as current as if they had been computed."""
+    expected, cells = Expected(experiment), experiment.cells()
     done = cells[: round(share * len(cells))]
-    if done:
-        _touch(layout.class_images(config.model, config.prompts.class_noun) / MANIFEST)
-        for identity in config.dataset_spec.identities():
-            _touch(layout.data(replace(done[0], identity=identity)) / MANIFEST)
-        _touch(layout.references(done[0]))
-    for stage in (layout.protected, layout.purified, layout.generated):
-        for path in dict.fromkeys(map(stage, done)):
-            _touch(path / MANIFEST)
-    for stage in (layout.distances, layout.scores):
-        for path in dict.fromkeys(map(stage, done)):
-            _touch(path)
+    for stage, tasks in all_tasks(experiment).items() if done else ():
+        wanted = {task_of(stage, cell, experiment) for cell in done}
+        for task in tasks:
+            if task in wanted or stage in ("class_images", "data", "references"):
+                _finish(task, experiment, expected)
 
 
-def _touch(path: Path) -> None:
+def _finish(task: Task, experiment: Experiment, expected: Expected) -> None:
+    path, places = result(task, experiment), inputs(task, experiment)
+    read = {name: read_source(place) for name, (_, place) in places.items()}
+    made = replace(expected.record(task), inputs=read).manifest()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    if path.name == MANIFEST:
+        for name in PARTS.get(task.stage, ("",)):
+            (path.parent / name).mkdir(exist_ok=True)
+            (path.parent / name / "00.png").write_text(f"{task}")
+        path = path.parent
+    else:
+        path.write_text(f"{task}")
+    seal(path, made)
 
 
 def measure(command: list[str], folder: Path, output: Path) -> Cost:

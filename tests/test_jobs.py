@@ -406,6 +406,54 @@ def test_a_failed_folder_leaves_the_old_one_and_no_rubbish(tmp_path):
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["stage"] == "old"
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    with new_folder(tmp_path / "out", {"stage": "old"}):
+        pass
+    move = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == ".out.part":
+            raise OSError("the disk has gone")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+    with pytest.raises(OSError, match="has gone"), new_folder(tmp_path / "out", {"stage": "new"}):
+        pass
+
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["stage"] == "old"
+
+
+def test_a_folder_that_waited_when_a_process_was_killed_is_back(tmp_path):
+    """Between the two renames there is none; what fails next leaves the old one, as ever."""
+    with new_folder(tmp_path / "out", {"stage": "old"}):
+        pass
+    (tmp_path / "out").rename(tmp_path / ".out.old.part")
+
+    with pytest.raises(Killed), new_folder(tmp_path / "out", {"stage": "new"}) as folder:
+        die_after_writing(folder / "half")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["stage"] == "old"
+
+
+def test_what_a_job_takes_while_it_writes_is_in_its_manifest(tmp_path, monkeypatch):
+    """Samples are drawn into their folder, and may need more than the training before."""
+    taken = [5e9]
+    monkeypatch.setattr("cloakbench.running.run.peak_memory", lambda _: {"bytes": taken[-1]})
+    run = Run(tmp_path / "out", "anna")
+    record = run.record(Facts("sample", None))
+    job = run.job(record)
+
+    with run.output(job, record):
+        taken.append(14e9)
+        job.notes["images"] = 3.0
+
+    said = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert (said["took"], said["notes"]) == ({"bytes": 14e9}, {"images": 3.0})
+
+
 def test_what_a_killed_process_left_does_not_leak_into_the_next_folder(tmp_path):
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "stale").write_text("")

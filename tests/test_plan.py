@@ -259,6 +259,14 @@ def test_the_command_prints_a_table_or_plain_data(config, tmp_path):
     assert {job["stage"] for job in data["jobs"]} >= {"protect", "personalise", "score"}
 
 
+def test_where_nothing_can_be_written_a_run_is_planned_all_the_same(config, tmp_path):
+    (tmp_path / "file").touch()
+
+    made = plan(config | {"results": str(tmp_path / "file" / "results")})
+
+    assert made.seconds > 0
+
+
 def test_an_unknown_card_is_one_line(config):
     with pytest.raises(CloakBenchError, match=r"--card: unknown 'h10': did you mean 'h100'\?"):
         plan(config, "h10")

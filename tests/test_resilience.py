@@ -671,13 +671,13 @@ def test_kernels_must_repeat_where_they_can_and_vary_with_a_word_where_they_cann
             protections.build({"method": "fsmg", "batch_size": 1}),
             "bf16, choose the protection 'aspl_lora', or use",
         ),
-        (protections.build("advdm"), "To need less, set the model's precision to bf16, or use"),
+        (protections.build("advdm"), "time. Set the model's precision to bf16, or use"),
         (trainers.build("dreambooth"), "set its `eight_bit`, choose the trainer 'lora', or use"),
         (
             trainers.build({"method": "dreambooth", "preset": "small"}),
             "bf16, choose the trainer 'lora', or use",
         ),
-        (trainers.build("lora"), "To need less, set the model's precision to bf16, or use"),
+        (trainers.build("lora"), "time. Set the model's precision to bf16, or use"),
     ],
 )
 def test_the_advice_where_memory_ends_fits_the_method(method, advised, tiny_model, identity):
@@ -694,6 +694,26 @@ def test_the_advice_where_memory_ends_fits_the_method(method, advised, tiny_mode
 
     assert advised in str(raised.value)
     assert "batch_size" not in str(raised.value) or "batch_size" in type(method).model_fields
+
+
+def test_where_nothing_else_helps_a_larger_device_does(tiny_model):
+    def work(load) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(CloakBenchError, match=r"at a time\. Use a device with more memory; then"):
+        with_model(work, tiny_model.model_copy(update={"precision": "bf16"}), "cpu")
+
+
+def test_a_model_that_the_memory_is_too_small_for_is_no_broken_one(tiny_model, monkeypatch):
+    """What a CPU's allocator says while weights are read has the advice of the same error later."""
+
+    def read(*_, **__) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 40 GB")
+
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.from_pretrained", read)
+
+    with pytest.raises(CloakBenchError, match="cpu: out of memory, also with gradient checkpoint"):
+        with_model(lambda load: load(), tiny_model, "cpu")
 
 
 class Hungry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Workflow
+from conftest import REPOSITORY, Workflow
 from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
@@ -291,3 +292,19 @@ def test_it_counts_as_snakemake_plans(workflow: Workflow, monkeypatch: pytest.Mo
     missing = {stage.stage: stage.missing for stage in found.stages if stage.missing}
     assert missing | {"tables": 1, "report": 1} == planned  # both are there, and out of date
     assert not found.failures
+
+
+def test_the_benchmark_of_large_grids_has_finished_results(tmp_path, monkeypatch):
+    """As current as those of jobs, or else what is measured is how outdated ones are told."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    grid = importlib.import_module("grid")
+    config = grid.make_config(tmp_path, identities=2, per_axis=2)
+    grid.make_photos(config)
+    experiment = Experiment.parse(config | {"results": tmp_path / "results"})
+
+    grid.make_results(experiment, 0.5)
+
+    done = {stage.stage: (stage.done, stage.jobs) for stage in read_status(experiment).stages}
+    assert done["data"] == (2, 2)
+    assert done["protect"] == (2, 4)
+    assert done["score"] == (8, 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import shutil
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
+from typer.testing import CliRunner
 
+from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Controls, Layout, label
 from cloakbench.files.text import write_scores
@@ -627,3 +631,20 @@ def test_seconds_that_nobody_told_are_no_column(made, tmp_path: Path) -> None:
     text = (tmp_path / "purifiers.md").read_text("utf-8")
     assert "| BRISQUE |" in text
     assert "econds" not in text
+
+
+def test_tables_of_an_earlier_config_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of verdicts beside scores that no claim is made of would be taken for theirs."""
+    monkeypatch.chdir(REPOSITORY)
+    place = tmp_path / "elsewhere.yaml"
+    command = ["tables", "config.yaml", "config/claims-suffix.yaml", str(place)]
+    folder = tmp_path / "tables" / "claims-suffix-so-far"
+    for claims, there in (("claims/suffix.yaml", True), (None, False)):
+        place.write_text(json.dumps({"results": str(tmp_path), "claims": claims}))
+        run = CliRunner().invoke(app, [*command, "--pool", "docs/claims-suffix"])
+
+        assert run.exit_code == 0, run.output
+        assert (folder / "summary.md").is_file()
+        assert (folder / "verdicts.md").is_file() is there

@@ -169,7 +169,7 @@ def tables(
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.experiment.provenance import write_provenance
     from cloakbench.files.layout import STAGES
-    from cloakbench.files.verified import seal
+    from cloakbench.files.outputs import check_output, new_folder
     from cloakbench.tables import print_summary, write_tables
 
     experiment = Experiment.read(config)
@@ -178,11 +178,12 @@ def tables(
     elsewhere = _elsewhere(experiment, pool or ())
     name, cells = _finished(experiment, so_far or bool(pool), elsewhere)
     made, folder = _tables(experiment, cells, elsewhere), experiment.layout.tables(name)
-    write_tables(name, made, folder, columns or ())
-    _write_further(experiment, cells, made, folder)
-    write_provenance(experiment, folder, [each.provenance for each in elsewhere])
-    if not (so_far or pool):
-        seal(folder, expected.tables().manifest())
+    check_output(folder)
+    whole = {} if so_far or pool else expected.tables().manifest()
+    with new_folder(folder, whole) as part:
+        write_tables(name, made, part, columns or ())
+        _write_further(experiment, cells, made, part)
+        write_provenance(experiment, part, [each.provenance for each in elsewhere])
     print_summary(name, made)
 
 

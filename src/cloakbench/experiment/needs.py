@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class Needs:
         key = self._key(task, frugal)
         if key not in self._known:
             self._known[key] = self._count(work, task, frugal)
-            with new_file(self._path) as part:
+            with suppress(OSError), new_file(self._path) as part:
                 part.write_text(json.dumps({k: asdict(need) for k, need in self._known.items()}))
         return self._known[key]
 

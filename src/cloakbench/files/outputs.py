@@ -54,10 +54,12 @@ def check_output(path: Path, *inputs: Path | None) -> None:
                 f"{path}: writing this folder would replace {needed}. Choose another --out."
             )
     _check_outside(path, inputs, "--out")
+    if target.exists() and not target.is_dir():
+        raise CloakBenchError(f"{path}: is a file, not a folder to replace. Choose another --out.")
     if target.is_dir() and (foreign := _files(target) - _written(target)):
         raise CloakBenchError(
             f"{path}: holds {min(foreign)}, which CloakBench did not write and would delete. "
-            "Choose another --out."
+            "Move it away, or choose another --out."
         )
     check_writable(path)
 
@@ -119,17 +121,20 @@ def check_writable(path: Path) -> None:
 def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` if all goes well.
 
-    The manifest is written last, with the digests of all other files. On any failure the
-    half-written folder is removed and `path` stays as it was. What is there is on the disk, so
-    that the checkpoints behind it can go.
+    The manifest is written last, with the digests of all other files, and with what it was given
+    inside. On any failure the half-written folder is removed and `path` stays as it was; a kill
+    leaves it as it was, too, or the new one, or until the next try none. What is there is on the
+    disk, so that the checkpoints behind it can go.
 
     kept: a folder that gets a second name of every file first, at no cost of space, for `restore`;
         where a file system has no second names, nothing is kept.
     """
     path = path.resolve()
-    part = _part(path)
+    part, old = _part(path), _old(path)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    if old.exists() and not path.exists():
+        os.replace(old, path)
     try:
         yield part
         whole = {**manifest, "files": digests_of(part)}
@@ -140,9 +145,7 @@ def new_folder(path: Path, manifest: Mapping[str, Any], kept: Path | None = None
         if kept is not None:
             with suppress(OSError):
                 _link(part, kept)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(part, path)
+        _take_place(part, path)
         _sync(path.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -224,12 +227,32 @@ def new_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _part(path: Path) -> Path:
+def _take_place(part: Path, path: Path) -> None:
+    """Put a folder where another may be, which is back if that fails."""
+    old = _old(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _part(path: Path, ending: str = PART) -> Path:
     """Under which name a file or folder is written, beside its place."""
-    name = f".{path.name}.part"
+    name = f".{path.name}{ending}"
     if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.part"
+        name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{ending}"
     return path.with_name(name)
+
+
+def _old(path: Path) -> Path:
+    """Under which name a folder waits until another has taken its place."""
+    return _part(path, f".old{PART}")
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -86,13 +86,20 @@ def with_model(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        advice = "".join(f"{note}, " for note in getattr(error, "__notes__", ()))
-        precision = "" if model.precision == "bf16" else "set the model's precision to bf16, "
+        ways = [] if model.precision == "bf16" else ["set the model's precision to bf16"]
+        ways += getattr(error, "__notes__", ())
         raise CloakBenchError(
             f"{device}: out of memory, also with gradient checkpointing and one sample at a "
-            f"time. To need less, {precision}{advice}or use a device with more memory; then run "
-            "the same command again."
+            f"time. {_any_of([*ways, 'use a device with more memory'])}; then run the same command "
+            "again."
         ) from None
+
+
+def _any_of(ways: Sequence[str]) -> str:
+    """A sentence that says what would help: "Do this, do that, or do the other"."""
+    *others, last = ways
+    said = f"{', '.join(others)}, or {last}" if others else last
+    return said[:1].upper() + said[1:]
 
 
 def deterministic(work: Callable[[], T]) -> T:

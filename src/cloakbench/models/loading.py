@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloakbench.errors import CloakBenchError, reason
+from cloakbench.errors import CloakBenchError, is_out_of_memory, reason
 from cloakbench.models.spec import ModelSpec
 from cloakbench.running.stopwatch import loads
 
@@ -73,14 +73,13 @@ def load_frozen(kind: Any, folder: Path, **options: Any) -> Any:
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
     """What the libraries raise for missing, broken or foreign files, as one line."""
-    import torch
     from safetensors import SafetensorError
 
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CloakBenchError(
             f"{what}: cannot be loaded ({reason(error, 300)}). Check the path, or get the files "
             "again."

@@ -103,11 +103,11 @@ class Run:
     @contextmanager
     def output(self, job: Job, record: Record) -> Iterator[Path]:
         """The folder to write the output into; the checkpoints are forgotten when it is whole."""
-        job.took.update(peak_memory(self.device))
-        told = {name: each for name in ("notes", "took") if (each := getattr(job, name))}
-        manifest = record.manifest(self.device) | told
+        manifest = record.manifest(self.device)
         with new_folder(self.out, manifest, _kept(job)) as folder:
-            yield folder
+            yield folder  # some work is done while it is written
+            job.took.update(peak_memory(self.device))
+            manifest |= {name: each for name in ("notes", "took") if (each := getattr(job, name))}
         close_job(job)
 
     def _place(self, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, is_out_of_memory
 from cloakbench.models.base import DiffusionModel, Latents, Text, sent
 from cloakbench.models.loading import load_frozen, one_line
 from cloakbench.models.spec import ModelSpec
@@ -299,6 +299,8 @@ def _network(kind: Any, path: Path, name: str, variant: str | None = None) -> An
     try:
         return load_frozen(kind, path, subfolder=name, use_safetensors=True, variant=variant)
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"'{name}': {error}") from error
 
 
