@@ -278,7 +278,9 @@ def judge_by(model: StableDiffusion, prompt: str) -> Callable[[Tensor], float]:
     @torch.no_grad()
     def judge(pixels: Tensor) -> float:
         whole = (pixels.detach().float().clamp(0, 1) * 255).round() / 255
-        return statistics.fmean(score(whole, step).mean().item() for step in range(DRAWS))
+        return statistics.fmean(
+            score(whole, step, slice(0, None)).mean().item() for step in range(DRAWS)
+        )
 
     return judge
 

@@ -45,6 +45,7 @@ settings.register_profile("cloakbench", deadline=None)  # machines may be slow o
 settings.load_profile("cloakbench")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ALL = slice(0, None)  # which of all photos a loss is given, if all at once
 BUNDLED = REPOSITORY / "resources" / "identities"
 
 

@@ -19,7 +19,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import Face
-from cloakbench.models.clip import Clip, concept, from_openai
+from cloakbench.models.clip import Clip, concept, from_openai, load_clip
 from cloakbench.score.base import Sample, metrics
 from cloakbench.score.metrics import liqe
 from cloakbench.score.references import IdentityReference, References
@@ -162,6 +162,23 @@ def test_missing_weights_are_named_before_any_work(
 
     with pytest.raises(CloakBenchError, match=r"liqe_mix\.pt|clip-vit-base-patch32"):
         metrics.build(name).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("clip_prompt", "prompt"), ("clip_iqac", "bad"), ("concept", "prompts")]
+)
+def test_a_prompt_that_clip_does_not_read_whole_is_refused_before_any_work(
+    name: str, setting: str, tiny_weights: Path
+) -> None:
+    """Two that differ at their ends only would score the same."""
+    long = "a photo of a person, " * 30 + "noisy pattern"
+    texts = ["a photo", long] if setting == "prompts" else long
+    metric = metrics.build({"method": name, "preset": "tiny", setting: texts})
+
+    with pytest.raises(CloakBenchError, match=r"noisy pattern': has \d+ tokens, and the model"):
+        metric.check()
+    with pytest.raises(CloakBenchError, match=r"has \d+ tokens, and the model reads"):
+        load_clip(str(tiny_weights / "tiny_clip")).embed_texts([long])
 
 
 def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_insightface_finds_a_face_that_fills_the_picture() -> None:
 def test_dropout_steadies_equal_embeddings_and_no_others() -> None:
     """Two embeddings at a right angle are sqrt(2) apart."""
     assert steadiness(np.ones((5, 3))) == 1
-    assert steadiness(np.eye(2)) == pytest.approx(2 / (1 + math.exp(math.sqrt(2) / 2)))
+    assert steadiness(np.eye(3)) == pytest.approx(2 / (1 + math.exp(math.sqrt(2))))
 
 
 def test_a_recogniser_without_a_last_layer_has_no_ser_fiq(recogniser: Path) -> None:
@@ -364,3 +364,16 @@ def test_a_picture_without_a_face_gives_an_empty_list(spec: dict[str, str]) -> N
     grey = Image.new("RGB", (128, 128), (127, 127, 127))
 
     assert backends.build(spec).faces(grey) == []
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"method": "facexlib", "detector": "retinaface.pth", "recogniser": "arcface.pth"},
+        {"method": "insightface", "weights": "antelopev2"},
+    ],
+)
+def test_one_embedding_has_no_quality(backend: dict[str, str]) -> None:
+    """It agrees with itself, so that every face would be perfect."""
+    with pytest.raises(CloakBenchError, match="of one embedding nothing can move: take 2 or more"):
+        backends.build(backend | {"dropout_passes": 1})

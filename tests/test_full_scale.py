@@ -74,7 +74,7 @@ def test_the_papers_grid_is_there_as_it_ran() -> None:
     for name in ("diffpure", "ddspure", "gridpure"):
         spec = {"method": name, "preset": "diffshortcut", "weights": "imagenet-256"}
         assert paper.purifiers[name] == build_purifier(spec)
-    assert paper.purifiers["diffpure"].depth == 401
+    assert paper.purifiers["diffpure"].depth == 402
     assert paper.trainers["dreambooth-suffix"].suffix_in_sampling
     assert paper.config.class_images.steps == 50
 

@@ -339,6 +339,19 @@ def stage(tiny_model, folders, out, spec, class_images, scratch=None, sampling=N
         generate(spec, sampling, **options)
 
 
+@pytest.mark.parametrize("sampling", [None, SAMPLING])
+def test_photos_of_another_size_than_the_model_makes_are_refused(
+    sampling, tiny_model, folders, tmp_path
+):
+    """They would be learnt at one size and sampled at another."""
+    larger = tiny_model.model_copy(update={"resolution": 128})
+    spec = {"method": "lora", "preset": "tiny", "prior_weight": 0}
+
+    with pytest.raises(CloakBenchError, match="photos of 64x64 px, but the model makes 128x128"):
+        stage(larger, folders, tmp_path / "out", spec, None, sampling=sampling)
+    assert not (tmp_path / "out").exists()
+
+
 def images(folder: Path) -> dict[str, bytes]:
     paths = sorted(folder.rglob("*.png"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

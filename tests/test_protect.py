@@ -25,6 +25,7 @@ from cloakbench.models.families.stable_diffusion import StableDiffusion
 from cloakbench.models.loading import load_model
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tuning import FineTuner
+from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
 from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.aspl import looking_ahead
@@ -146,8 +147,11 @@ def test_a_nan_in_the_model_is_one_clear_error(name, identity, tiny_model):
             model.vae.encoder.conv_in.weight.fill_(float("nan"))
         return model
 
-    with pytest.raises(CloakBenchError, match=r"(?i)nan.*lower .*learning_? ?rate"):
-        build(name).protect(identity, broken, Job(0))
+    protection = build(name)
+    trains = "learning_rate" in type(protection).model_fields
+    cure = "Lower .*learning_rate" if trains else "Look whether its weights are whole, or set"
+    with pytest.raises(CloakBenchError, match=rf"(?i)nan.*{cure}"):
+        protection.protect(identity, broken, Job(0))
 
 
 @pytest.mark.parametrize("name", ASCENDING)
@@ -226,15 +230,30 @@ def test_the_faithful_variant_runs_in_bfloat16_and_differs(identity, tiny_model)
 
 @pytest.mark.parametrize("prior_weight", [0.0, 1.0])
 def test_the_faithful_variant_trains_on_the_first_images_in_order(
-    prior_weight, identity, tiny_model
+    prior_weight, tiny_model, monkeypatch
 ):
-    protection = build("aspl", faithful=True, training_steps=3, prior_weight=prior_weight)
+    """Of five photos and five class images, three steps see the first three, in every call."""
+    five = [smooth_photos(5, seed) for seed in range(3)]
+    identity = Identity(five[0], Prompts(), five[1], five[2])
+    protection = build(
+        *("aspl",),
+        faithful=True,
+        rounds=2,
+        training_steps=3,
+        prior_weight=prior_weight,
+    )
+    seen: list[tuple[int, int, int]] = []
+    step = FineTuner.step
 
-    tuner = protection.tuner(load_model(tiny_model), identity, Job(0))
+    def spy(tuner: FineTuner, images: Any, number: int, draws: Any) -> None:
+        prior = 0 if tuner.prior is None else len(tuner.prior.latents)
+        seen.append((tuner._pick(len(images), number, draws)[0], len(images), prior))
+        step(tuner, images, number, draws)
 
-    draws = Job(0).rng
-    picked = [tuner._pick(3, step, draws)[0] for step in range(6)]
-    assert picked == [0, 1, 2, 0, 1, 2]
+    monkeypatch.setattr(FineTuner, "step", spy)
+    protection.protect(identity, lambda: load_model(tiny_model), Job(0))
+
+    assert seen == [(k, 3, 3 * (prior_weight > 0)) for k in (0, 1, 2)] * 4
 
 
 @pytest.mark.parametrize("frugal", [False, True])
@@ -471,7 +490,7 @@ def test_photos_go_through_pgd_in_batches_with_the_result_that_they_have_at_once
     photos = smooth_photos(5, 0).pixels
     goals, seen = smooth_photos(5, 1).pixels, []
 
-    def loss(pixels: torch.Tensor, step: int, rows: slice = slice(None)) -> torch.Tensor:
+    def loss(pixels: torch.Tensor, step: int, rows: slice) -> torch.Tensor:
         seen.append(len(pixels))
         return (pixels - goals[rows]).square().flatten(1).sum(1)
 
@@ -596,3 +615,53 @@ def test_unfinished_work_of_other_settings_is_not_resumed(
 
     assert torch.equal(protected("out", other, budget=40), expected)
     assert not list((tmp_path / "scratch").rglob("*.pt"))
+
+
+PUBLISHED = {
+    # method: budget, step of PGD, both in 255ths, and what the loop and its surrogate take
+    "fsmg": (6, 0.6, {"steps": 100, "training_steps": 1000, "learning_rate": 5e-7}),
+    "aspl": (6, 0.6, {"rounds": 50, "training_steps": 3, "pgd_steps": 6, "learning_rate": 5e-7}),
+    "efsmg": (6, 0.6, {"rounds": 60, "steps": 12, "training_steps": 1000, "learning_rate": 5e-7}),
+    "easpl": (6, 0.6, {"rounds": 50, "training_steps": 3, "pgd_steps": 6, "learning_rate": 5e-7}),
+    "aspl_lora": (6, 0.48, {"rounds": 50, "training_steps": 3, "learning_rate": 5e-6}),
+    "simac": (8, 0.64, {"search_rounds": 50, "candidates": 5, "neighbourhood": 20, "enough": 100}),
+    "caat": (6, 0.6, {"steps": 250, "learning_rate": 1e-5}),
+    "advdm": (16, 1, {"steps": 100}),
+    "mist": (16, 1, {"steps": 100, "mode": "fused"}),
+    "sds": (16, 1, {"steps": 100, "rate": 5, "direction": "descend"}),
+    "photoguard": (8, 8 / 3, {"steps": 1000, "towards": "zero"}),
+    "pid": (13, 1, {"steps": 1000}),
+    "ace": (4, 0.64, {"rounds": 5, "steps": 30, "training_steps": 10, "learning_rate": 1e-4}),
+    "metacloak": (11, 1.1, {"trials": 4, "checkpoints": 6, "rounds": 100, "pgd_steps": 6,
+                            "retraining_steps": 2, "training_steps": 1000, "blur": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_presets_paper_are_what_was_published(name: str) -> None:
+    """As docs/recipes.md has it, section 1; budgets and steps of 255ths in whole levels where the
+    published ones are not, in proportion.
+    """
+    budget, step, rest = PUBLISHED[name]
+    method = protections.build({"method": name, "preset": "paper"})
+    settings = method.model_dump()
+
+    assert method.budget == budget
+    assert 255 * method.step_size(0) == pytest.approx(step, rel=0.02)
+    assert {key: settings[key] for key in rest} == rest
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"method": "photoguard"}, "set towards: target, or name no target"),
+        ({"method": "sds"}, "set targeted: true, or name no target"),
+        ({"method": "mist", "mode": "semantic"}, "set mode: fused or texture, or name no target"),
+    ],
+)
+def test_a_target_that_would_not_be_used_is_refused(spec: dict[str, Any], said: str, tmp_path):
+    with pytest.raises(CloakBenchError, match=rf"leaves the photo in `target` unused: {said}"):
+        protections.build(spec | {"target": str(tmp_path / "mine.png")})
+
+    protections.build(spec)
+    protections.build({"method": "mist", "target": str(tmp_path / "mine.png")})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_photos
+from conftest import ALL, smooth_photos
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -170,13 +170,13 @@ def test_pid_is_the_squared_change_of_mean_and_log_variance(identity, diffusion)
     expected = functional.mse_loss(after.mean, before.mean)
     expected = expected + functional.mse_loss(after.logvar, before.logvar)
 
-    torch.testing.assert_close(loss(pixels, 0), expected[None])
+    torch.testing.assert_close(loss(pixels, 0, ALL), expected[None])
 
 
 def test_pid_shifts_the_latents_much_more_than_noise_does(identity, diffusion):
     def shift(pixels: Tensor) -> float:
         loss, _ = objective("pid", diffusion, identity)
-        return float(loss(pixels[:1], 0))
+        return float(loss(pixels[:1], 0, ALL))
 
     noise = build("pid", budget=32).start(identity.instance_images.pixels, Job(1))
     protected = perturbed("pid", diffusion, identity, steps=20)
@@ -194,7 +194,7 @@ def test_photoguard_is_the_distance_to_zero_or_the_target(towards, identity, dif
 
     expected = -(scaled_mean(diffusion, pixels) - goal).square().mean()
 
-    torch.testing.assert_close(loss(pixels, 0), expected[None])
+    torch.testing.assert_close(loss(pixels, 0, ALL), expected[None])
 
 
 def test_photoguards_steps_shrink_linearly_from_a_third_of_the_budget_to_a_hundredth_of_that():
@@ -214,8 +214,8 @@ def test_the_directions_of_advdm_are_opposites(identity, diffusion):
     up, pixels = objective("advdm", diffusion, identity)
     down, _ = objective("advdm", diffusion, identity, direction="descend")
 
-    assert torch.equal(up(pixels, 3), -down(pixels, 3))
-    assert not torch.equal(up(pixels, 3), up(pixels, 4))
+    assert torch.equal(up(pixels, 3, ALL), -down(pixels, 3, ALL))
+    assert not torch.equal(up(pixels, 3, ALL), up(pixels, 4, ALL))
 
 
 def test_the_directions_of_advdm_move_the_denoising_loss_in_opposite_senses(identity, diffusion):
@@ -233,9 +233,11 @@ def test_fused_mist_is_the_rate_times_the_semantic_minus_the_texture_loss(identi
     semantic, _ = objective("mist", diffusion, identity, mode="semantic")
     fused, _ = objective("mist", diffusion, identity, rate=0.4)
 
-    torch.testing.assert_close(fused(pixels, 5), 0.4 * semantic(pixels, 5) + texture(pixels, 5))
+    torch.testing.assert_close(
+        fused(pixels, 5, ALL), 0.4 * semantic(pixels, 5, ALL) + texture(pixels, 5, ALL)
+    )
     expected = -(scaled_mean(diffusion, pixels) - target_latents(diffusion, 64)).square().mean()
-    torch.testing.assert_close(texture(pixels, 5), expected[None])
+    torch.testing.assert_close(texture(pixels, 5, ALL), expected[None])
 
 
 def test_mists_default_rate_is_the_references_at_512_px():
@@ -286,7 +288,7 @@ def test_the_gradient_of_sds_is_the_residual_sent_back_through_the_encoder(
 
     drawn, residual = residual_by_hand(either, pixels, text, Job(0).part("photo", 0).rng("pgd", 2))
     (expected,) = torch.autograd.grad(drawn, pixels, grad_outputs=residual)
-    (gradient,) = torch.autograd.grad(loss(pixels, 2).sum(), pixels)
+    (gradient,) = torch.autograd.grad(loss(pixels, 2, ALL).sum(), pixels)
 
     sign = 1 if direction == "ascend" else -1
     mean = gradient * residual.numel()  # a mean over latent values: the same signs
@@ -304,7 +306,7 @@ def test_the_gradient_of_sdst_adds_the_pull_to_the_target(identity, diffusion):
     (score,) = torch.autograd.grad(drawn, pixels, grad_outputs=residual)
     away = scaled_mean(diffusion, pixels) - target_latents(diffusion, 64)
     (texture,) = torch.autograd.grad(away.square().sum(), pixels)
-    (gradient,) = torch.autograd.grad(loss(pixels, 2).sum(), pixels)
+    (gradient,) = torch.autograd.grad(loss(pixels, 2, ALL).sum(), pixels)
 
     mean = gradient * residual.numel()
     torch.testing.assert_close(mean, -5 * score - texture, rtol=1e-4, atol=1e-5)
@@ -363,14 +365,16 @@ def test_ace_is_the_distance_of_the_prediction_to_the_targets_latents(identity, 
     predicted = diffusion.unet(noisy, timesteps, encoder_hidden_states=text.embeddings).sample
     expected = -(predicted - goal).square().mean() - 3 * (latents - goal).square().mean()
 
-    torch.testing.assert_close(loss(pixels, 1), expected[None])
+    torch.testing.assert_close(loss(pixels, 1, ALL), expected[None])
 
 
 def test_ace_pulls_the_prediction_to_the_target(identity, diffusion):
     def pull(pixels: Tensor) -> float:
         loss, _ = objective("ace", diffusion, identity)
         with torch.no_grad():
-            return float(torch.cat([loss(pixels[:1], step) for step in range(1000, 1030)]).mean())
+            return float(
+                torch.cat([loss(pixels[:1], step, ALL) for step in range(1000, 1030)]).mean()
+            )
 
     clean = pull(identity.instance_images.pixels)
     protected = perturbed("ace", diffusion, identity, steps=20, training_steps=0)

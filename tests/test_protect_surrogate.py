@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Folders, Killed, MortalJob, smooth_photos, tiny_spec
+from conftest import ALL, Folders, Killed, MortalJob, smooth_photos, tiny_spec
 from torchvision.transforms.v2 import functional as vision
 
 from cloakbench.errors import CloakBenchError
@@ -403,7 +403,7 @@ def test_candidates_share_an_encoding_and_have_the_gradients_of_losses_of_their_
 
     loss = Denoising(diffusion, identity.prompts.instance_prompt, Job(0))
     for number, timesteps in enumerate(tried.T):
-        at = lambda pixels, step, timesteps=timesteps: loss(pixels, step, None, timesteps)  # noqa: E731
+        at = lambda pixels, step, rows, timesteps=timesteps: loss(pixels, step, rows, timesteps)  # noqa: E731
         assert torch.equal(found[:, number], gradient(at, pixels, 4))
     assert len(encodings) == 1
 
@@ -417,7 +417,7 @@ def test_aspl_then_draws_only_kept_timesteps(monkeypatch, identity, diffusion):
 
     with calls(monkeypatch, diffusion, "denoising_loss") as seen:
         for step in range(20):
-            loss(original, step)
+            loss(original, step, ALL)
 
     timesteps = torch.stack([arguments[3] for arguments in seen])
     assert timesteps[:, 0].max() < 100
@@ -434,17 +434,17 @@ def test_the_feature_term_is_nought_at_the_clean_photo_and_has_a_gradient_elsewh
     full = build("simac", feature_weight=2.0).objective(*arguments)
     moved = (original + 0.05).clamp(0, 1).requires_grad_(True)
 
-    torch.testing.assert_close(full(original, 0), plain(original, 0))
-    extra = (full(moved, 0) - plain(moved, 0)) / 2
+    torch.testing.assert_close(full(original, 0, ALL), plain(original, 0, ALL))
+    extra = (full(moved, 0, ALL) - plain(moved, 0, ALL)) / 2
     (gradient,) = torch.autograd.grad(extra.sum(), moved)
 
     outputs = []
     for pixels in (moved, original):
         with recorded(diffusion.unet.up_blocks[-1].resnets) as features, torch.no_grad():
-            plain(pixels, 0)
+            plain(pixels, 0, ALL)
         outputs.append(features)
     distances = [((a - b) ** 2).mean(dim=(1, 2, 3)) for a, b in zip(*outputs, strict=True)]
-    torch.testing.assert_close(extra, sum(distances), rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(extra, sum(distances) / len(distances), rtol=1e-3, atol=1e-7)
     assert gradient.abs().max() > 0
     assert not any(r._forward_hooks for r in diffusion.unet.up_blocks[-1].resnets)
 
@@ -562,6 +562,29 @@ def _training_steps_before(monkeypatch: pytest.MonkeyPatch, place: Any, name: st
     return at
 
 
+@pytest.mark.parametrize(("faithful", "known"), [(True, 2), (False, 5)])
+def test_the_faithful_metacloak_retrains_on_the_first_class_images(
+    faithful, known, monkeypatch, tiny_model
+):
+    identity = Identity(smooth_photos(2, 0), Prompts(), None, smooth_photos(5, 2))
+    settings = {"training_steps": 3, "retraining_steps": 2, "rounds": 1, "pgd_steps": 1}
+    seen: list[int] = []
+    step = FineTuner.step
+
+    def spy(tuner: FineTuner, *arguments: Any) -> None:
+        assert tuner.prior is not None
+        seen.append(len(tuner.prior.latents))
+        step(tuner, *arguments)
+
+    monkeypatch.setattr(FineTuner, "step", spy)
+    build("metacloak", faithful=faithful, **settings).perturb(
+        identity, load_model(tiny_model), Job(0)
+    )
+
+    assert set(seen[:3]) == {5}
+    assert set(seen[3:]) == {known}
+
+
 def test_a_visit_starts_from_the_weights_that_were_kept_with_new_moments(identity, diffusion):
     protection = build("metacloak", learning_rate=1e-3)
     tuner = protection.tuner(diffusion, identity, Job(0))
@@ -607,7 +630,7 @@ def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_mo
         if "attn2.to_k" in n or "attn2.to_v" in n
     }
     moved = original.clone().requires_grad_(True)
-    loss = Denoising(other, identity.prompts.class_prompt, Job(0))(moved, 0).mean()
+    loss = Denoising(other, identity.prompts.class_prompt, Job(0))(moved, 0, ALL).mean()
     grad, *grads = torch.autograd.grad(loss, [moved, *weights.values()])
     expected = torch.clamp(original + 0.1 * 11 / 255 * grad.sign(), 0, 1)
     norm = torch.sqrt(sum(g.square().sum() for g in grads)).clamp(min=1)
@@ -619,13 +642,41 @@ def test_a_step_of_caat_is_one_gradient_for_pixels_and_weights(identity, tiny_mo
         torch.testing.assert_close(trained[name].detach(), after, rtol=1e-4, atol=1e-6)
 
 
+def test_caats_keys_and_values_have_the_mean_gradient_of_photos_in_batches(monkeypatch, tiny_model):
+    identity = Identity(smooth_photos(5, 0), Prompts())
+
+    def trained(batch: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("cloakbench.protect.pgd.BATCH", batch)
+        monkeypatch.setattr(Denoising, "latents", same_draws)
+        model = load_model(tiny_model)
+        build("caat", steps=1, learning_rate=1e-3).perturb(identity, model, Job(0))
+        return {n: p.detach() for n, p in model.unet.named_parameters() if "attn2.to_k" in n}
+
+    def same_draws(self: Denoising, pixels: torch.Tensor, step: int, rows: slice) -> Any:
+        """Each photo's by its place, so that batches have those of all at once."""
+        rng = torch.Generator().manual_seed(3)
+        return self._model.posterior(pixels).mean, rng
+
+    monkeypatch.setattr(
+        Denoising,
+        "of_latents",
+        lambda self, latents, rng, timesteps: self._model.predict(
+            latents, 500, self._text.repeated(len(latents))
+        ).square().flatten(1).mean(1),
+    )  # fmt: skip
+
+    alone, together = trained(2), trained(5)
+    for name, weights in alone.items():
+        torch.testing.assert_close(weights, together[name], rtol=0, atol=2e-5)
+
+
 def test_caat_raises_the_loss_of_the_model_by_more_than_noise_changes_it(identity, tiny_model):
     model = load_model(tiny_model)
 
     def loss(pixels: torch.Tensor) -> float:
         score = Denoising(model, identity.prompts.class_prompt, Job(7))
         with torch.no_grad():
-            return torch.stack([score(pixels, step) for step in range(30)]).mean().item()
+            return torch.stack([score(pixels, step, ALL) for step in range(30)]).mean().item()
 
     original = identity.instance_images.pixels
     noise = build("noise", budget=32).perturb(identity, Job(1))

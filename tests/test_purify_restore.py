@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -385,6 +386,39 @@ def finder(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[np.ndarray]], None
         )
 
     return found
+
+
+@pytest.mark.parametrize(("size", "scale"), [(320, 2.0), (1280, 1.0)])
+def test_faces_are_sought_in_enlarged_photos_and_never_in_smaller_ones(size, scale, monkeypatch):
+    """Landmarks are those of the photo; faces with eyes too near to one another are left out."""
+    seen: list[tuple[int, int]] = []
+
+    class Found:
+        def detect_faces(self, image: Any, conf_threshold: float) -> list[np.ndarray]:
+            seen.append(image.size)
+            row = np.zeros(15)
+            row[5:15] = [100, 100, 140, 100, 120, 120, 105, 140, 135, 140]
+            turned = row.copy()
+            turned[7] = 100 + 2 * scale
+            return [row, turned]
+
+    monkeypatch.setattr("cloakbench.faces.facexlib.retinaface", lambda *_: Found())
+    monkeypatch.setattr("cloakbench.purify.align.FaceAligner.detector_file", lambda _: Path())
+
+    found = build_purifier("codeformer").face_finder("cpu")(torch.rand(1, 3, size, size))
+
+    assert seen == [(size * scale, size * scale)]
+    [landmarks] = found
+    np.testing.assert_allclose(landmarks[:2], np.array([[100, 100], [140, 100]]) / scale)
+
+
+def test_a_restorer_is_known_by_being_a_folder(tmp_path, tiny_weights):
+    copied = copytree(tiny_weights / "tiny_restorer", tmp_path / "restorer.v2")
+
+    purifier = build_purifier({"method": "codeformer", "weights": str(copied)})
+
+    purifier.check()
+    assert purifier.has_gradient
 
 
 def test_codeformers_file_runs_with_its_fidelity_on_the_faces_only(codeformer, finder):

@@ -340,6 +340,19 @@ def test_ims_is_refused_where_strangers_are_alike(tmp_path: Path) -> None:
         score_samples(tmp_path, references, Colours(), build_metrics(["ims"]), CELL)
 
 
+def test_ims_is_refused_where_nobody_can_say_how_alike_strangers_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one person's photos there is no scale; then the backend's own word counts."""
+    paint(tmp_path / "photo", (200, 0, 0))
+    monkeypatch.setattr(Colours, "strangers", 0.8)
+    known = references_of(Colours(), anna=[1, 0, 0])
+    references = known.model_copy(update={"calibration": None})
+
+    with pytest.raises(CloakBenchError, match=r"'ims' .*; with 'colours' they have 0\.80"):
+        score_samples(tmp_path, references, Colours(), build_metrics(["ims"]), CELL)
+
+
 @pytest.fixture
 def mean_colour(tmp_path: Path) -> Path:
     """A network in ONNX's format whose embedding of a BGR picture is its mean colour less grey."""

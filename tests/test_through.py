@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, complete, smooth_photos, tiny_spec
+from conftest import ALL, REPOSITORY, complete, smooth_photos, tiny_spec
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import load as load_config
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.digest import code_digest
+from cloakbench.files.images import Photos
+from cloakbench.identity import Identity
 from cloakbench.models import denoiser
 from cloakbench.models.base import DiffusionModel
 from cloakbench.models.denoiser import PixelDenoiser
-from cloakbench.models.loading import load_frozen
+from cloakbench.models.loading import load_frozen, load_model
 from cloakbench.models.restorer import load_restorer
 from cloakbench.personalise import trainers
 from cloakbench.phrase import Contrastive
+from cloakbench.prompts import Prompts
 from cloakbench.protect import pgd, protections
 from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.pgd import ascended
@@ -170,24 +173,37 @@ def test_a_random_purification_is_drawn_anew_at_every_step(diffusion: DiffusionM
     method = protections.build({"method": "pid", "preset": "tiny", "through": ["noising"]})
     seen: list[torch.Tensor] = []
 
-    def loss(pixels: torch.Tensor, step: int) -> torch.Tensor:
+    def loss(pixels: torch.Tensor, step: int, rows: slice) -> torch.Tensor:
         seen.append(pixels)
         return pixels.flatten(1).mean(1)
 
     photos = smooth_photos(1, 7).pixels
     looking = method.adaptive(loss, diffusion, JOB)
     for step in (0, 1, 0):
-        looking(photos, step)
+        looking(photos, step, ALL)
 
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
+
+
+def test_a_photos_draws_do_not_tell_how_many_stand_behind_it(tiny_model):
+    """Of five photos four are a batch, as they are alone."""
+    method = protections.build({"method": "pid", "preset": "tiny", "through": ["noising"]})
+
+    def perturbed(count: int) -> torch.Tensor:
+        photos = smooth_photos(5, 7)
+        few = Photos(photos.pixels[:count], photos.names[:count])
+        identity = Identity(few, Prompts())
+        return method.protect(identity, lambda: load_model(tiny_model), JOB).pixels
+
+    torch.testing.assert_close(perturbed(5)[:4], perturbed(4))
 
 
 def test_of_several_purifications_the_mean_loss_counts(diffusion: DiffusionModel):
     """And each name of a random one is another draw."""
     blur, chain = {"method": "gaussian", "sigma": 1.0}, ["resize", "noising"]
 
-    def loss(pixels: torch.Tensor, step: int) -> torch.Tensor:
+    def loss(pixels: torch.Tensor, step: int, rows: slice) -> torch.Tensor:
         return pixels.square().flatten(1).mean(1)
 
     def gradient(*through: Any) -> torch.Tensor:

@@ -204,6 +204,19 @@ def test_likeness_is_one_of_another_photo_and_zero_of_a_stranger():
     assert scale.of([None, None]) == 0
 
 
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_another_photo_is_as_like_as_another_however_few_there_are(count):
+    """Means of few photos are noisy, so all is compared with means of as many."""
+    rng = np.random.default_rng(1)
+    who, stranger = np.zeros(64), np.zeros(64)
+    who[0], stranger[1] = 3, 3
+    draw = lambda centre, n: [centre + rng.normal(0, 0.3, 64) for _ in range(n)]  # noqa: E731
+
+    found = [Likeness(draw(who, count), draw(stranger, 20)).of(draw(who, 20)) for _ in range(60)]
+
+    assert np.mean(found) == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize(("photos", "strangers"), [(1, 3), (0, 3), (3, 0)])
 def test_without_faces_to_compare_with_there_is_no_likeness(photos, strangers):
     seen = np.eye(4)

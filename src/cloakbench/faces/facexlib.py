@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError, every
 from cloakbench.faces.base import Face, FaceBackend, backends
-from cloakbench.faces.steadiness import steadiness, with_dropout
+from cloakbench.faces.steadiness import Passes, steadiness, with_dropout
 from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
 from cloakbench.running.stopwatch import loads
 from cloakbench.settings import UserPath
@@ -52,13 +52,7 @@ class FaceXLib(FaceBackend):
         description="order in which the recogniser reads colours, which its file does not say; "
         "`cloakbench faces` tells the two apart: the right one has the higher accuracy",
     )
-    dropout_passes: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="embeddings per face, under dropout, that its quality is read from; 0: none "
-        "(SER-FIQ takes 100)",
-    )
+    dropout_passes: Passes = 0
 
     def files(self) -> Iterable[WeightFile]:
         paths = self.detector, self.recogniser

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces.base import Face, FaceBackend, backends
-from cloakbench.faces.steadiness import steadiness, with_dropout
+from cloakbench.faces.steadiness import Passes, steadiness, with_dropout
 from cloakbench.files.weights import ONNX, WeightFile, check_weights, weights_in
 from cloakbench.models.onnx import Halves, load_halves, session_options
 from cloakbench.settings import UserPath
@@ -44,13 +44,7 @@ class InsightFace(FaceBackend):
         0.5, ge=0, le=1, description="least confidence of a face (insightface's default)"
     )
 
-    dropout_passes: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="embeddings per face, under dropout, that its quality is read from; 0: none "
-        "(SER-FIQ takes 100)",
-    )
+    dropout_passes: Passes = 0
 
     def files(self) -> Iterable[WeightFile]:
         files = sorted(self.weights.glob("*.onnx"))

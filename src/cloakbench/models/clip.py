@@ -19,6 +19,7 @@ from transformers import CLIPModel, CLIPProcessor
 from cloakbench.errors import CloakBenchError, reason
 from cloakbench.files.weights import find_clip
 from cloakbench.models.loading import load_frozen
+from cloakbench.models.tokens import check_lengths
 
 _OPENAI = {
     r"visual\.": "vision_model.",
@@ -104,12 +105,16 @@ class Clip:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Prompts to unit vectors (n, width)."""
+        """Prompts to unit vectors (n, width).
+
+        Raises:
+            CloakBenchError: one is longer than the network reads.
+        """
+        check_lengths(self.processor.tokenizer, texts)
         tokens = self.processor.tokenizer(
             list(texts),
             padding="max_length",
             max_length=self.network.config.text_config.max_position_embeddings,
-            truncation=True,
             return_tensors="pt",
         )
         pooled = self.network.text_model(tokens.input_ids.to(self.device)).pooler_output

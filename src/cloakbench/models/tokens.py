@@ -20,10 +20,19 @@ def check_prompts(spec: ModelSpec, prompts: Iterable[str]) -> None:
         CloakBenchError: one is too long.
     """
     for folder in sorted(spec.folder().glob("tokenizer*")):
-        limit = _limit(folder)
-        long = [text for text in dict.fromkeys(prompts) if len(text.encode()) > limit - 2]
-        if long:  # a token is a byte at least, so that others need no tokenizer
-            _check(long, _counts(folder, long), limit)
+        check_read(folder, prompts)
+
+
+def check_read(folder: Path, prompts: Iterable[str]) -> None:
+    """Find out whether the tokenizer in a folder reads prompts whole.
+
+    Raises:
+        CloakBenchError: one is too long.
+    """
+    limit = _limit(folder)
+    long = [text for text in dict.fromkeys(prompts) if len(text.encode()) > limit - 2]
+    if long:  # a token is a byte at least, so that others need no tokenizer
+        _check(long, _counts(folder, long), limit)
 
 
 def check_lengths(tokenizer: Any, prompts: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class ACE(TargetedProtection, PriorPreservation, PhotowiseProtection, PromptedAs
         text = model.embed([self.instance_prompt(prompts)])
         goal = self.target_latents(photos, model)
 
-        def concentration(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def concentration(pixels: Tensor, step: int, rows: slice) -> Tensor:
             rngs, told = by_photo(job, step, pixels, rows), text.repeated(len(pixels))
             latents = model.mode(model.posterior(pixels))
             score = -mean_square(model.residual(latents, told, rngs, target=goal))

@@ -44,7 +44,7 @@ class AdvDM(PhotowiseProtection, PromptedAscent):
         text = model.embed([self.naming(prompts.class_prompt)])
         sign = 1 if self.direction == "ascend" else -1
 
-        def denoising(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def denoising(pixels: Tensor, step: int, rows: slice) -> Tensor:
             rngs = by_photo(job, step, pixels, rows)
             latents = model.draw(model.posterior(pixels), rngs)
             return sign * model.denoising_loss(latents, text.repeated(len(pixels)), rngs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from cloakbench.registry import Part
     from cloakbench.running.jobs import Job
 
-View = Callable[..., "Tensor"]
-"""Maps pixels (n, 3, h, w), with the further arguments of a `Loss`, to what the loss sees."""
+View = Callable[["Tensor", int, slice], "Tensor"]
+"""Maps what a `Loss` is given to the pixels (n, 3, h, w) that it sees."""
 
 FEW = 5  # denoising steps that a gradient goes through, of a purification by diffusion
 
@@ -102,29 +103,27 @@ class Ascent(ModelProtection):
 
         views = self.views(model, job)
 
-        def seen_through(view: View, pixels: Tensor, *step: Any) -> Tensor:
-            return loss(view(pixels, *step), *step)
+        def seen_through(view: View, pixels: Tensor, step: int, rows: slice) -> Tensor:
+            return loss(view(pixels, step, rows), step, rows)
 
-        def mean(pixels: Tensor, *step: Any) -> Tensor:
-            losses = [recomputed(seen_through, view, pixels, *step) for view in views]
+        def mean(pixels: Tensor, step: int, rows: slice) -> Tensor:
+            losses = [recomputed(seen_through, view, pixels, step, rows) for view in views]
             return torch.stack(losses).mean(0)
 
-        if len(views) > 1:
-            return mean
-        return lambda pixels, *step: seen_through(views[0], pixels, *step)
+        return mean if len(views) > 1 else partial(seen_through, views[0])
 
     def views(self, model: DiffusionModel, job: Job) -> list[View]:
         """What the loss sees of pixels: one for each purification; the pixels without any."""
 
         def view(number: int, purifier: Purifier) -> View:
-            def purified(pixels: Tensor, step: int, *rows: slice) -> Tensor:
-                draws = job.part("through", number, *draws_of(step, *rows))
+            def purified(pixels: Tensor, step: int, rows: slice) -> Tensor:
+                draws = job.part("through", number, *draws_of(step, rows))
                 return purifier.through(pixels, model, draws)
 
             return purified
 
         found = [view(number, purifier) for number, purifier in enumerate(self.purifiers)]
-        return found or [lambda pixels, *step: pixels]
+        return found or [lambda pixels, step, rows: pixels]
 
 
 class PromptedAscent(Contrastive, Ascent):

@@ -76,9 +76,11 @@ class Protection(Method):
         with advising(self.lighter):
             pixels = self.apply(identity, load, job).detach().cpu()
         if not torch.isfinite(pixels).all():
+            trains = "learning_rate" in type(self).model_fields
+            cure = "Lower its `learning_rate`" if trains else "Look whether its weights are whole"
             raise CloakBenchError(
-                f"protection '{self.name}': the perturbation became NaN. Lower its learning "
-                "rate or step size."
+                f"protection '{self.name}': the perturbation became NaN. {cure}, or set the "
+                "model's precision to fp32."
             )
         protected = round_to_levels(self.project(pixels, original))
         clean = self._clean(len(original), job)

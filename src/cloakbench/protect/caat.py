@@ -56,7 +56,7 @@ class CAAT(PromptedAscent):
         for step in job.steps("caat", self.steps, {"keys_values": tuner, "pixels": perturbed}):
             pixels = perturbed.value.detach().requires_grad_(True)
             tuner.descend(
-                loss(part, step, *rows).sum() / len(pixels) for part, *rows in batches(pixels)
+                loss(part, step, rows).sum() / len(pixels) for part, rows in batches(pixels)
             )
             assert pixels.grad is not None
             perturbed.value = ascended(

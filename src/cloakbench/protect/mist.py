@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, by_photo, mean_square
-from cloakbench.protect.target import TargetedProtection
+from cloakbench.protect.target import TargetedProtection, check_target
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -46,6 +46,11 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
         description="weight of the denoising loss, fused (10^4 to a sum over 4x64x64 there)",
     )
 
+    @field_validator("mode")
+    @classmethod
+    def _target_is_used(cls, value: str, info: ValidationInfo) -> str:
+        return check_target(value, info, used=value != "semantic", say="mode: fused or texture")
+
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         encodes = self.mode == "texture"
         with model.full_precision() if encodes else nullcontext():  # see `EncoderProtection`
@@ -59,7 +64,7 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
             drawn = model.draw(latents, rngs)
             return model.denoising_loss(drawn, text.repeated(len(drawn)), rngs)
 
-        def objective(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def objective(pixels: Tensor, step: int, rows: slice) -> Tensor:
             latents, rngs = model.posterior(pixels), by_photo(job, step, pixels, rows)
             if goal is None:
                 return semantic(latents, rngs)

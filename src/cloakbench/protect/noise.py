@@ -36,5 +36,5 @@ class Noise(PhotoProtection):
         original = identity.instance_images.pixels
         draws = 2 * torch.rand(original.shape, generator=job.rng("noise")) - 1
         if self.distribution == "sign":
-            draws = draws.sign()
+            draws = torch.where(draws < 0, -1.0, 1.0)
         return original + self.radius * draws

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = 4  # photos differentiated at once: as many as Anti-DreamBooth's set_B has
 
-Loss = Callable[..., "Tensor"]
-"""Maps pixels (n, 3, h, w) and the step's number to one loss per image (n,), to be maximised.
-
-Where photos go in batches, it is also given which of all photos these are, a slice.
-"""
+Loss = Callable[["Tensor", int, slice], "Tensor"]
+"""Maps pixels (n, 3, h, w), a step's number and which of all photos these are to one loss per image
+(n,), to be maximised."""
 
 
 def pgd(
@@ -44,27 +42,24 @@ def gradient(loss: Loss, pixels: Tensor, step: int) -> Tensor:
     """The gradient of each image's loss in its pixels (n, 3, h, w), one batch after another."""
     import torch
 
-    found = []
-    for part, *rows in batches(pixels):
+    found: list[Tensor] = []
+    for part, rows in batches(pixels):
         part = part.detach().requires_grad_(True)
-        losses = loss(part, step, *rows)
+        losses = loss(part, step, rows)
         found += torch.autograd.grad(losses, part, torch.ones_like(losses))
     return torch.cat(found) if len(found) > 1 else found[0]
 
 
-def batches(pixels: Tensor) -> Iterator[Any]:
-    """What a `Loss` is given of images: all of them, or batches with the slices that they are."""
-    if len(pixels) <= BATCH:
-        yield (pixels,)
-        return
+def batches(pixels: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Images by the batch, and which of all they are."""
     for start in range(0, len(pixels), BATCH):
         rows = slice(start, start + BATCH)
         yield pixels[rows], rows
 
 
-def draws_of(step: int, rows: slice | None = None) -> tuple[int, ...]:
-    """What names the draws of a step, of one of its batches if there are several."""
-    return (step,) if rows is None else (step, rows.start)
+def draws_of(step: int, rows: slice) -> tuple[int, ...]:
+    """What names the draws of a step for a batch; the first one's do not tell if there are more."""
+    return (step, rows.start) if rows.start else (step,)
 
 
 def ascended(

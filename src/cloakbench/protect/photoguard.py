@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import EncoderProtection, mean_square
-from cloakbench.protect.target import TargetedProtection
+from cloakbench.protect.target import TargetedProtection, check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,12 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
     towards: Literal["zero", "target"] = Field(
         "zero", description="zero latents (the image-to-image notebook's), or the target's"
     )
+
+    @field_validator("towards")
+    @classmethod
+    def _target_is_used(cls, value: str, info: ValidationInfo) -> str:
+        return check_target(value, info, used=value == "target", say="towards: target")
+
     relative_step: float = Field(
         1 / 3, gt=0, le=1, description="first PGD step as a share of the budget (0.02 of 0.06)"
     )
@@ -45,7 +51,7 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         goal = self.target_latents(photos, model) if self.towards == "target" else 0
 
-        def nearness(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def nearness(pixels: Tensor, step: int, rows: slice) -> Tensor:
             return -mean_square(model.mode(model.posterior(pixels)) - goal)
 
         return nearness

@@ -85,5 +85,4 @@ def mean_square(difference: Tensor) -> Tensor:
 
 def by_photo(job: Job, step: int, pixels: Tensor, rows: slice) -> list[Generator]:
     """A generator for each photo of a batch, by its position among all: what a step draws from."""
-    first = rows.start or 0
-    return [job.part("photo", first + index).rng("pgd", step) for index in range(len(pixels))]
+    return [job.part("photo", rows.start + index).rng("pgd", step) for index in range(len(pixels))]

@@ -41,7 +41,7 @@ class PID(EncoderProtection):
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         clean = model.posterior_once(photos)
 
-        def shift(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def shift(pixels: Tensor, step: int, rows: slice) -> Tensor:
             latents, before = model.posterior(pixels), clean[rows]
             log_variance = 2 * (latents.std.log() - before.std.log())
             return mean_square(latents.mean - before.mean) + mean_square(log_variance)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.ascent import PromptedAscent
 from cloakbench.protect.base import protections
 from cloakbench.protect.photowise import PhotowiseProtection, by_photo, mean_square
-from cloakbench.protect.target import TargetedProtection
+from cloakbench.protect.target import TargetedProtection, check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,11 @@ class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
     targeted: bool = Field(False, description="draw the latents to the target as well (SDST)")
     rate: float = Field(5.0, gt=0, description="weight of the residual against the target's pull")
 
+    @field_validator("targeted")
+    @classmethod
+    def _target_is_used(cls, value: bool, info: ValidationInfo) -> bool:
+        return check_target(value, info, used=value, say="targeted: true")
+
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
         import torch
 
@@ -51,7 +56,7 @@ class SDS(TargetedProtection, PhotowiseProtection, PromptedAscent):
         goal = self.target_latents(photos, model) if self.targeted else None
         sign = 1 if self.direction == "ascend" else -1
 
-        def distillation(pixels: Tensor, step: int, rows: slice = slice(None)) -> Tensor:
+        def distillation(pixels: Tensor, step: int, rows: slice) -> Tensor:
             rngs = by_photo(job, step, pixels, rows)
             latents = model.posterior(pixels)
             drawn = model.draw(latents, rngs)

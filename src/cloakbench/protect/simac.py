@@ -36,9 +36,10 @@ class SimAC(ASPL):
 
     Each round of the search draws candidates from what is left of a photo's timesteps, deletes the
     neighbourhood of the one with the smallest gradient and takes a PGD step with the largest; ASPL
-    starts from the photos again. With a `feature_weight` PGD also drives the last decoder block's
-    features away from those of the clean photo; in the published script this term has no gradient
-    and compares the perturbed photo with itself (recipes 1.13).
+    starts from the photos again. With a `feature_weight` PGD also drives what the last decoder
+    block's residual layers make away from what they make of the clean photo, by the mean over
+    layers; in the published script, which looks before the residual is added, this term has no
+    gradient and compares with the photo at the start of a round (recipes 1.13).
     """
 
     source = "Wang et al. 2024, SimAC, arXiv 2312.07865, section 4; time_feature.py (recipes 1.13)"
@@ -76,9 +77,9 @@ class SimAC(ASPL):
         denoising = Denoising(model, self.instance_prompt(identity.prompts), job)
         views = self.views(model, job)
 
-        def of_view(view: View, pixels: Tensor, number: int, tried: Tensor, *rows: slice) -> Tensor:
+        def of_view(view: View, pixels: Tensor, number: int, rows: slice, tried: Tensor) -> Tensor:
             pixels = pixels.detach().requires_grad_(True)
-            encoded, rng = denoising.latents(view(pixels, number, *rows), number, *rows)
+            encoded, rng = denoising.latents(view(pixels, number, rows), number, rows)
             latents, drawn = encoded.detach().requires_grad_(True), rng.get_state()
             found: list[Tensor] = []
             for column in tried.T:
@@ -90,9 +91,8 @@ class SimAC(ASPL):
 
         def gradients(pixels: Tensor, number: int, tried: Tensor) -> Tensor:
             parts = []
-            for part, *rows in batches(pixels):
-                chosen = tried[rows[0]] if rows else tried
-                seen = [of_view(view, part, number, chosen, *rows) for view in views]
+            for part, rows in batches(pixels):
+                seen = [of_view(view, part, number, rows, tried[rows]) for view in views]
                 parts.append(torch.stack(seen).sum(0))
             return torch.cat(parts)
 
@@ -126,28 +126,25 @@ class SimAC(ASPL):
         """The denoising loss at kept timesteps, with the features' distance where it has weight."""
         plain = Denoising(model, prompt, job)
 
-        def loss(pixels: Tensor, step: int, rows: slice | None = None) -> Tensor:
-            timesteps = kept.draw(job.rng("timesteps", step))
-            return plain(pixels, step, rows, timesteps if rows is None else timesteps[rows])
+        def loss(pixels: Tensor, step: int, rows: slice) -> Tensor:
+            return plain(pixels, step, rows, kept.draw(job.rng("timesteps", step))[rows])
 
         return loss if self.feature_weight == 0 else self._with_features(loss, original, model)
 
     def _with_features(self, plain: Loss, original: Tensor, model: DiffusionModel) -> Loss:
         import torch
 
-        def loss(pixels: Tensor, step: int, *rows: slice) -> Tensor:
+        def loss(pixels: Tensor, step: int, rows: slice) -> Tensor:
             layers = model.last_layers
             with recorded(layers) as features:
-                losses = plain(pixels, step, *rows)
+                losses = plain(pixels, step, rows)
             with recorded(layers) as clean, torch.no_grad():  # the same draws: the photo differs
-                plain(original[rows] if rows else original, step, *rows)
+                plain(original[rows], step, rows)
             distances = [
                 (ours - theirs).float().square().flatten(1).mean(1)
                 for ours, theirs in zip(features, clean, strict=True)
             ]
-            for distance in distances:
-                losses = losses + self.feature_weight * distance
-            return losses
+            return losses + self.feature_weight * torch.stack(distances).mean(0)
 
         return loss
 

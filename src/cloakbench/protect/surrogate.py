@@ -74,19 +74,13 @@ class Denoising:
             self._text = model.embed([prompt])
 
     def __call__(
-        self,
-        pixels: Tensor,
-        step: int,
-        rows: slice | None = None,
-        timesteps: Tensor | None = None,
+        self, pixels: Tensor, step: int, rows: slice, timesteps: Tensor | None = None
     ) -> Tensor:
         """A `pgd.Loss`. timesteps: (n,), uniform if None."""
         latents, rng = self.latents(pixels, step, rows)
         return self.of_latents(latents, rng, timesteps)
 
-    def latents(
-        self, pixels: Tensor, step: int, rows: slice | None = None
-    ) -> tuple[Tensor, Generator]:
+    def latents(self, pixels: Tensor, step: int, rows: slice) -> tuple[Tensor, Generator]:
         """Scaled latents of a step, and the generator that the rest of the step draws from."""
         rng = self._job.rng("pgd", *draws_of(step, rows))
         return self._model.draw(self._model.posterior(pixels), rng), rng

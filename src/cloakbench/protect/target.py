@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 
 from cloakbench.files.images import read_photo, to_pixels
 from cloakbench.files.weights import WeightFile, weights_in
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cloakbench.models.base import DiffusionModel
+
+T = TypeVar("T")
 
 WORD = (
     "................................",
@@ -41,6 +43,17 @@ def draw_target(width: int, height: int) -> Image.Image:
     pattern = np.concatenate([line, ~line, line, ~line])
     image = Image.fromarray(255 * pattern.astype(np.uint8)).convert("RGB")
     return image.resize((width, height), Image.Resampling.NEAREST)
+
+
+def check_target(value: T, info: ValidationInfo, *, used: bool, say: str) -> T:
+    """A setting's value, after a look whether a photo that is named as target is used by it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not used and info.data.get("target"):
+        raise ValueError(f"leaves the photo in `target` unused: set {say}, or name no target")
+    return value
 
 
 class TargetedProtection(Protection):

@@ -22,7 +22,7 @@ LANDMARKS = np.array(
 )
 """Where FFHQ's faces have eyes, nose and corners of the mouth, at 512 px (as in facexlib)."""
 RIM = 0.1  # of the side, over which a pasted face fades into the photo
-DETECTION_SIDE = 640  # px; a photo's shorter side when faces are sought, as in CodeFormer's tool
+DETECTION_SIDE = 640  # px; what shorter sides are enlarged to when faces are sought (CodeFormer's)
 LEAST_EYE_DISTANCE = 5.0  # px in the photo; CodeFormer's tool skips smaller and turned faces
 RETINAFACE = {
     "resnet50": "detection_Resnet50_Final.pth",
@@ -65,7 +65,7 @@ class FaceAligner(Method):
             import torch
 
             size = photo.shape[-2:]
-            scale = DETECTION_SIDE / min(size)
+            scale = max(1.0, DETECTION_SIDE / min(size))
             [image] = to_images(resized(photo, [round(side * scale) for side in size]))
             with torch.inference_mode():
                 found = network.detect_faces(image, conf_threshold=self.threshold)

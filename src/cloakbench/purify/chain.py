@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @purifiers.register("chain")
 class Chain(Purifier):
-    """Runs a list of purifications in order; in a config, a list of names or specs is a chain."""
+    """Runs a list of purifications in order; in a config, a list of names or specs is a chain.
+
+    Photos are not rounded to 8 bits between links, as they are where each writes files.
+    """
 
     source = "DiffShortcut chains its defenses by name (recipes 2)"
     encodes = True  # it has no need of its own

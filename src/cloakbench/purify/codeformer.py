@@ -64,8 +64,8 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     )
 
     def files(self) -> Iterable[WeightFile]:
-        if not Path(self.weights).suffix:
-            return _restorer_files(find_weights(self.weights, SOURCES))
+        if (found := find_weights(self.weights, SOURCES)).is_dir():
+            return _restorer_files(found)
         path, _, detector = every([self._weights, _check_package, self.detector_file])
         return [*weights_in(path), *weights_in(detector)]
 

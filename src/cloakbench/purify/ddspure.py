@@ -21,7 +21,7 @@ class DDSPure(PhotoDiffusing):
     """Adds noise as strong as the perturbation's budget and predicts the photo in one shot.
 
     The one shot is the method's; `diffshortcut` is the paper's baseline as its script ran: it walks
-    back in ten steps, from a depth found with half the noise on [-1, 1] and used on a respaced
+    back in eleven steps, from a depth found with half the noise on [-1, 1] and used on a respaced
     ladder (recipes 2).
     """
 
@@ -31,7 +31,7 @@ class DDSPure(PhotoDiffusing):
     )
     presets = {
         "paper": {"delta": "11/255"},
-        "diffshortcut": {"depth": 40, "one_shot": False, "steps": 10},
+        "diffshortcut": {"depth": 41, "one_shot": False, "steps": 11},
         "mini": {"weights": MINI, "tiled": True},
         "tiny": {"weights": "tiny_ddpm"},
     }

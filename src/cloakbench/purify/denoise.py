@@ -3,8 +3,9 @@
 A depth counts steps of the model's own ladder: after `depth` of them the signal's variance is
 `alphas_cumprod[depth - 1]`, and the way back takes the steps depth - 1, ..., 1, 0, or as few of
 them, evenly spaced, as a method is told to. DiffShortcut's scripts respace 1000 steps to 250 and
-keep the index, so that their depth 100 is 401 on the true ladder, 10 is 40 (recipes 2); the presets
-`diffshortcut` have these depths, but photos on [-1, 1], where the scripts leave them on [0, 1].
+keep the index, so that their step 100 is 401 on the true ladder, 10 is 40, and leave out the last
+(recipes 2); the presets `diffshortcut` have these steps, that is depths of 402 and 41, and the last
+one, and photos on [-1, 1], where the scripts leave them on [0, 1].
 """
 
 from __future__ import annotations

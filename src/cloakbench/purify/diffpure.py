@@ -21,7 +21,7 @@ class DiffPure(PhotoDiffusing):
 
     Photos are resized to the model's side and back, as in GrIDPure's baseline; `tiled` runs on
     windows at full resolution instead and averages them. `diffshortcut` is the paper's baseline as
-    its script ran: tiled, from a depth of 401, on every fourth step (see
+    its script ran: tiled, from a depth of 402, on every fourth step (see
     `cloakbench.purify.denoise`).
 
     The fewer pixels a face has, the more of it noise hides. Where the reference's model sees a
@@ -32,7 +32,7 @@ class DiffPure(PhotoDiffusing):
     source = "Nie et al. 2022, DiffPure, arXiv 2205.07460 (recipes 2)"
     presets = {
         "paper": {"depth": 150},
-        "diffshortcut": {"depth": 401, "steps": 101, "tiled": True},
+        "diffshortcut": {"depth": 402, "steps": 101, "tiled": True},
         "mini": {"weights": MINI, "depth": 75, "tiled": True},
         "tiny": {"weights": "tiny_ddpm", "depth": 3},
     }

@@ -32,7 +32,7 @@ class GrIDPure(PixelDiffusing):
     source = "Zhao et al. 2024, GrIDPure, arXiv 2312.00084 (recipes 2)"
     presets = {
         "paper": {"depth": 10, "passes": 20, "blend": 0.1},
-        "diffshortcut": {"depth": 40, "passes": 10, "corners": False},
+        "diffshortcut": {"depth": 41, "passes": 10, "corners": False},
         "mini": {"weights": MINI, "passes": 10},
         "tiny": {"weights": "tiny_ddpm", "depth": 1, "passes": 2},
     }

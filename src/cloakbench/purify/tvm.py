@@ -30,10 +30,12 @@ class TVM(DifferentiablePurifier):
     together, so that edges stay where all of them have them. The norm is not squared, as in the
     reference, which makes the fit adapt to the amount of noise: clean photos hardly change.
 
-    The reference solves for 64 px images with a commercial solver, interleaves the channels and
-    leaves the result at that size (`paper` enlarges it again). Here it is full resolution unless
-    `side` is given, and the weight is scaled by 64 px over the image's side, so that norm and
-    total variation stay in proportion.
+    The reference solves for 64 px images with a commercial solver and leaves the result at that
+    size (`paper` enlarges it again). Its total variation sums the norms of the differences of whole
+    rows and of whole columns, channels interleaved; with its weight no kept value moves, so that it
+    only fills in what was dropped, each channel by itself. Here it is that of pixels, so that
+    `paper` purifies more. It runs at full resolution unless `side` is given, and the weight is
+    scaled by 64 px over the image's side, so that norm and total variation stay in proportion.
     """
 
     source = "Guo et al. 2018, arXiv 1711.00117; DiffShortcut defenses/tvm.py"

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from cloakbench.files.weights import OPENAI_CLIP, WeightFile, find_clip, weights_in
+from cloakbench.models.tokens import check_read
 from cloakbench.score.base import Metric
 
 
@@ -20,3 +21,9 @@ class ByClip(Metric):
 
     def files(self) -> Iterable[WeightFile]:
         return weights_in(find_clip(self.clip))
+
+    def check(self) -> None:
+        super().check()
+        given = [getattr(self, name) for name in self.class_texts]
+        texts = [text for each in given for text in ([each] if isinstance(each, str) else each)]
+        check_read(find_clip(self.clip), texts)

@@ -83,8 +83,8 @@ def _check_references(
             "`cloakbench references` with --references."
         )
     references[cell.identity]
-    if references.calibration is not None:
-        check_strangers(metrics, references.calibration.other, backend.name)
+    scale = references.calibration
+    check_strangers(metrics, scale.other if scale else backend.strangers, backend.name)
     if references.backend != backend.spec():
         raise CloakBenchError(
             f"the references of dataset '{cell.dataset}' were made with "

@@ -59,7 +59,7 @@ def generate(
     a trainer of so many steps makes.
     """
     trainer = trainers.build(spec)
-    identity = training_images(trainer, prompts, instance, class_images)
+    identity = training_images(trainer, model, prompts, instance, class_images)
     samples = Samples(sampling, prompts.sample_prompts, **trainer.sampling())
     record = run.record(
         facts(trainer, sampling, model, prompts, run.digests),

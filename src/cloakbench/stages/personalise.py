@@ -45,7 +45,7 @@ def personalise(
         raise CloakBenchError(
             f"'{trainer.name}' has snapshots, which are sampled: give --sampling."
         )
-    identity = training_images(trainer, prompts, instance, class_images)
+    identity = training_images(trainer, model, prompts, instance, class_images)
     record = run.record(
         facts(trainer, model, prompts, run.digests),
         *model.folders(),
@@ -73,14 +73,25 @@ def learnt_from(
 
 
 def training_images(
-    trainer: Trainer, prompts: Prompts, instance: Path, class_images: Path | None
+    trainer: Trainer,
+    model: ModelSpec,
+    prompts: Prompts,
+    instance: Path,
+    class_images: Path | None,
 ) -> Identity:
     """What a trainer learns from: instance images and, if it uses them, class images.
 
     Raises:
-        CloakBenchError: a folder is missing, or the two have photos of two sizes.
+        CloakBenchError: a folder is missing, the two have photos of two sizes, or the model makes
+            images of another.
     """
     photos, prior = load_photos(instance), None
+    (height, width), side = photos.pixels.shape[-2:], model.resolution
+    if trainer.learns and (height, width) != (side, side):
+        raise CloakBenchError(
+            f"{instance}: photos of {width}x{height} px, but the model makes {side}x{side} px. Cut "
+            "them with `cloakbench data`, or set the model's `resolution`."
+        )
     if "class_images" in trainer.uses:
         prior = other_photos(class_images, "--class-images", trainer.name, photos, instance)
     return Identity(photos, prompts, class_images=prior)

@@ -17,6 +17,7 @@ class Likeness:
     """A scale on which 0 is what a model draws that has seen no photos, and 1 another photo.
 
     As relative ISM in a study, where strangers are other people of the dataset: a trial knows one.
+    All are compared with means of all photos but one, since a photo has no other to compare with.
     """
 
     def __init__(self, photos: Sequence[Embedding], strangers: Sequence[Embedding]) -> None:
@@ -24,8 +25,10 @@ class Likeness:
         seen = [vector for vector in photos if vector is not None]
         self._same = self._other = math.nan
         if len(seen) > 1:
-            self._mean = np.mean(seen, axis=0)
-            self._same, self._other = _one_to_others(seen), self._cosine(strangers)
+            total, others = np.sum(seen, axis=0), len(seen) - 1
+            self._means = [(total - each) / others for each in seen]  # as near to all as to itself
+            self._same = float(np.mean([*map(cosine, seen, self._means)]))
+            self._other = self._cosine(strangers)
 
     def of(self, samples: Sequence[Embedding]) -> float:
         """Mean over samples, of which those without a face count 0.
@@ -42,11 +45,6 @@ class Likeness:
         return len(faces) / len(samples) * (self._cosine(faces) - self._other) / scale
 
     def _cosine(self, vectors: Sequence[Embedding]) -> float:
-        found = [cosine(vector, self._mean) for vector in vectors if vector is not None]
+        faces = [vector for vector in vectors if vector is not None]
+        found = [cosine(face, mean) for face in faces for mean in self._means]
         return float(np.mean(found)) if found else math.nan
-
-
-def _one_to_others(vectors: Sequence[np.ndarray]) -> float:
-    """Mean cosine of each vector to the mean of the others."""
-    total, others = np.sum(vectors, axis=0), len(vectors) - 1
-    return float(np.mean([cosine(each, (total - each) / others) for each in vectors]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,12 +179,13 @@ def cut_again(given_back: Path, boxes: Mapping[str, Box], out: Path, resolution:
 
 
 def changes(named: Mapping[str, Path], given_back: Path) -> tuple[int, float]:
-    """The largest change of a grey level of all photos, and their mean PSNR [dB]."""
+    """The largest change of a grey level of all photos, and the mean PSNR [dB] of the changed
+    ones, NaN if none is.
+    """
     pairs = [(read_photo(given_back / f"{name}.png"), read_photo(p)) for name, p in named.items()]
-    return (
-        max(largest_change([a], [b]) for a, b in pairs),
-        float(np.mean([signal_to_noise(a, b) for a, b in pairs])),
-    )
+    largest = [largest_change([a], [b]) for a, b in pairs]
+    changed = [signal_to_noise(a, b) for (a, b), most in zip(pairs, largest, strict=True) if most]
+    return max(largest), float(np.mean(changed)) if changed else math.nan
 
 
 def left_over(squares: Path, protected: Path, again: Path) -> float:

@@ -1,4 +1,4 @@
-"""How near an image is to its prompt, to CLIP."""
+"""How near an image is to a prompt, to CLIP."""
 
 from __future__ import annotations
 
