@@ -14,12 +14,14 @@ CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86
 PICTURED := person_000014
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup large slurm browser screenshots demo behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer benchmark test lint docs build format lock clean
+STUDIES := behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer
+
+.PHONY: help setup large slurm browser screenshots demo $(STUDIES) benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
 	@echo 'studies, config/NAME.yaml into docs/NAME, `cloakbench plan config.yaml config/NAME.yaml` says how long:'
-	@for name in $$(sed -nE 's/^([a-z-]+( [a-z-]+)+):.*## .*/\1/p' Makefile); do echo "$$name	$$(sed -n '/^#/!q; s/^# *//p' \
+	@for name in $(STUDIES); do echo "$$name	$$(sed -n '/^#/!q; s/^# *//p' \
 		config/$$name.yaml | tr '\n' ' ' | sed -E 's/\. .*//')"; done | expand -t 16
 
 setup: $(BIN)/.ready ## install every pinned package into .venv
@@ -60,7 +62,7 @@ demo: setup ## run the whole study in miniature and print its table (twenty minu
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
 claims: claims-adaptive claims-cdl claims-purifications claims-suffix
 
-behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer: setup ## run config/<name>.yaml; refresh docs/<name>
+$(STUDIES): setup ## run config/<name>.yaml; refresh docs/<name>
 	snakemake --configfile config/$@.yaml
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
@@ -111,4 +113,5 @@ lock: setup ## pin all packages again, newest allowed
 	mv .venv/conda.yaml envs/cloakbench.yaml
 
 clean: ## remove results, checkpoints and what was built, keep the environment
-	rm -rf results/[!R]* results/.scratch .snakemake dist site
+	test ! -d results || find results -mindepth 1 ! -name README.md -delete
+	rm -rf .snakemake dist site

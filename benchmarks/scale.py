@@ -32,6 +32,7 @@ import torch
 from cloakbench.counting import CountedJob, Weightless, count
 from cloakbench.errors import CloakBenchError, is_out_of_memory
 from cloakbench.experiment.plan import CARDS as PEAKS
+from cloakbench.experiment.plan import CUDA
 from cloakbench.files.images import Photos
 from cloakbench.identity import Identity
 from cloakbench.models import architectures
@@ -52,7 +53,6 @@ from cloakbench.running.jobs import Job, Stateful
 from cloakbench.weightless import weightless
 
 CARDS = (12, 16, 24, 40, 80)  # GiB
-CUDA = 1e9  # bytes of its context and workspaces
 DEVICE = "cuda"
 SIDE = 512
 IMAGES = 32
@@ -255,7 +255,8 @@ def measured(row: Row, spec: ModelSpec | None, *, frugal: bool) -> dict[str, flo
         folder = Path(stack.enter_context(TemporaryDirectory()))
         stack.enter_context(patch("cloakbench.models.loading.load_model", random_model))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
-        stack.enter_context(weightless(lambda run, steps: run(steps), lambda network: None))
+        networks = weightless(lambda run, steps: run(steps), lambda network: None, DEVICE)
+        stack.enter_context(networks)
         model = spec and random_model(spec, DEVICE, frugal, vae_alone=row.vae_alone)
         clock.restart()
         row.work(model, TimedJob(0, DEVICE, folder, math.inf, counts=clock))

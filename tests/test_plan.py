@@ -147,6 +147,24 @@ def test_a_job_that_does_not_fit_the_card_is_counted_in_its_frugal_try(config, m
     assert line(plan(config, "tiny"), "personalise").frugal
 
 
+def test_what_ncnn_runs_is_counted_wherever_it_runs(config):
+    """Real-ESRGAN x4plus, of 16.7 million weights nearly all of which meet every pixel; a
+    protection that looks through it runs it for every photo at every step."""
+    enlarging = {"method": "superres", "backend": "ncnn"}
+    protection = {"method": "advdm", "steps": 5}
+
+    plain = plan(config, protections=[protection], purifications=["none"])
+    adaptive = plan(
+        config, protections=[protection | {"through": [enlarging]}], purifications=[enlarging]
+    )
+
+    once = flops(adaptive, "purify") / 2  # of two photos
+    assert once > 2 * 16.6e6 * (64 / 4) ** 2
+    assert flops(adaptive, "protect") - flops(plain, "protect") == pytest.approx(
+        5 * 2 * once, rel=0.01
+    )
+
+
 def test_kept_weights_need_their_bytes_of_disk(config, tiny_model):
     model = load_model(tiny_model)
     model.thaw("all")

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import Photos, save_photos
+from cloakbench.files.outputs import sha256
 from cloakbench.identity import Identity
 from cloakbench.models.base import Text
 from cloakbench.models.families.stable_diffusion import StableDiffusion
@@ -21,7 +22,7 @@ from cloakbench.models.loading import load_model
 from cloakbench.protect import protections
 from cloakbench.protect.photowise import PhotowiseProtection
 from cloakbench.protect.target import draw_target
-from cloakbench.registry import weights_digest
+from cloakbench.registry import weight_files
 from cloakbench.running.jobs import Job
 
 PHOTOWISE = [m.name for m in protections if issubclass(m, PhotowiseProtection)]
@@ -412,6 +413,7 @@ def test_another_target_under_the_same_name_counts_as_other_weights(tmp_path):
     digests = []
     for colour in ("black", "white"):
         Image.new("RGB", (64, 64), colour).save(target)
-        digests.append(weights_digest(protection, cache=tmp_path / colour))
+        [each] = weight_files(protection)
+        digests.append(sha256(each.file))
 
     assert digests[0] != digests[1]

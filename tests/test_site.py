@@ -103,7 +103,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert re.search(r"pid: .* at most ([1-9]|1[01])\n", printed)
 
 
-@pytest.mark.slow
 def test_the_tutorial_ends_with_its_line_in_a_table(tiny_model, tmp_path: Path):
     """On a tiny model, one person and no controls; without class images and faces."""
     code, config = (

@@ -29,7 +29,7 @@ SCRIPTS = Path(__file__).parent / "slurm"
 CONFIGURED = Path("/etc/slurm/slurm.conf")
 PATIENCE = 1500  # s; on two free cores all of it takes three minutes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PATIENCE)]
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
 
 
 @dataclass(frozen=True)

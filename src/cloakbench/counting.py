@@ -35,13 +35,12 @@ from cloakbench.models.families.stable_diffusion import StableDiffusion, spare
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import ensemble, metacloak
 from cloakbench.running import jobs
-from cloakbench.running.jobs import Job, Stateful
+from cloakbench.running.jobs import DISK, Job, Stateful
 from cloakbench.weightless import weightless
 
 GPU = "meta"
 SMALL = 2**20  # what comes to the host in fewer bytes is zeros there, for code that looks at it
 SPEED = 2e14  # FLOP/s that an H100 sustains of its peak of 1e15 in bf16
-DISK = 1e9  # bytes/s
 
 aten = torch.ops.aten
 _COPIES = {aten.clone.default, aten._to_copy.default}
@@ -412,7 +411,7 @@ def _pretending(meter: Meter) -> Iterator[None]:
         stack.enter_context(patch("cloakbench.models.loading.load_model", Weightless.load))
         stack.enter_context(patch.object(jobs, "time", clock))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
-        stack.enter_context(weightless(meter.counts.stretch, meter.weights))
+        stack.enter_context(weightless(meter.counts.stretch, meter.weights, GPU))
         for module in (jobs, metacloak):
             stack.enter_context(patch.multiple(module, store=disk.store, load=disk.load))
         yield

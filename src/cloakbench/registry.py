@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import json
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 from pydantic import BaseModel, ValidationError
 
 from cloakbench.errors import CloakBenchError, every, nearest
-from cloakbench.files.weights import WeightFile, sha256_of
+from cloakbench.files.weights import WeightFile
 from cloakbench.plugins import load_installed
 from cloakbench.settings import Settings
 
@@ -164,16 +163,6 @@ def weight_files(*parts: Part) -> list[WeightFile]:
         CloakBenchError: some are missing or of the wrong kind.
     """
     return [file for part in parts for each in part.made_of() for file in each.files()]
-
-
-def weights_digest(*parts: Part, cache: Path) -> str:
-    """Twelve hex digits that change when the weights behind methods and models do; "" for none.
-
-    Raises:
-        CloakBenchError: some are missing or of the wrong kind.
-    """
-    digests = sorted(sha256_of({each.file for each in weight_files(*parts)}, cache).values())
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else ""
 
 
 M = TypeVar("M", bound=Method)

@@ -50,8 +50,11 @@ Made = Callable[[nn.Module], Any]
 
 
 @contextmanager
-def weightless(stretch: Stretch, made: Made) -> Iterator[None]:
-    """Purifications make networks without weights inside, and find one face in every photo."""
+def weightless(stretch: Stretch, made: Made, device: str) -> Iterator[None]:
+    """Purifications make networks without weights inside, and find one face in every photo.
+
+    device: where those are that run on the CPU whatever a job has.
+    """
     makers: dict[tuple[Any, str], Any] = {
         (codeformer, "find_weights"): _path,
         (codeformer, "load_codeformer"): partial(_codeformer, made),
@@ -61,7 +64,8 @@ def weightless(stretch: Stretch, made: Made) -> Iterator[None]:
         (superres, "_spandrel"): partial(_enlarger, made),
         (superres, "_pipeline_folder"): _path,
         (superres, "_pipeline"): partial(_upscaler, made, stretch),
-        (superres, "_ncnn_files"): _not_counted,
+        (superres, "_ncnn_files"): _ncnn_files,
+        (superres, "_ncnn"): partial(_enlarger, made, Path(superres.REAL_ESRGAN), device),
         (PixelDenoiser, "load"): partial(_ddpm, made),
     }
     said = logging.getLogger("diffusers")  # the upscaler's pipeline warns of what it does itself
@@ -86,8 +90,11 @@ def _one_face(photo: Tensor) -> list[np.ndarray]:
     return [LANDMARKS * min(photo.shape[-2:]) / FACE_SIDE]
 
 
-def _not_counted(_: str | None) -> Any:
-    raise CloakBenchError("superres: ncnn's networks cannot be counted.")
+def _ncnn_files(name: str | None) -> tuple[Path, ...]:
+    """None: ncnn's Real-ESRGAN x4plus has the sizes of PyTorch's."""
+    if name is not None:
+        raise CloakBenchError(f"superres: of ncnn's networks {name} cannot be counted.")
+    return ()
 
 
 def _frozen(network: nn.Module, made: Made) -> Any:

@@ -15,6 +15,8 @@ import typer
 from cloakbench.cli.results import ForceOption, check_new_file
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.files.layout import Cell
     from cloakbench.tables import Elsewhere, Tables
@@ -41,6 +43,13 @@ PoolOption = Annotated[
         "that are scored here; as --so-far. Repeatable."
     ),
 ]
+
+
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A metric to print; repeat. By default those that tell most."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines, all that there is.")]
 
 
 def check(config: ConfigArgument) -> None:
@@ -93,7 +102,7 @@ def plan(
             show_default="0.5 of a core, 0.2 of a GPU",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what an experiment will take: jobs, time, memory and disk, and what is missing for it.
 
@@ -122,7 +131,7 @@ def status(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Jobs that run at the same time.")
     ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how far an experiment is: jobs done, missing and failed, and the time left.
 
@@ -247,7 +256,9 @@ def claims(
     found = []
     for sources, experiment in asked:
         if experiment.claims is None:
-            raise CloakBenchError("config: names no file of `claims`. See config/README.md.")
+            raise CloakBenchError(
+                f"{sources[-1]}: names no file of `claims`. See config/README.md."
+            )
         if not (so_far or as_json):
             _run(sources)
         Expected(experiment).check("score", "distances")
@@ -285,11 +296,8 @@ def adaptive(
             min=0, max=1, help="That a protection adapts; repeat.", show_default=str(ADAPTS)
         ),
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A metric to print; repeat. By default those that tell most."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines, all metrics.")] = False,
+    metric: MetricOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what to expect where protections may have adapted to what they face, or may not.
 
@@ -298,12 +306,11 @@ def adaptive(
 
     Example: cloakbench adaptive config.yaml config/adaptive.yaml --probability 0.5
     """
-    from cloakbench.errors import CloakBenchError, nearest
+    from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import expected_means, print_expected
     from cloakbench.tables.collect import read_scores
-    from cloakbench.tables.summary import metric_columns
 
     experiment = Experiment.read(config)
     if not experiment.adapted:
@@ -313,9 +320,7 @@ def adaptive(
         )
     Expected(experiment).check("score")
     images = read_scores(experiment.cells(), experiment.layout)
-    for name in metric or ():
-        if name not in (known := metric_columns(images)):
-            raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
+    _check_metrics(metric, images)
     found = expected_means(images, experiment.adapted, probability or [ADAPTS])
     if as_json:
         typer.echo(found.to_json(orient="records", indent=2))
@@ -326,11 +331,8 @@ def adaptive(
 def compare(
     first: Annotated[Path, typer.Argument(help="A folder of tables, or a config.")],
     second: Annotated[Path, typer.Argument(help="Another.")],
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A metric to print; repeat. By default those that tell most."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines, all metrics.")] = False,
+    metric: MetricOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare two runs cell by cell: the second less the first, paired by person.
 
@@ -339,21 +341,31 @@ def compare(
 
     Example: cloakbench compare results/tables/before results/tables/after
     """
-    from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.tables import compare as compared
     from cloakbench.tables import print_comparison, read_run
-    from cloakbench.tables.summary import metric_columns
 
     found = compared(read_run(_tables_folder(first)), read_run(_tables_folder(second)))
-    known = metric_columns(found.differences)
-    for name in metric or ():
-        if name not in known:
-            raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
+    _check_metrics(metric, found.differences)
     if as_json:
         rows = json.loads(found.differences.to_json(orient="records"))
         typer.echo(json.dumps({"cells": rows, "left_out": found.left_out}, indent=2))
     else:
         print_comparison(f"{second} less {first}", found, metric or ())
+
+
+def _check_metrics(chosen: Sequence[str] | None, frame: pd.DataFrame) -> None:
+    """Find out whether a table has the metrics that are to be printed.
+
+    Raises:
+        CloakBenchError: it has not.
+    """
+    from cloakbench.errors import CloakBenchError, nearest
+    from cloakbench.tables.summary import metric_columns
+
+    known = metric_columns(frame)
+    for name in chosen or ():
+        if name not in known:
+            raise CloakBenchError(f"--metric: unknown '{name}': {nearest(name, known)}")
 
 
 def _tables_folder(path: Path) -> Path:

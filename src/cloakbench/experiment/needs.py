@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloakbench.errors import CloakBenchError, reason
 from cloakbench.experiment.tasks import Task, model_of
-from cloakbench.files.digest import code_digest
+from cloakbench.files.digest import code_digest, digest
 from cloakbench.files.outputs import new_file
 from cloakbench.identity import Identity
 from cloakbench.registry import Method
@@ -109,7 +108,7 @@ class Needs:
             "frugal": frugal,
             "code": code_digest(*modules),
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(facts)
 
     def _method(self, task: Task) -> Method | None:
         stages: dict[str, Mapping[str, Method]] = {

@@ -17,6 +17,7 @@ from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.needs import Need, Needs
 from cloakbench.experiment.status import duration
 from cloakbench.experiment.tasks import Task, all_tasks, result
+from cloakbench.running.jobs import DISK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,6 @@ PROCESS = 3e9  # bytes of a process with its libraries
 START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
 BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
-DISK = 1e9  # bytes/s that a job writes
 STAND_INS = 12  # photos of a person who is planned for where the dataset is missing
 LAUNCH = 45e-6  # seconds a host takes to launch a kernel, as seen beside an H100
 

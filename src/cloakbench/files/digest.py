@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 from cloakbench.errors import CloakBenchError
 
@@ -17,6 +19,12 @@ CHANGES_NO_RESULT = True
 imports still counts): how files are found, errors are worded, outputs appear whole."""
 
 _PROJECT = __name__.partition(".")[0]
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits that change when plain data does."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def code_digest(*modules: str) -> str:

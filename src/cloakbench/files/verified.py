@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.digest import digest
 from cloakbench.files.outputs import MANIFEST, MARKER, digests_of, new_file, sha256
 
 CHANGES_NO_RESULT = True
@@ -61,9 +61,9 @@ def read_source(path: Path) -> Source:
         files = {} if made is None else {made / name: each for name, each in _files(made).items()}
         own = {str(p.relative_to(path)): d for p, d in files.items() if p.is_relative_to(path)}
     if own and manifest is not None:
-        return Source(manifest.get("key"), _digest(own))
+        return Source(manifest.get("key"), digest(own))
     there = [p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    return Source(None, _digest(own or {str(p.relative_to(path)): sha256(p) for p in there}))
+    return Source(None, digest(own or {str(p.relative_to(path)): sha256(p) for p in there}))
 
 
 def beside(path: Path) -> Path:
@@ -168,7 +168,3 @@ def _spoilt(path: Path, what: str, made: Path) -> CloakBenchError:
         f"{path}: {what}. Delete the folder {made} and run the command that made it, or "
         "snakemake, again."
     )
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]

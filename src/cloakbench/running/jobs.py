@@ -31,7 +31,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """A scheduler's time limit or `scancel`, Ctrl-C, a closed terminal."""
 
 
-DISK = 1e9  # bytes/s: what saving is taken to take before it has been measured
+DISK = 1e9  # bytes/s that a disk is taken to write before it has been measured
 
 Draw = Callable[..., "Generator"]
 """Makes the generator of a purpose: `Job.rng`, perhaps with words put before the purpose."""

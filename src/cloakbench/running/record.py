@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from cloakbench.files.digest import code_digest
+from cloakbench.files.digest import code_digest, digest
 from cloakbench.files.verified import Source, read_source
 from cloakbench.files.weights import WeightFile, sha256_of
 from cloakbench.registry import Part, modules_of, weight_files
@@ -86,7 +85,7 @@ class Facts:
             "weights": sorted(self.weights),
             "model": model and {**model, "weights": sorted(model["weights"])},
         }
-        return _digest(counted)
+        return digest(counted)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Record:
         So two results of one key have the same bytes, on the same machine.
         """
         made_from = {name: each.key or each.contents for name, each in self.inputs.items()}
-        return _digest([self.facts.digest, self.who, made_from])
+        return digest([self.facts.digest, self.who, made_from])
 
     def manifest(self, device: str = "cpu") -> dict[str, Any]:
         """What the result's manifest says, besides the digests of its files."""
@@ -212,8 +211,3 @@ def _place(path: Path) -> str:
 def _plain(value: Any) -> Any:
     """Data as JSON gives it back."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

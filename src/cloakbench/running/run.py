@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 import time
@@ -11,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cloakbench.files.digest import digest
 from cloakbench.files.outputs import MANIFEST, check_output, hold, new_folder, restore
 from cloakbench.files.verified import is_whole, load_manifest
 from cloakbench.running.gpu import peak_memory
@@ -75,7 +73,7 @@ class Run:
         if self.scratch is not None:
             place = self._place(self.out)
             self._wait(place / LOCK)
-            own = place / _digest([record.key, record.inputs, self.device])
+            own = place / digest([record.key, record.inputs, self.device])
             for other in place.glob("*"):
                 if other.name not in {LOCK, own.name, own.name + KEPT}:
                     shutil.rmtree(other, ignore_errors=True)
@@ -112,7 +110,7 @@ class Run:
 
     def _place(self, folder: Path) -> Path:
         assert self.scratch is not None
-        return self.scratch / _digest(str(folder.absolute()))
+        return self.scratch / digest(str(folder.absolute()))
 
     def _wait(self, lock: Path) -> None:
         said = False
@@ -137,8 +135,3 @@ def close_job(job: Job) -> None:
 
 def _kept(job: Job) -> Path | None:
     return job.scratch and job.scratch.with_name(job.scratch.name + KEPT)
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.outputs import new_file
 from cloakbench.miniature.synth.camera import photograph
 from cloakbench.miniature.synth.people import Person, Shot, sample_person, sample_shot
 from cloakbench.miniature.synth.render import render
@@ -126,7 +127,5 @@ def _whole(path: Path, size: int) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write beside `path`, then move there, so that no half file ever has its name."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    with new_file(path) as part:
+        part.write_bytes(content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cloakbench.errors import CloakBenchError
+from cloakbench.files.outputs import new_file
 from cloakbench.miniature.synth.arrays import Floats, Ints
 
 VERSION = 3  # of the cached arrays
@@ -72,18 +72,13 @@ def load_template() -> Template:
     path = folder / f"head-{VERSION}.npz"
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _write(path, _extract())
+            with new_file(path) as part, part.open("wb") as file:
+                np.savez(file, **_extract())
     with np.load(path) as arrays:
         data = {key: arrays[key] for key in arrays.files}
     names = {key: tuple(str(x) for x in data.pop(key)) for key in ("local_names", "action_names")}
     floats = {k: v.astype(np.float32) for k, v in data.items() if v.dtype == np.float16}
     return Template(**{**data, **floats, **names})
-
-
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, **arrays)
-    os.replace(file.name, path)
 
 
 def _extract() -> dict[str, Any]:
