@@ -9,7 +9,7 @@ INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate --extra synth --extra codeformer \
 	--group dev --group build --group docs pyproject.toml
-CONDA_LOCK := uv pip compile --quiet --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
+CONDA_LOCK := uv pip compile --quiet --no-config --python-version 3.12 --python-platform x86_64-unknown-linux-gnu \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 PICTURED := person_000014
 export PATH := $(abspath $(BIN)):$(PATH)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -70,8 +70,25 @@ def test_conda_environment_pins_what_the_lock_file_pins():
     required = [Requirement(entry.split(" --hash")[0]) for entry in entries[-1]["pip"]]
     pins = {each.name: str(each.specifier).removeprefix("==") for each in required}
     assert pins.keys() >= set(_wanted())
-    assert pins.items() <= _locked(python).items()
+    # pip cannot be told to leave it out, as [tool.uv] tells uv
+    assert pins.items() - _locked(python).items() == {("opencv-python", pins["opencv-python"])}
     assert all(" --hash=sha256:" in entry for entry in entries[-1]["pip"])
+
+
+def test_conda_environment_pins_whatever_its_packages_ask_for():
+    """With hashes, pip refuses a package that is asked for and not pinned."""
+    entries = yaml.safe_load(ENVIRONMENT.read_text())["dependencies"][-1]["pip"]
+    pinned = {canonicalize_name(Requirement(each.split(" --hash")[0]).name) for each in entries}
+    machine = {"extra": "", "python_version": "3.12", "python_full_version": "3.12.0"}
+    asked = [
+        (owner, requirement)
+        for owner in sorted(pinned & {canonicalize_name(d.name) for d in distributions()})
+        for requirement in map(Requirement, requires(owner) or [])
+        if requirement.marker is None or requirement.marker.evaluate(machine)
+    ]
+
+    assert len(asked) > 100
+    assert [(o, str(r)) for o, r in asked if canonicalize_name(r.name) not in pinned] == []
 
 
 @pytest.mark.parametrize(
