@@ -347,6 +347,8 @@ def test_verdicts_are_a_table_of_the_experiment_and_first_in_its_report(
     methods: dict[str, Any] = {"protection": {}, "purification": {}, "trainer": {}}
     page = make_report("demo", [], Layout(tmp_path), made, methods).read_text("utf-8")
     assert "Of 2 claims 2 hold." in page
+    assert "registered before the run, at a level of 0.05 for all of them together" in page
+    assert page.index("which was not registered") > page.index(">lower: ")
     assert 0 < page.index('<p>higher: <span class="word holds">') < page.index(">Scores</h2>")
 
 

@@ -28,6 +28,7 @@ from cloakbench.protect import Protection, protections
 from cloakbench.purify import purifiers
 from cloakbench.report import make_report, plot
 from cloakbench.report.curves import axes, curve_plot
+from cloakbench.report.evidence import evidence, headline
 from cloakbench.report.gallery import SAMPLES
 from cloakbench.report.heat_map import heat_map
 from cloakbench.report.page import _prose
@@ -391,3 +392,25 @@ def test_names_are_text_and_never_code(tmp_path: Path) -> None:
         tmp_path / "tables" / "identities.tex"
     ).read_text("utf-8")
     assert ",'=1+1 " in (tmp_path / "tables" / "identities.csv").read_text("utf-8")
+
+
+def test_the_first_line_counts_claims_in_words_and_decides_nothing_by_one_person(
+    tmp_path: Path,
+) -> None:
+    verdicts = pd.DataFrame({"verdict": ["holds", "contradicted", "undecided", "undecided"]})
+
+    assert headline([], verdicts) == "Of 4 claims 1 holds, 1 is contradicted, 2 are undecided"
+    cells = study(tmp_path, ("anna",))
+    show(cells, Layout(tmp_path))
+    shown = evidence(cells, Layout(tmp_path), tabulate(cells, tmp_path))
+    assert headline(shown, None) == "One person's photos, protected by aspl"
+
+
+def test_evidence_shows_the_control_that_its_number_is_beside(
+    cells: list[Cell], tmp_path: Path
+) -> None:
+    [shown] = evidence(cells, Layout(tmp_path), tabulate(cells, tmp_path))
+
+    beside = shown.found.identity.beside
+    assert beside == "noise"
+    assert [p.words for p in shown.pictures if f"learnt from {beside} photos" in p.words]
