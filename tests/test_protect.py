@@ -367,7 +367,8 @@ IMPRESS = {"method": "impress", "preset": "tiny"}
         ("photoguard", {"through": ["jpeg", [IMPRESS, "resize"]]}, True),
         ("photoguard", {"through": [{"method": "latent_diffpure", "preset": "tiny"}]}, False),
         ("aspl", {}, False),
-        ("mist", {"mode": "texture"}, False),  # it reads a prompt
+        ("mist", {"mode": "texture"}, True),
+        ("mist", {"mode": "fused"}, False),
     ],
 )
 def test_what_looks_through_the_vae_alone_loads_nothing_else(

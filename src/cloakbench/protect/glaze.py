@@ -23,10 +23,10 @@ class Glaze(PerceptualDescent, ModelProtection):
 
     Minimises the mean squared distance between the latents (posterior means, unscaled, where the
     reference draws samples) of the photo and of its own img2img rendering in another style, under a
-    perceptual hinge. The
-    reference bounds the hinge alone: preset `paper` says so with a budget of 255/255, which
-    projects to [0, 1] and no further; every smaller budget is projected to at each step. The
-    miniature knows no painters; `mini` asks its model for another person instead, and holds DSSIM.
+    perceptual hinge. The reference bounds the hinge alone: preset `paper` says so with a budget of
+    255/255, which projects to [0, 1] and no further; every smaller budget is projected to at each
+    step. The miniature knows no painters; `mini` asks its model for another person instead, and
+    holds DSSIM.
     """
 
     source = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -15,7 +14,6 @@ from cloakbench.protect.target import TargetedProtection, check_target
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from cloakbench.identity import Identity
     from cloakbench.models.base import DiffusionModel, Latents
     from cloakbench.prompts import Prompts
     from cloakbench.protect.pgd import Loss
@@ -51,16 +49,17 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
     def _target_is_used(cls, value: str, info: ValidationInfo) -> str:
         return check_target(value, info, used=value != "semantic", say="mode: fused or texture")
 
-    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-        encodes = self.mode == "texture"
-        with model.full_precision() if encodes else nullcontext():  # see `EncoderProtection`
-            return super().perturb(identity, model, job)
+    @property
+    def encodes(self) -> bool:  # type: ignore[override]
+        """Whether it can do with the VAE: the distance alone reads no prompt."""
+        return self.mode == "texture"
 
     def objective(self, photos: Tensor, model: DiffusionModel, prompts: Prompts, job: Job) -> Loss:
-        text = model.embed([self.naming(prompts.class_prompt)])
+        text = None if self.encodes else model.embed([self.naming(prompts.class_prompt)])
         goal = None if self.mode == "semantic" else self.target_latents(photos, model)
 
         def semantic(latents: Latents, rngs: list[Generator]) -> Tensor:
+            assert text is not None
             drawn = model.draw(latents, rngs)
             return model.denoising_loss(drawn, text.repeated(len(drawn)), rngs)
 
@@ -69,7 +68,7 @@ class Mist(TargetedProtection, PhotowiseProtection, PromptedAscent):
             if goal is None:
                 return semantic(latents, rngs)
             texture = -mean_square(model.mode(latents) - goal)
-            if self.mode == "texture":
+            if text is None:
                 return texture
             return self.rate * semantic(latents, rngs) + texture
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import EncoderProtection, mean_square
+from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 from cloakbench.protect.target import TargetedProtection, check_target
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("photoguard")
-class PhotoGuard(TargetedProtection, EncoderProtection):
+class PhotoGuard(TargetedProtection, PhotowiseProtection):
     """Minimises the distance of the latents' mean to zero or to a target.
 
     Steps shrink linearly to a hundredth. The distance is squared here, which changes no sign of
@@ -33,6 +33,7 @@ class PhotoGuard(TargetedProtection, EncoderProtection):
         "mini": {"steps": 300},
         "tiny": {"steps": 2},
     }
+    encodes = True
 
     towards: Literal["zero", "target"] = Field(
         "zero", description="zero latents (the image-to-image notebook's), or the target's"

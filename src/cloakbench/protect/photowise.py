@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -24,7 +25,9 @@ class PhotowiseProtection(Ascent):
     """Shared by protections that treat each photo alone; a child writes `objective`.
 
     Photos go in batches, so that memory does not grow with their number, and draw by their
-    position, so that photo i comes out the same, but for rounding, whatever stands beside it.
+    position, so that photo i comes out the same, but for rounding, whatever stands beside it. Where
+    a loss looks through the VAE alone, that is in float32 as in the references: it is a small
+    difference of latents, of which bfloat16 has three digits.
 
     `random_start` begins uniformly within the budget, where the reference does.
     """
@@ -42,6 +45,10 @@ class PhotowiseProtection(Ascent):
         """What PGD maximises for photos (n, 3, h, w) in [0, 1]; it draws by `by_photo`."""
 
     def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
+        with model.full_precision() if self.encodes else nullcontext():
+            return self._pgd(identity, model, job)
+
+    def _pgd(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
         original = identity.instance_images.pixels.to(model.device)
         loss = self.objective(original, model, identity.prompts, job)
         perturbed = Pixels(self.start(original, job))
@@ -63,19 +70,6 @@ class PhotowiseProtection(Ascent):
         ]
         noise = 2 * torch.stack(draws).to(original.device) - 1
         return (original + self.radius * noise).clamp(0, 1)
-
-
-class EncoderProtection(PhotowiseProtection):
-    """Shared by protections whose loss looks through the VAE alone, in float32 as the references.
-
-    Their losses are small differences of latents, of which bfloat16 has three digits.
-    """
-
-    encodes = True
-
-    def perturb(self, identity: Identity, model: DiffusionModel, job: Job) -> Tensor:
-        with model.full_precision():
-            return super().perturb(identity, model, job)
 
 
 def mean_square(difference: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from cloakbench.protect.base import protections
-from cloakbench.protect.photowise import EncoderProtection, mean_square
+from cloakbench.protect.photowise import PhotowiseProtection, mean_square
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @protections.register("pid")
-class PID(EncoderProtection):
+class PID(PhotowiseProtection):
     """Prompt-independent defense: shifts the mean and log variance of the photo's latents.
 
     The loss is the script's "add-log": the mean squared change of the mean plus that of the log
@@ -32,6 +32,7 @@ class PID(EncoderProtection):
         "mini": {"steps": 300},
         "tiny": {"steps": 2},
     }
+    encodes = True
 
     relative_step: float = Field(
         0.0784, gt=0, le=1, description="PGD step as a share of the budget (1/255 of 12.75 there)"
