@@ -479,7 +479,7 @@ def test_pgd_equals_a_loop_written_by_hand_on_a_quadratic_loss():
     result = pgd(
         torch.tensor(start),
         torch.tensor(original),
-        lambda x, _: (x - goal).square().flatten(1).sum(1),
+        lambda x, *_: (x - goal).square().flatten(1).sum(1),
         radius=0.1,
         step_size=lambda _: 0.03,
         steps=range(7),
@@ -512,7 +512,7 @@ def test_pgd_tells_the_loss_which_step_it_is_and_keeps_images_apart():
     pixels = torch.full((2, 3, 4, 4), 0.5)
     seen = []
 
-    def loss(x: torch.Tensor, step: int) -> torch.Tensor:
+    def loss(x: torch.Tensor, step: int, rows: slice) -> torch.Tensor:
         seen.append(step)
         return torch.stack([1e6 * x[0].sum(), -1e-6 * x[1].sum()])
 

@@ -64,10 +64,17 @@ class CodeFormer(FaceAligner, PhotoPurifier):
     )
 
     def files(self) -> Iterable[WeightFile]:
-        if (found := find_weights(self.weights, SOURCES)).is_dir():
-            return _restorer_files(found)
+        if self._is_restorer():
+            return _restorer_files(find_weights(self.weights, SOURCES))
         path, _, detector = every([self._weights, _check_package, self.detector_file])
         return [*weights_in(path), *weights_in(detector)]
+
+    def _is_restorer(self) -> bool:
+        """Whether the weights are a folder; of what is missing, whether its name is one's."""
+        try:
+            return find_weights(self.weights, SOURCES).is_dir()
+        except CloakBenchError:
+            return not Path(self.weights).suffix
 
     def _weights(self) -> Path:
         return check_pytorch_weights(find_weights(self.weights, SOURCES), RELEASES)
