@@ -57,7 +57,7 @@ def test_check_names_all_that_has_to_be_brought(config: str, tmp_path: Path) -> 
     problems = run.stderr.splitlines()
     assert run.returncode == 1
     for name in MISSING[config]:
-        assert any(f"{name}:" in line for line in problems), name
+        assert sum(f"{name}:" in line for line in problems) == 1, name
     for line in problems:
         assert any(f"{name}:" in line for name in MISSING[config]), line
 

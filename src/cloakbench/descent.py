@@ -42,7 +42,7 @@ class PerceptualDescent(Method):
     batch_size: int = Field(1, ge=1, description="images differentiated at once; memory only")
 
     def files(self) -> Iterable[WeightFile]:
-        files = lpips_files(", or set perceptual to dssim") if self.perceptual == "lpips" else []
+        files = lpips_files() if self.perceptual == "lpips" else []
         return [each for file in files for each in weights_in(file)]
 
     def distance(self, device: str) -> Distance:

@@ -25,6 +25,7 @@ LPIPS_FILES = {
     LINEAR: "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
 }
 """LPIPS's two files, with their publishers' names in a folder of their own, and where they are."""
+INSTEAD = "glaze and impress can do without: set perceptual to dssim"
 
 _RELU_LAYERS = (3, 8, 15, 22, 29)  # relu1_2, 2_2, 3_3, 4_3, 5_3 among torchvision's VGG16 features
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS's input on [-1, 1]
@@ -60,10 +61,8 @@ def _windowed(pixels: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(rows, window.view(1, 1, 1, -1)).unflatten(0, pixels.shape[:2])
 
 
-def lpips_files(instead: str = "") -> list[Path]:
+def lpips_files() -> list[Path]:
     """LPIPS's two weight files, backbone first.
-
-    instead: what else a user can do, for the end of an error's line.
 
     Raises:
         CloakBenchError: one of them is missing or is another kind of file.
@@ -73,7 +72,7 @@ def lpips_files(instead: str = "") -> list[Path]:
         return check_pytorch_weights(find_weights(name, remedy), remedy)
 
     files = LPIPS_FILES.items()
-    return every(partial(found, name, f"{source}{instead}") for name, source in files)
+    return every(partial(found, name, f"{source} ({INSTEAD})") for name, source in files)
 
 
 @loads
