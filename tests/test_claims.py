@@ -178,7 +178,7 @@ def test_no_p_is_shown_below_a_level_that_it_misses(p: float, text: str) -> None
     assert p_value(p) == text
 
 
-def test_an_order_is_decided_by_a_trend() -> None:
+def test_a_trend_is_decided_by_pages_test() -> None:
     cells = {name: people(0.1 * k, 8, k) for k, name in enumerate((ASPL, CDL, CODESR, BOTH))}
 
     assert verdict(claim("trend", *cells), cells)["verdict"] == "holds"

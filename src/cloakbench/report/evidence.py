@@ -113,7 +113,9 @@ def headline(shown: Sequence[Evidence], verdicts: pd.DataFrame | None) -> str:
         return _counted(f"{len(verdicts)} claims", Counter(verdicts["verdict"]))
     words = [(each.found.protection, each.found.identity.verdict) for each in shown]
     if shown and shown[0].found.identity.over == "images":
-        return f"One person's photos, protected by {' and '.join(name for name, _ in words[:FEW])}"
+        names = [name for name, _ in words]
+        by = " and ".join(names) if len(names) <= FEW else f"{len(names)} protections"
+        return f"One person's photos, protected by {by}"
     if len(words) > FEW:
         return _counted(f"{len(words)} protections", Counter(word for _, word in words))
     named = {word: [name for name, said in words if said == word] for word in IS}
