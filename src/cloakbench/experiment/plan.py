@@ -30,7 +30,8 @@ START = 15.0  # seconds until a job's imports and model are there
 PIXEL = 2.2  # bytes of a pixel of a photograph's PNG
 BUS = 5e9  # bytes/s between a card and ordinary, pageable memory of its host
 STAND_INS = 12  # photos of a person who is planned for where the dataset is missing
-LAUNCH = 45e-6  # seconds a host takes to launch a kernel, as seen beside an H100
+LAUNCHED, REPLAYED = 45e-6, 15e-6
+"""Seconds of a small kernel, as seen on H100s: launched by a host, or by `models.replay`."""
 
 
 class Card(NamedTuple):
@@ -190,12 +191,13 @@ class _Planner:
         done = [task for task in tasks if self._is_done(task)]
         times = seconds_of(tasks, done, self.experiment, self.expected)
         need, frugal = self._need(tasks[0]) if len(done) < len(tasks) else (None, False)
+        kernel = LAUNCHED if frugal or stage == "purify" else REPLAYED
         return Line(
             stage,
             method,
             len(tasks),
             len(tasks) - len(done),
-            fmean(times) if times else self._seconds(need) if need else None,
+            fmean(times) if times else self._seconds(need, kernel) if need else None,
             bool(times),
             self._disk(stage, method, need),
             need,
@@ -219,12 +221,12 @@ class _Planner:
             self.uncounted += error.problems
             return None, False
 
-    def _seconds(self, need: Need) -> float:
-        """What a job takes, about: its kernels run while others are launched, the rest waits."""
+    def _seconds(self, need: Need, kernel: float) -> float:
+        """What a job takes, about: the rest waits for its kernels, of so many seconds at least."""
         lower, card, moved = need.flops - need.single, self.card, 0.0
         work = (lower / card.bf16 + need.single / card.fp32) / self.share
         if card != CARDS[CPU]:
-            work, moved = max(work, need.operators * LAUNCH), need.moved / BUS
+            work, moved = max(work, need.operators * kernel), need.moved / BUS
         return START + work + moved + need.written / DISK
 
     def _disk(self, stage: str, method: str, need: Need | None) -> float:

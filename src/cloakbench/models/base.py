@@ -15,6 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
+from cloakbench.models.replay import Replay, has_room, launching
+
 if TYPE_CHECKING:
     from cloakbench.models.spec import ModelSpec
 
@@ -89,6 +91,10 @@ class DiffusionModel(ABC):
     device: str
     frugal: bool
 
+    def __init__(self) -> None:
+        self.replays: list[Replay] = []  # on a GPU
+        self._places: dict[Tensor, Tensor] = {}  # of float32 weights in bfloat16
+
     @classmethod
     @abstractmethod
     def load(cls, spec: ModelSpec, device: str, frugal: bool, *, vae_alone: bool = False) -> Self:
@@ -108,7 +114,7 @@ class DiffusionModel(ABC):
     @torch.no_grad()
     def posterior_once(self, pixels: Tensor, batch_size: int = 8) -> Latents:
         """The posterior of images that do not change, in batches and without gradients."""
-        with self.cast_once():
+        with self.cast_once(), launching():
             parts = [self.posterior(batch) for batch in pixels.split(batch_size)]
         return Latents(torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts]))
 
@@ -280,7 +286,7 @@ class DiffusionModel(ABC):
         for parameter in thawed:
             parameter.requires_grad_(False)
         try:
-            with _in_bfloat16(self._parameters() if self.spec.precision == "bf16" else ()):
+            with self._in_bfloat16(self._parameters() if self.spec.precision == "bf16" else ()):
                 yield
         finally:
             for parameter in thawed:
@@ -295,7 +301,7 @@ class DiffusionModel(ABC):
         """
         layers = (layer for network in self.networks for layer in network.modules())
         cast = (layer.parameters(recurse=False) for layer in layers if isinstance(layer, CAST))
-        with _in_bfloat16(chain.from_iterable(cast) if self.casts else ()):
+        with self._in_bfloat16(chain.from_iterable(cast) if self.casts else ()):
             yield
 
     @abstractmethod
@@ -321,6 +327,14 @@ class DiffusionModel(ABC):
         for network in self.networks:
             network.to(device)
         self.device = device
+        self._places.clear()
+        for replay in self.replays:
+            replay.forget()
+        self.settle()
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Have networks run as suits the device; again after they were moved or replaced."""
 
     def cast_weights(self, precision: str) -> None:
         """Store all weights in a precision ("fp32" or "bf16"), as some references do."""
@@ -349,6 +363,25 @@ class DiffusionModel(ABC):
         finally:
             self.spec = spec
 
+    @contextmanager
+    def _in_bfloat16(self, parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+        """Those of the parameters that are float32 are bfloat16 inside, and what they were after.
+
+        Where there is room, they are at the same addresses each time, for recordings to find them.
+        """
+        full = [(each, each.data) for each in parameters if each.dtype == torch.float32]
+        for parameter, weights in full:
+            place = self._places.get(parameter)
+            narrow = weights.to(torch.bfloat16) if place is None else place.copy_(weights)
+            parameter.data = self._places[parameter] = narrow
+        try:
+            yield
+        finally:
+            for parameter, weights in full:
+                parameter.data = weights
+            if not (self.replays and has_room()):
+                self._places.clear()
+
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for network in self.networks for parameter in network.parameters())
 
@@ -361,19 +394,6 @@ def _each(rng: Draws, shape: Sequence[int], drawn: Callable[..., Tensor]) -> Ten
     if isinstance(rng, Generator):
         return drawn(tuple(shape), generator=rng)
     return torch.cat([drawn((1, *shape[1:]), generator=each) for each in rng])
-
-
-@contextmanager
-def _in_bfloat16(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-    """Those of the parameters that are float32 are bfloat16 inside, and what they were after."""
-    full = [(each, each.data) for each in parameters if each.dtype == torch.float32]
-    for parameter, weights in full:
-        parameter.data = weights.to(torch.bfloat16)
-    try:
-        yield
-    finally:
-        for parameter, weights in full:
-            parameter.data = weights
 
 
 def sent(values: Tensor, device: str | torch.device) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.utils.checkpoint import checkpoint
 
 from cloakbench.models.base import CAST
+from cloakbench.models.replay import launching
 
 T = TypeVar("T")
 
@@ -24,7 +26,12 @@ def recomputed(function: Callable[..., T], *given: Any) -> T:
 
     It draws from generators that it makes itself, if it draws. Chen et al. 2016, arXiv 1604.06174.
     """
-    found: T = checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
+
+    def run(*given: Any) -> T:
+        with launching():  # or the second time might keep other activations than the first
+            return function(*given)
+
+    found: T = checkpoint(run, *given, use_reentrant=False, preserve_rng_state=False)
     return found
 
 
@@ -64,10 +71,17 @@ class NarrowGradients:
         self._kept[parameter] = gradient.bfloat16() if earlier is None else earlier + gradient
 
     def descend(self, optimiser: torch.optim.Optimizer, limit: float) -> None:
-        """A step of the optimiser with the whole gradient clipped to a norm, chunk by chunk."""
-        found = (self._kept.get(p, p.grad) for chunk in self._chunks for p in chunk)
-        norms = [vector_norm(each, dtype=torch.float32) for each in found if each is not None]
-        norm = vector_norm(torch.stack(norms))
+        """A step of the optimiser with the whole gradient clipped to a norm, chunk by chunk.
+
+        At once if nothing was kept here: the numbers are the same.
+        """
+        norms = [torch._foreach_norm(self._found(chunk)) for chunk in self._chunks]
+        norm = vector_norm(torch.stack([*chain.from_iterable(norms)]))
+        if not self._kept:
+            parameters = [parameter for chunk in self._chunks for parameter in chunk]
+            clip_grads_with_norm_(parameters, limit, norm)
+            optimiser.step()
+            return optimiser.zero_grad(set_to_none=True)
         waiting = self._aside()
         for chunk in self._chunks:
             for parameter in chunk:
@@ -77,6 +91,12 @@ class NarrowGradients:
             optimiser.step()
             for parameter in chunk:
                 parameter.grad = None
+        return None
+
+    def _found(self, chunk: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of weights that have one, in float32."""
+        found = (self._kept.get(parameter, parameter.grad) for parameter in chunk)
+        return [each.float() for each in found if each is not None]
 
     def _aside(self) -> dict[Tensor, Tensor]:
         """All gradients, away from the weights, so that the optimiser passes these over."""

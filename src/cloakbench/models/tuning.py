@@ -97,12 +97,12 @@ class FineTuner:
 
         losses: may be made one after another, so that the activations of one are there at a time.
         """
-        narrow = self.model.casts
-        with self._narrow.kept() if narrow else nullcontext():
+        casts, stay = self.model.casts, any(each.trains for each in self.model.replays)
+        with self._narrow.kept() if casts and not stay else nullcontext():
             for loss in losses:
                 loss.backward()
                 self._failed |= ~torch.isfinite(loss.detach())
-        if narrow:
+        if casts:
             self._narrow.descend(self.optimiser, 1.0)
             return
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

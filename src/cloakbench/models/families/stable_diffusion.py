@@ -9,14 +9,17 @@ from typing import Any, Literal, Self
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from safetensors import SafetensorError
 from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from cloakbench.errors import CloakBenchError, is_out_of_memory
 from cloakbench.models.base import DiffusionModel, Latents, Text, sent
 from cloakbench.models.loading import load_frozen, one_line
+from cloakbench.models.replay import replayed
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tokens import check_lengths
 from cloakbench.models.vae import padded, round_trip
@@ -28,7 +31,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 LORA = "pytorch_lora_weights.safetensors"
-COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False)
+COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 class StableDiffusion(DiffusionModel):
@@ -47,6 +50,7 @@ class StableDiffusion(DiffusionModel):
         frugal: bool = False,
     ) -> None:
         """Takes the parts as they are: frozen, and on the device; perhaps the VAE alone."""
+        super().__init__()
         self.spec, self.device, self.frugal = spec, device, frugal
         self.vae, self.unet, self.scheduler = vae, unet, scheduler
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
@@ -57,6 +61,7 @@ class StableDiffusion(DiffusionModel):
             self.unet.enable_gradient_checkpointing()
         elif unet and spec.precision == "bf16":
             spare(self.unet)
+        self.settle()
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str, frugal: bool, *, vae_alone: bool = False) -> Self:
@@ -79,6 +84,22 @@ class StableDiffusion(DiffusionModel):
     @property
     def networks(self) -> tuple[torch.nn.Module, ...]:
         return (self.unet, self.text_encoder, self.vae) if self.unet else (self.vae,)
+
+    def settle(self) -> None:
+        """On a GPU networks are replayed, unless memory is short.
+
+        The VAE's attention is not fused there: where it has to repeat, the gradient of its one wide
+        head is half of a step of PGD on an H100.
+        """
+        kind = torch.device(self.device).type
+        if kind != "cpu":
+            for part in self.vae.modules():
+                if isinstance(part, Attention):
+                    part.set_processor(AttnProcessor())
+                    part.upcast_softmax = False  # which sums in float32 anyway
+        if kind == "cuda" and not self.frugal:
+            found = (self.vae.encoder, self.unet, _layers(self.text_encoder))
+            self.replays = [replayed(network) for network in found if network is not None]
 
     def posterior(self, pixels: Tensor) -> Latents:
         with self.autocast():
@@ -267,6 +288,7 @@ class StableDiffusion(DiffusionModel):
             if (folder / "text_encoder").is_dir():
                 encoder = _network(CLIPTextModel, folder, "text_encoder")
                 self.text_encoder = encoder.to(self.device)
+        self.settle()
 
     def merge(self) -> None:
         if _has_lora(self.unet):
@@ -321,6 +343,12 @@ def spare(unet: UNet2DConditionModel, again: Callable[..., Any] = COMPUTED_AGAIN
         return again(layer, *inputs) if trained and layer in outer else layer(*inputs)
 
     unet.enable_gradient_checkpointing(run)
+
+
+def _layers(text_encoder: Any) -> torch.nn.Module | None:
+    """CLIP's layers, without the mask, which is another while kernels are recorded."""
+    parts = text_encoder.modules() if text_encoder else ()
+    return next((part for part in parts if isinstance(part, CLIPEncoder)), None)
 
 
 def _has_lora(network: Any) -> bool:

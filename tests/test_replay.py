@@ -1,0 +1,172 @@
+"""Recordings of networks: the numbers of a recording are those of a launched network.
+
+There is no GPU here. In the place of a CUDA graph stands a tape of the operators that were
+recorded, which computes them again into the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cloakbench.models import base, replay
+from cloakbench.models.loading import load_model
+from cloakbench.models.replay import Replay
+from cloakbench.models.spec import ModelSpec
+from cloakbench.models.tuning import FineTuner
+from cloakbench.running.jobs import BY_HAND
+
+
+class Tape(TorchDispatchMode):
+    """A CUDA graph of operators on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.operators.append((func, args, kwargs or {}, found))
+        return found
+
+    def replay(self) -> None:
+        self.replays += 1
+        for func, args, kwargs, found in self.operators:
+            again = func(*args, **kwargs)
+            for place, value in zip(tree_leaves(found), tree_leaves(again), strict=True):
+                if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():
+                    place.copy_(value)
+
+    def pool(self) -> None:
+        """CUDA graphs that share memory name it; nothing does here."""
+
+
+@contextmanager
+def _recorded(tape: Tape, pool: None = None) -> Iterator[None]:
+    with tape:
+        yield
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """The recordings that were made, on a machine that can make them."""
+    made: list[Tape] = []
+
+    def make() -> Tape:
+        made.append(Tape())
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
+    monkeypatch.setattr(torch.cuda, "graph", _recorded)
+    monkeypatch.setattr(replay, "_can_replay", lambda inputs: True)
+    monkeypatch.setattr(replay, "has_room", lambda: True)
+    monkeypatch.setattr(base, "has_room", lambda: True)
+    return made
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 3)
+    return torch.nn.Sequential(*layers).double()
+
+
+def test_recordings_give_what_the_network_gives(tapes: list[Tape]) -> None:
+    plain, replayed = network(), network()
+    replayed.forward = Replay(replayed)
+    for seed in range(5):
+        given = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)).double()
+        mine, yours = given.clone().requires_grad_(), given.clone().requires_grad_()
+        one, other = plain(mine), replayed(yours)
+        assert torch.equal(one, other)
+        one.square().sum().backward()
+        other.square().sum().backward()
+        assert torch.equal(mine.grad, yours.grad)
+        for a, b in zip(plain.parameters(), replayed.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)  # summed over the steps
+    there, back = tapes
+    assert there.replays == back.replays == 4
+
+
+def test_a_gradient_taken_late_is_that_of_its_own_call(tapes: list[Tape]) -> None:
+    plain, replayed = network(), network()
+    replayed.forward = Replay(replayed)
+    given = [torch.full((2, 3), float(k)).double().requires_grad_() for k in range(4)]
+    wanted = torch.autograd.grad(sum((plain(each) ** 2).sum() for each in given), given)
+    found = torch.autograd.grad(sum((replayed(each) ** 2).sum() for each in given), given)
+    assert len(tapes) == 2
+    assert all(map(torch.equal, wanted, found))
+    kept = (replayed(given[0]) ** 2).sum()
+    first = torch.autograd.grad(kept, given[0], retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(kept, given[0])[0])
+
+
+def test_another_way_of_calling_is_another_recording(tapes: list[Tape]) -> None:
+    replayed = network()
+    replayed.forward = Replay(replayed)
+    given = torch.ones(2, 3).double()
+    with torch.no_grad():
+        [replayed(given) for _ in range(2)]
+        assert len(tapes) == 1
+        replayed(torch.ones(5, 3).double())
+        replayed[0].weight.data = replayed[0].weight.data.clone() + 1
+        assert torch.equal(replayed(given), Replay(replayed)._forward._forward(given))
+    assert len(tapes) == 1
+
+
+def test_a_kernel_that_cannot_be_recorded_is_launched(
+    tapes: list[Tape], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def refused(tape: Tape, pool: None = None) -> Iterator[None]:
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    plain, replayed = network(), network()
+    replayed.forward = Replay(replayed)
+    given = torch.ones(2, 3).double()
+    for _ in range(4):
+        assert torch.equal(plain(given), replayed(given))
+    assert len(tapes) == 1
+    assert "not permitted" in caplog.text
+
+
+@pytest.mark.parametrize(("most", "room"), [(30, True), (50, False)])
+def test_a_recording_wants_room_for_its_work_twice(
+    monkeypatch: pytest.MonkeyPatch, most: int, room: bool
+) -> None:
+    """Of a card of 80, 20 stay in use; 10 are cached beside them, and 30 are other processes'."""
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: most)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20, 80))
+    assert replay.has_room() == room
+
+
+def train(model: Any, steps: int) -> list[Tensor]:
+    model.thaw("all", text_encoder=True)
+    photos = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    latents = model.posterior_once(photos)
+    tuner = FineTuner(model, "a photo of sks person", None, 1e-3)
+    for step in range(steps):
+        tuner.step(latents, step, BY_HAND.rng)
+    return [parameter.detach().clone() for parameter in tuner.parameters]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_is_the_same(tiny_model: ModelSpec, precision: str, tapes: list[Tape]) -> None:
+    spec = tiny_model.model_copy(update={"precision": precision})
+    launched = train(load_model(spec), 5)
+    model = load_model(spec)
+    encoder = model.text_encoder.encoder
+    model.replays = [replay.replayed(network) for network in (model.unet, encoder)]
+    assert all(map(torch.equal, launched, train(model, 5)))
+    assert [tape.replays for tape in tapes] == [4, 4, 4, 4]
