@@ -121,6 +121,19 @@ def test_another_way_of_calling_is_another_recording(tapes: list[Tape]) -> None:
     assert len(tapes) == 1
 
 
+def test_hooks_see_every_call(tapes: list[Tape]) -> None:
+    replayed = network()
+    replayed.forward = Replay(replayed)
+    given = torch.ones(2, 3).double()
+    [replayed(given) for _ in range(3)]
+    seen: list[Tensor] = []
+    hook = replayed[1].register_forward_hook(lambda _layer, _inputs, found: seen.append(found))
+    [replayed(given + k) for k in range(3)]
+    hook.remove()
+    assert len({float(found.detach().sum()) for found in seen}) == 3
+    assert torch.equal(replayed(given), network()(given))
+
+
 def test_a_kernel_that_cannot_be_recorded_is_launched(
     tapes: list[Tape], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

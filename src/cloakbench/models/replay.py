@@ -52,7 +52,7 @@ class Replay:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, tree = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if self._fails or _launching.get() or not _can_replay(tensors):
+        if self._fails or _launching.get() or not _can_replay(tensors) or self._is_watched():
             return self._forward(*args, **kwargs)
         weights = tuple(self._network.parameters())
         key = (tree, *map(_kind, leaves), *map(_place, weights), *_mode())
@@ -71,6 +71,11 @@ class Replay:
         """Free the memory of all recordings."""
         self._kept.clear()
         self._seen.clear()
+
+    def _is_watched(self) -> bool:
+        """Whether hooks want to see what goes on inside."""
+        parts = self._network.modules()
+        return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
     def _record(
         self, key: Hashable, leaves: list[Any], tree: Any, weights: Sequence[Tensor]
