@@ -1,11 +1,13 @@
 """Recordings of networks: the numbers of a recording are those of a launched network.
 
 There is no GPU here. In the place of a CUDA graph stands a tape of the operators that were
-recorded, which computes them again into the same memory.
+recorded, which computes them again into the same memory, and spoils what shares it.
 """
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +32,7 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operators: list[tuple[Any, Any, Any, Any]] = []
+        self.sharing: list[Tape] = []
         self.replays = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,18 +42,31 @@ class Tape(TorchDispatchMode):
 
     def replay(self) -> None:
         self.replays += 1
+        for tape in self.sharing:
+            tape.spoil()
         for func, args, kwargs, found in self.operators:
             again = func(*args, **kwargs)
             for place, value in zip(tree_leaves(found), tree_leaves(again), strict=True):
                 if isinstance(place, Tensor) and place.data_ptr() != value.data_ptr():
                     place.copy_(value)
 
-    def pool(self) -> None:
-        """CUDA graphs that share memory name it; nothing does here."""
+    def pool(self) -> Tape:
+        """The memory, which another graph may share."""
+        return self
+
+    def spoil(self) -> None:
+        """Write over what was made anew, as a graph in the same memory may."""
+        for func, _, _, found in self.operators:
+            if not func.is_view and not func._schema.is_mutable:
+                for made in tree_leaves(found):
+                    if made is not None and made.is_floating_point():
+                        made.fill_(torch.nan)
 
 
 @contextmanager
-def _recorded(tape: Tape, pool: None = None) -> Iterator[None]:
+def _recorded(tape: Tape, pool: Tape | None = None) -> Iterator[None]:
+    if pool is not None:
+        pool.sharing.append(tape)
     with tape:
         yield
 
@@ -66,6 +82,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
     monkeypatch.setattr(torch.cuda, "graph", _recorded)
+    monkeypatch.setattr(Replay, "fails", False)
     monkeypatch.setattr(replay, "_can_replay", lambda inputs: True)
     monkeypatch.setattr(replay, "has_room", lambda: True)
     monkeypatch.setattr(base, "has_room", lambda: True)
@@ -108,6 +125,37 @@ def test_a_gradient_taken_late_is_that_of_its_own_call(tapes: list[Tape]) -> Non
     assert torch.equal(first, torch.autograd.grad(kept, given[0])[0])
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_gradients_of_weights_are_summed_over_calls(tapes: list[Tape], together: bool) -> None:
+    """Of one loss of two calls, and of two losses one after another."""
+    plain, replayed = network(), network()
+    replayed.forward = Replay(replayed)
+    for step in range(4):
+        given = [torch.full((2, 3), step + k / 3).double() for k in range(2)]
+        for each in (plain, replayed):
+            each.zero_grad()
+            if together:
+                sum((each(one) ** 2).sum() for one in given).backward()
+            else:
+                [(each(one) ** 2).sum().backward() for one in given]
+        for a, b in zip(plain.parameters(), replayed.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)
+    assert len(tapes) == 2
+
+
+def test_recordings_end_with_their_network(tapes: list[Tape]) -> None:
+    replayed = network()
+    replayed.forward = Replay(replayed)
+    [replayed(torch.ones(2, 3).double()).sum().backward() for _ in range(3)]
+    alive = weakref.ref(replayed[0])
+    gc.disable()
+    try:
+        del replayed
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_another_way_of_calling_is_another_recording(tapes: list[Tape]) -> None:
     replayed = network()
     replayed.forward = Replay(replayed)
@@ -116,8 +164,9 @@ def test_another_way_of_calling_is_another_recording(tapes: list[Tape]) -> None:
         [replayed(given) for _ in range(2)]
         assert len(tapes) == 1
         replayed(torch.ones(5, 3).double())
+        replayed(torch.ones(3, 2).double().T)
         replayed[0].weight.data = replayed[0].weight.data.clone() + 1
-        assert torch.equal(replayed(given), Replay(replayed)._forward._forward(given))
+        assert torch.equal(replayed(given), torch.nn.Sequential.forward(replayed, given))
     assert len(tapes) == 1
 
 
@@ -138,7 +187,7 @@ def test_a_kernel_that_cannot_be_recorded_is_launched(
     tapes: list[Tape], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextmanager
-    def refused(tape: Tape, pool: None = None) -> Iterator[None]:
+    def refused(tape: Tape, pool: Tape | None = None) -> Iterator[None]:
         yield
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -156,11 +205,10 @@ def test_a_kernel_that_cannot_be_recorded_is_launched(
 def test_a_recording_wants_room_for_its_work_twice(
     monkeypatch: pytest.MonkeyPatch, most: int, room: bool
 ) -> None:
-    """Of a card of 80, 20 stay in use; 10 are cached beside them, and 30 are other processes'."""
+    """Of a card of 80, 20 stay in use and 30 are kept; 20 are other processes'."""
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 20)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: most)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20, 80))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30, 80))
     assert replay.has_room() == room
 
 

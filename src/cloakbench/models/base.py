@@ -327,10 +327,14 @@ class DiffusionModel(ABC):
         for network in self.networks:
             network.to(device)
         self.device = device
+        self.forget_recordings()
+        self.settle()
+
+    def forget_recordings(self) -> None:
+        """Free the memory of recordings that will not be replayed any more."""
         self._places.clear()
         for replay in self.replays:
             replay.forget()
-        self.settle()
 
     @abstractmethod
     def settle(self) -> None:
@@ -340,6 +344,7 @@ class DiffusionModel(ABC):
         """Store all weights in a precision ("fp32" or "bf16"), as some references do."""
         for network in self.networks:
             torch.nn.Module.to(network, _PRECISIONS[precision])  # diffusers' own warns of nothing
+        self.forget_recordings()
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: autocast at precision bf16, if weights are float32."""
@@ -370,6 +375,7 @@ class DiffusionModel(ABC):
         Where there is room, they are at the same addresses each time, for recordings to find them.
         """
         full = [(each, each.data) for each in parameters if each.dtype == torch.float32]
+        stay = bool(self._places) or (bool(self.replays) and has_room())
         for parameter, weights in full:
             place = self._places.get(parameter)
             narrow = weights.to(torch.bfloat16) if place is None else place.copy_(weights)
@@ -379,7 +385,7 @@ class DiffusionModel(ABC):
         finally:
             for parameter, weights in full:
                 parameter.data = weights
-            if not (self.replays and has_room()):
+            if not stay:
                 self._places.clear()
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:

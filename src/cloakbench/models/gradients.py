@@ -26,6 +26,8 @@ def recomputed(function: Callable[..., T], *given: Any) -> T:
 
     It draws from generators that it makes itself, if it draws. Chen et al. 2016, arXiv 1604.06174.
     """
+    if not torch.is_grad_enabled():
+        return function(*given)
 
     def run(*given: Any) -> T:
         with launching():  # or the second time might keep other activations than the first

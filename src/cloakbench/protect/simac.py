@@ -74,12 +74,15 @@ class SimAC(ASPL):
         """The gradients of the loss at candidates, which share a step's noise and its latents."""
         import torch
 
+        from cloakbench.models.replay import launching
+
         denoising = Denoising(model, self.instance_prompt(identity.prompts), job)
         views = self.views(model, job)
 
         def of_view(view: View, pixels: Tensor, number: int, rows: slice, tried: Tensor) -> Tensor:
             pixels = pixels.detach().requires_grad_(True)
-            encoded, rng = denoising.latents(view(pixels, number, rows), number, rows)
+            with launching():  # whose gradient is taken several times
+                encoded, rng = denoising.latents(view(pixels, number, rows), number, rows)
             latents, drawn = encoded.detach().requires_grad_(True), rng.get_state()
             found: list[Tensor] = []
             for column in tried.T:

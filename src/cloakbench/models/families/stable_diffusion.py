@@ -156,6 +156,8 @@ class StableDiffusion(DiffusionModel):
                 )
 
     def predict(self, noisy: Tensor, timesteps: Tensor | int, text: Text) -> Tensor:
+        if isinstance(timesteps, int):  # which would be copied to the device while it computes
+            timesteps = sent(torch.tensor(timesteps), self.device)
         with self.autocast():
             dtype = self.unet.dtype
             predicted = self.unet(noisy.to(dtype), timesteps, text.embeddings.to(dtype)).sample
@@ -293,6 +295,7 @@ class StableDiffusion(DiffusionModel):
     def merge(self) -> None:
         if _has_lora(self.unet):
             self._pipeline().fuse_lora()
+        self.forget_recordings()  # of the training
 
     def _pipeline(self, sampler: str | None = None) -> Any:
         """The model as diffusers' pipeline, sharing its weights."""
