@@ -229,12 +229,17 @@ def _write_further(
 def claims(
     config: Annotated[
         list[str] | None,
-        typer.Argument(help="As of `check`; by default every config/claims*.yaml on config.yaml."),
+        typer.Argument(
+            help="YAML files, later ones over earlier ones; by default config.yaml with every "
+            "config/claims*.yaml."
+        ),
     ] = None,
     so_far: Annotated[
         bool, typer.Option("--so-far", help="By the scores that there are; nothing is run.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines; as --so-far.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print verdicts as JSON; nothing is run.")
+    ] = False,
 ) -> None:
     """Run what is missing, and say which claims hold, are contradicted or are undecided.
 
@@ -293,7 +298,10 @@ def adaptive(
     probability: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="That a protection adapts; repeat.", show_default=str(ADAPTS)
+            min=0,
+            max=1,
+            help="Probability that a protection adapts; repeat.",
+            show_default=str(ADAPTS),
         ),
     ] = None,
     metric: MetricOption = None,
@@ -330,7 +338,7 @@ def adaptive(
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A folder of tables, or a config.")],
-    second: Annotated[Path, typer.Argument(help="Another.")],
+    second: Annotated[Path, typer.Argument(help="A second folder or config.")],
     metric: MetricOption = None,
     as_json: JsonOption = False,
 ) -> None:

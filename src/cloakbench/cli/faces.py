@@ -40,7 +40,7 @@ def sheet(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 12,
-    rows: Annotated[int, typer.Option(help="Rows.", min=1)] = 12,
+    rows: Annotated[int, typer.Option(help="Rows at most.", min=1)] = 12,
     force: ForceOption = False,
 ) -> None:
     """Tile pictures into a contact sheet, a row per folder.

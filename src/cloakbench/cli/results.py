@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MINIATURE = Path("resources/mini")
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Say what was written for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 
 def check_new(out: Path, force: bool, *inputs: Path | None) -> None:

@@ -25,11 +25,18 @@ Faces = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Reference = Annotated[
-    Path | None, typer.Option("--references", help="Their file, for metrics that know faces.")
+    Path | None,
+    typer.Option(
+        "--references",
+        help="The people's faces, by `cloakbench references`; metrics of identity need it.",
+    ),
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(help="Metric, by name or JSON; repeat. By default those without weights."),
+    typer.Option(
+        help="Metric, by name or JSON; repeat. By default those without weights, of which most "
+        "need --references."
+    ),
 ]
 CleanPhotos = Annotated[
     Path | None, typer.Option(help="The person's clean photos, for metrics that read them.")

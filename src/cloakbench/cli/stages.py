@@ -57,7 +57,11 @@ PhotosOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting as KEY=VALUE, e.g. --set budget=8/255. Repeatable."),
+    typer.Option(
+        "--set",
+        help="A setting of the method as KEY=VALUE, such as budget=8/255 of a "
+        "protection, quality=50 of jpeg or steps=400 of a trainer. Repeatable.",
+    ),
 ]
 ModelOption = Annotated[
     str,

@@ -19,7 +19,7 @@ from cloakbench.personalise import trainers
 from cloakbench.protect import Protection, protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, weight_files
-from cloakbench.score.base import metrics
+from cloakbench.score.base import Metric, metrics
 
 REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
 NEEDS = {
@@ -27,6 +27,9 @@ NEEDS = {
     "model": "the diffusion model, better on a GPU",
     "surrogate_images": "set_A, clean photos (--surrogate)",
     "class_images": "class images (--class-images)",
+    "reference": "the people's faces (--references)",
+    "original": "the photos as they were",
+    "photos": "the person's clean photos (--photos)",
 }
 """What methods can need beside photos, in words."""
 
@@ -104,7 +107,7 @@ def print_method(entry: dict[str, Any]) -> None:
     console.print(f"[bold]{entry['name']}[/] ({entry['kind']}): {escape(entry['summary'])}")
     console.print(f"Source: {escape(entry['source'])}")
     needs = "; ".join(NEEDS[need] for need in entry["needs"])
-    console.print(f"Needs: {escape(needs or 'no model and no other images')}")
+    console.print(f"Needs: {escape(needs or 'no diffusion model and no other images')}")
     if entry["weights"]:
         console.print(f"Weights: {escape(entry['weights'])}", soft_wrap=True)
     console.print()
@@ -127,8 +130,9 @@ def share_of_steps(entry: dict[str, Any], preset: str) -> str:
 
 
 def _needs(method: type[Method]) -> frozenset[str]:
-    """What a method uses at its defaults."""
-    return method().uses if _complete(method) else method.needs
+    """What a method uses at its defaults, and what a metric compares with."""
+    uses = method().uses if _complete(method) else method.needs
+    return uses | method.reads if issubclass(method, Metric) else uses
 
 
 def _steps(method: type[Method]) -> dict[str, float]:
