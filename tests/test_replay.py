@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cloakbench.models import base, replay
+from cloakbench.models.device import deterministic
 from cloakbench.models.loading import load_model
 from cloakbench.models.replay import Replay
 from cloakbench.models.spec import ModelSpec
@@ -231,3 +232,15 @@ def test_training_is_the_same(tiny_model: ModelSpec, precision: str, tapes: list
     model.replays = [replay.replayed(network) for network in (model.unet, encoder)]
     assert all(map(torch.equal, launched, train(model, 5)))
     assert [tape.replays for tape in tapes] == [4, 4, 4, 4]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_is_the_same_on_a_gpu(tiny_model: ModelSpec, precision: str) -> None:
+    spec = tiny_model.model_copy(update={"precision": precision})
+    with replay.launching():
+        launched = deterministic(lambda: train(load_model(spec, "cuda"), 5))
+    model = load_model(spec, "cuda")
+    found = deterministic(lambda: train(model, 5))
+    assert all(each.trains for each in model.replays[1:])
+    assert all(map(torch.equal, launched, found))
