@@ -70,7 +70,7 @@ class Replay:
     @property
     def trains(self) -> bool:
         """Whether gradients of weights are in the memory of a recording."""
-        return any(recording.trains for recording in self._kept.values())
+        return not Replay.fails and any(each.trains for each in self._kept.values())
 
     def forget(self) -> None:
         """Free the memory of all recordings."""
