@@ -254,10 +254,7 @@ def claims(
     from cloakbench.experiment.experiment import Experiment
     from cloakbench.tables import print_verdicts, verdicts_so_far
 
-    ours = [["config.yaml", str(each)] for each in sorted(Path("config").glob("claims*.yaml"))]
-    if not config and not ours:
-        raise CloakBenchError("there is no config/claims*.yaml here. Name the YAML files to read.")
-    asked = [(each, Experiment.read(each)) for each in ([config] if config else ours)]
+    asked = [(each, Experiment.read(each)) for each in ([config] if config else _ledgers())]
     found = []
     for sources, experiment in asked:
         if experiment.claims is None:
@@ -273,6 +270,20 @@ def claims(
             print_verdicts(experiment.name, made)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _ledgers() -> list[list[str]]:
+    """The configs with claims in this folder, each on config.yaml.
+
+    Raises:
+        CloakBenchError: there is none.
+    """
+    from cloakbench.errors import CloakBenchError
+
+    ours = [["config.yaml", str(each)] for each in sorted(Path("config").glob("claims*.yaml"))]
+    if not ours:
+        raise CloakBenchError("there is no config/claims*.yaml here. Name the YAML files to read.")
+    return ours
 
 
 def _run(sources: Sequence[str]) -> None:
