@@ -87,6 +87,14 @@ def test_comments_docstrings_and_layout_rerun_nothing(package):
     assert re.fullmatch("[0-9a-f]{12}", before)
 
 
+def test_another_python_reruns_nothing(tmp_path, monkeypatch):
+    """Syntax trees of 3.12 have type parameters, and empty ends of f-strings; those of 3.11 not."""
+    (tmp_path / "widget.py").write_text('def f(a):\n    return f"{a:>{a}}"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    assert code_digest("widget") == "18484bb76f7a"
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

@@ -392,6 +392,17 @@ def test_a_header_that_promises_a_gigantic_photo_is_refused_by_name(tmp_path):
         read_photo(tmp_path / "bomb.bmp")
 
 
+def test_a_photo_is_read_where_pillow_has_no_word_for_what_exif_lacks(tmp_path, monkeypatch):
+    """Some versions raise for a block of EXIF that a photo has not."""
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "plain.png")
+
+    def missing(exif, tag):
+        raise KeyError(tag)
+
+    monkeypatch.setattr(Image.Exif, "get_ifd", missing)
+    assert read_photo(tmp_path / "plain.png").getpixel((0, 0)) == (255, 0, 0)
+
+
 def test_adobe_rgb_that_only_exif_tells_of_is_read_as_the_colours_that_it_means(tmp_path):
     """Cameras that are set to Adobe RGB put no profile into their photos."""
     meant = np.random.default_rng(0).integers(40, 216, (32, 32, 3)).astype(np.uint8)

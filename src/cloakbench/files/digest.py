@@ -113,7 +113,19 @@ def _meaning(text: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return _dumped(tree)
+
+
+def _dumped(part: Any) -> str:
+    """A part of a syntax tree without what is empty, which versions of Python name or leave out."""
+    if isinstance(part, list):
+        return f"[{', '.join(map(_dumped, part))}]"
+    if isinstance(part, ast.JoinedStr):
+        part.values = [each for each in part.values if getattr(each, "value", None) != ""]
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    fields = ((name, value) for name, value in ast.iter_fields(part) if value not in (None, []))
+    return f"{type(part).__name__}({', '.join(f'{k}={_dumped(v)}' for k, v in fields)})"
 
 
 _tree = cache(ast.parse)

@@ -235,7 +235,11 @@ def _to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Ima
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
     """Whether EXIF alone says so, as cameras do: by the index of the DCF's optional colours."""
-    return image.getexif().get_ifd(ExifTags.IFD.Interop).get(_INTEROP_INDEX) == "R03"
+    try:
+        colours = image.getexif().get_ifd(ExifTags.IFD.Interop)
+    except KeyError:  # what some versions of Pillow say of a photo that has none
+        return False
+    return colours.get(_INTEROP_INDEX) == "R03"
 
 
 def _from_adobe_rgb(image: Image.Image) -> Image.Image:
