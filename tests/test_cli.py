@@ -59,7 +59,7 @@ def test_help_lists_every_command():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
-    assert "Usage" in cli(command, "--help")
+    assert re.search(rf"Example:\s+cloakbench\s+{command}\b", cli(command, "--help"))
 
 
 def test_methods_as_json_cover_every_registry_with_every_setting():

@@ -10,6 +10,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from cloakbench.models import base, replay
 from cloakbench.models.device import deterministic
+from cloakbench.models.families.stable_diffusion import StableDiffusion
 from cloakbench.models.loading import load_model
 from cloakbench.models.replay import Replay
 from cloakbench.models.spec import ModelSpec
@@ -211,6 +213,20 @@ def test_a_recording_wants_room_for_its_work_twice(
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: most)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30, 80))
     assert replay.has_room() == room
+
+
+@pytest.mark.parametrize(("gigabytes", "spared"), [(24, True), (80, False)])
+def test_a_large_card_keeps_activations(
+    tiny_model: ModelSpec, monkeypatch: pytest.MonkeyPatch, gigabytes: int, spared: bool
+) -> None:
+    """Computing them again is a twelfth of a training step on an H100."""
+    card = SimpleNamespace(total_memory=gigabytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    made: Any = load_model(tiny_model)
+    parts = {name: getattr(made, name) for name in ("vae", "tokenizer", "scheduler", "unet")}
+    spec = tiny_model.model_copy(update={"precision": "bf16"})
+    model = StableDiffusion(spec, **parts, device="cuda")
+    assert model.unet.is_gradient_checkpointing == spared
 
 
 def train(model: Any, steps: int) -> list[Tensor]:

@@ -467,6 +467,8 @@ def report(config: ConfigArgument, so_far: SoFarOption = False, pool: PoolOption
 
     The pictures are inside the file, so it can be moved; share it only as you would the photos.
     With --pool they are of the cells that were scored here.
+
+    Example: cloakbench report config.yaml config/claims.yaml --so-far
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment

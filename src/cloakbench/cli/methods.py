@@ -20,6 +20,8 @@ def methods(
     With NAME or `--json` they come with settings, defaults, presets, source and what they need. In
     a config or on the command line, name a method to use its defaults, or write a spec:
     {method: aspl, budget: 8/255}.
+
+    Example: cloakbench methods aspl
     """
     from cloakbench.errors import CloakBenchError, nearest
     from cloakbench.experiment.catalogue import catalogue, print_catalogue, print_method
@@ -43,7 +45,10 @@ def schema(
     out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """Write the JSON schema of `config.yaml`, made from the registered methods."""
+    """Write the JSON schema of `config.yaml`, made from the registered methods, for editors.
+
+    Example: cloakbench schema --out config.schema.json
+    """
     from cloakbench.experiment.catalogue import config_schema
     from cloakbench.files.text import write_text
 

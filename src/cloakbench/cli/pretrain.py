@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Train the miniature model from rendered portraits. In order: tokenizer, clip, "
     "recogniser, vae, latents, unet, then judge, ddpm, restorer, export, measure. A killed stage "
     "resumes when it is run again; a finished one goes on from its weights, and `unpack` brings "
-    "back those of an exported model.",
+    "back those of an exported model. Example: cloakbench pretrain tokenizer portraits",
     no_args_is_help=True,
 )
 

@@ -170,8 +170,8 @@ def _how_split(out: Path) -> str:
 
 
 def class_images(
-    model: ModelOption,
-    out: OutOption,
+    model: ModelOption = "resources/mini",
+    out: OutOption = Path("class"),
     sampling: Annotated[
         str, typer.Option(help="The config's `class_images` as JSON.")
     ] = '{"images": 200}',
@@ -185,8 +185,7 @@ def class_images(
 ) -> None:
     """Sample class images ("a photo of person") from the base model, once per model.
 
-    Example: cloakbench class-images --model resources/mini --sampling '{"images": 24, "steps": 25}'
-    --out class
+    Example: cloakbench class-images --sampling '{"images": 24, "steps": 25}' --out class
     """
     from cloakbench.stages.sample import class_images as run_stage
 

@@ -23,6 +23,8 @@ def synth(
     """Render portraits of people who do not exist, with their attributes.
 
     Run the same command again to resume. Needs the extra packages: pip install "cloakbench[synth]".
+
+    Example: cloakbench synth portraits --identities 20 --workers 2
     """
     from cloakbench.files.layout import SETS
     from cloakbench.miniature.synth.generate import generate

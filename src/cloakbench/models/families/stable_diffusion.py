@@ -31,6 +31,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 LORA = "pytorch_lora_weights.safetensors"
+LARGE = 40 * 10**9  # bytes of a GPU that need not be spared
 COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -59,7 +60,7 @@ class StableDiffusion(DiffusionModel):
             self.vae.enable_gradient_checkpointing()
         if unet and frugal:
             self.unet.enable_gradient_checkpointing()
-        elif unet and spec.precision == "bf16":
+        elif unet and spec.precision == "bf16" and not _is_large(device):
             spare(self.unet)
         self.settle()
 
@@ -346,6 +347,12 @@ def spare(unet: UNet2DConditionModel, again: Callable[..., Any] = COMPUTED_AGAIN
         return again(layer, *inputs) if trained and layer in outer else layer(*inputs)
 
     unet.enable_gradient_checkpointing(run)
+
+
+def _is_large(device: str) -> bool:
+    """Whether it is a GPU with more memory than training needs, recordings and all."""
+    where = torch.device(device)
+    return where.type == "cuda" and torch.cuda.get_device_properties(where).total_memory > LARGE
 
 
 def _layers(text_encoder: Any) -> torch.nn.Module | None:
