@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -346,6 +347,18 @@ def test_what_was_kept_is_forgotten_by_the_next_stage_and_at_the_end(finished, f
 
     sweep(finished.scratch)
     assert list(finished.scratch.iterdir()) == []
+
+
+def test_at_the_end_what_another_process_has_locked_stays(tmp_path):
+    place = tmp_path / "scratch" / "place"
+    place.mkdir(parents=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(tmp_path / "scratch")
+        assert (place / "lock").exists()
+
+    sweep(tmp_path / "scratch")
+    assert not place.exists()
 
 
 def test_at_the_end_checkpoints_of_other_work_stay(tmp_path):

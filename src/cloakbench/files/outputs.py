@@ -299,6 +299,22 @@ def hold(lock: Path) -> str | None:
     return None
 
 
+def is_held(lock: Path) -> bool:
+    """Whether another process holds a lock file, or what is there is none of ours."""
+    import fcntl
+
+    if lock in _HELD or not lock.exists():
+        return False
+    try:
+        with _open_lock(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, CloakBenchError):
+        return True
+    except OSError:  # no locks there
+        return False
+    return False
+
+
 def _open_lock(lock: Path) -> IO[str]:
     """Open a lock file to read and write, never through a link, nor a file of another kind."""
     try:

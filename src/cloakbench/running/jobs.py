@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloakbench.errors import CloakBenchError, is_out_of_memory, reason
-from cloakbench.files.outputs import new_file
+from cloakbench.files.outputs import is_held, new_file
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -208,9 +208,11 @@ def load(path: Path, *, mmap: bool = False) -> Any:
 def sweep(scratch: Path) -> None:
     """Forget the outputs that jobs kept (see `run.Run`), once the workflow has noted them all.
 
-    Checkpoints of interrupted jobs stay.
+    Checkpoints of interrupted jobs stay, and all that belongs to a job that is at work.
     """
     for place in scratch.glob("*"):
+        if is_held(place / LOCK):
+            continue
         for kept in place.glob(f"*{KEPT}"):
             shutil.rmtree(kept, ignore_errors=True)
         if all(path.name == LOCK for path in place.glob("*")):
