@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,6 +246,19 @@ def test_a_changed_photo_of_another_identity_reruns_its_crop_and_the_references(
         planned = workflow.planned()
 
     assert planned == {"data": 1, "references": 1, "score": 4, "tables": 1, "report": 1}
+
+
+@pytest.mark.parametrize(("options", "left"), [((), sys.maxsize), (("60/1m",), 60)])
+def test_snakemake_counts_the_jobs_of_a_second_only_if_asked(workflow, tmp_path, options, left):
+    """Else it looks at all ready jobs once more for each that has ended, every second."""
+    [identity] = workflow.config["identities"]
+    results, asked = str(tmp_path), [f"--max-jobs-per-timespan={each}" for each in options]
+    target = f"{results}/mini/bundled/{identity}/data/job.json"
+
+    run = workflow.snakemake("--verbose", target, *asked, results=results)
+
+    said = re.findall(r"after job selection: .*'_job_count': (\d+)", run.stdout + run.stderr)
+    assert set(map(int, said)) == {left}
 
 
 def test_a_photo_that_came_with_an_older_time_is_noticed(workflow):
