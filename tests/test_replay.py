@@ -219,7 +219,7 @@ def test_a_recording_wants_room_for_its_work_twice(
 def test_a_large_card_keeps_activations(
     tiny_model: ModelSpec, monkeypatch: pytest.MonkeyPatch, gigabytes: int, spared: bool
 ) -> None:
-    """Computing them again is a twelfth of a training step on an H100."""
+    """It has room for them, and computing them again takes time."""
     card = SimpleNamespace(total_memory=gigabytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     made: Any = load_model(tiny_model)
