@@ -429,6 +429,24 @@ def test_machines_get_every_claim_as_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(keys <= row.keys() and row["verdict"] == "undecided" for row in found)
 
 
+def test_published_scores_decide_claims_without_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    here = tmp_path / "results.yaml"
+    here.write_text(yaml.safe_dump({"results": str(tmp_path / "results")}))
+    files = ["config.yaml", "config/claims-adaptive.yaml", str(here)]
+
+    run = CliRunner().invoke(app, ["claims", *files, "--pool", "docs/claims-adaptive", "--json"])
+
+    assert run.exit_code == 0, run.output
+    page = Path("docs/claims-adaptive/verdicts.md").read_text("utf-8")
+    for row in json.loads(run.stdout):
+        assert f"| {row['claim']} | {row['source']} | {row['verdict']} |" in page
+        assert row["n"] == 12
+        assert row["p"] > 0
+
+
 def results_in(folder: Path) -> str:
     """A config that has one person's results in a folder of its own."""
     path = folder / "results.yaml"

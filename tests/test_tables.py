@@ -25,6 +25,7 @@ from cloakbench.tables import (
     Tables,
     make_tables,
     purifier_costs,
+    records,
     write_purifiers,
     write_tables,
 )
@@ -272,6 +273,17 @@ def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
 def test_an_experiment_without_cells_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CloakBenchError, match="no cells"):
         tabulate([], tmp_path)
+
+
+def test_machines_get_numbers_as_they_are_and_nothing_for_those_that_are_none() -> None:
+    frame = pd.DataFrame(
+        {"p": [7.2e-15, math.nan, math.inf], "n": [48, 8, 0], "of": ["é", "", "b"]}
+    )
+
+    told = json.loads(json.dumps(records(frame), allow_nan=False))
+
+    assert [row["p"] for row in told] == [7.2e-15, None, None]
+    assert [(row["n"], row["of"]) for row in told] == [(48, "é"), (8, ""), (0, "b")]
 
 
 def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path: Path) -> None:

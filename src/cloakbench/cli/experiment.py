@@ -237,22 +237,22 @@ def claims(
     so_far: Annotated[
         bool, typer.Option("--so-far", help="By the scores that there are; nothing is run.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print verdicts as JSON; nothing is run.")
-    ] = False,
+    pool: PoolOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run what is missing, and say which claims hold, are contradicted or are undecided.
 
     Claims are in the file that a config's key `claims` names, written before the run. Each
     experiment is run as `snakemake --configfile FILES` would, and only where results are missing
-    or out of date.
+    or out of date; with --so-far, --pool or --json nothing is run. `--pool docs/claims` decides by
+    published scores.
 
-    Example: cloakbench claims config.yaml config/claims.yaml --so-far
+    Example: cloakbench claims config.yaml config/claims.yaml --pool docs/claims
     """
     from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.tables import print_verdicts, verdicts_so_far
+    from cloakbench.tables import print_verdicts, records, verdicts_so_far
 
     asked = [(each, Experiment.read(each)) for each in ([config] if config else _ledgers())]
     found = []
@@ -261,11 +261,12 @@ def claims(
             raise CloakBenchError(
                 f"{sources[-1]}: names no file of `claims`. See config/README.md."
             )
-        if not (so_far or as_json):
+        if not (so_far or pool or as_json):
             _run(sources)
         Expected(experiment).check("score", "distances")
-        made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout)
-        found += json.loads(made.to_json(orient="records"))
+        elsewhere = _elsewhere(experiment, pool or ())
+        made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout, elsewhere)
+        found += records(made)
         if not as_json:
             print_verdicts(experiment.name, made)
     if as_json:
@@ -328,7 +329,7 @@ def adaptive(
     from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.tables import expected_means, print_expected
+    from cloakbench.tables import expected_means, print_expected, records
     from cloakbench.tables.collect import read_scores
 
     experiment = Experiment.read(config)
@@ -342,7 +343,7 @@ def adaptive(
     _check_metrics(metric, images)
     found = expected_means(images, experiment.adapted, probability or [ADAPTS])
     if as_json:
-        typer.echo(found.to_json(orient="records", indent=2))
+        typer.echo(json.dumps(records(found), indent=2, ensure_ascii=False))
     else:
         print_expected(experiment.name, found, metric or ())
 
@@ -361,13 +362,13 @@ def compare(
     Example: cloakbench compare results/tables/before results/tables/after
     """
     from cloakbench.tables import compare as compared
-    from cloakbench.tables import print_comparison, read_run
+    from cloakbench.tables import print_comparison, read_run, records
 
     found = compared(read_run(_tables_folder(first)), read_run(_tables_folder(second)))
     _check_metrics(metric, found.differences)
     if as_json:
-        rows = json.loads(found.differences.to_json(orient="records"))
-        typer.echo(json.dumps({"cells": rows, "left_out": found.left_out}, indent=2))
+        told = {"cells": records(found.differences), "left_out": found.left_out}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         print_comparison(f"{second} less {first}", found, metric or ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -186,8 +187,10 @@ def _device(chosen: str, metrics: Sequence[Metric]) -> str:
 def _say(as_json: bool, table: pd.DataFrame, names: list[str], output: Path | None) -> None:
     """Say what was measured: all of it for machines, else what a table makes of it."""
     shown = ["photo", *names] if "photo" in table else ["prompt", "image", *names]
+    from cloakbench.tables import records
+
     if as_json:
-        typer.echo(table[shown].to_json(orient="records", force_ascii=False))
+        typer.echo(json.dumps(records(table[shown]), ensure_ascii=False))
         return
     typer.echo(f"{_summary(table, names, output)}{_next(output)}")
 

@@ -13,7 +13,7 @@ from cloakbench.tables.markdown import (
 from cloakbench.tables.pooled import Elsewhere, read_elsewhere
 from cloakbench.tables.purifiers import purifier_costs, write_purifiers
 from cloakbench.tables.reported import write_reported
-from cloakbench.tables.write import write_expected, write_tables
+from cloakbench.tables.write import records, write_expected, write_tables
 
 __all__ = [
     "Elsewhere",
@@ -30,6 +30,7 @@ __all__ = [
     "purifier_costs",
     "read_elsewhere",
     "read_run",
+    "records",
     "scored",
     "verdicts_so_far",
     "write_expected",

@@ -86,11 +86,19 @@ def _rows(
     cells: Sequence[Cell], layout: Layout, elsewhere: Sequence[Elsewhere]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Samples and photos of the cells."""
-    if not elsewhere:
-        return read_scores(cells, layout), read_distances(cells, layout)
-    here = scored(cells, layout)
+    if elsewhere:
+        return _so_far(cells, layout, elsewhere)
+    return read_scores(cells, layout), read_distances(cells, layout)
+
+
+def _so_far(
+    cells: Sequence[Cell], layout: Layout, elsewhere: Sequence[Elsewhere]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Samples that have been scored and photos that have been compared, here or elsewhere."""
+    here = [cell for cell in cells if layout.scores(cell).exists()]
     images = [read_scores(here, layout)] if here else []
-    distances = [read_distances(here, layout)] if here else []
+    measured = [cell for cell in cells if layout.distances(cell).exists()]
+    distances = [read_distances(measured, layout)] if measured else []
     return (
         pool([*images, *(each.images for each in elsewhere)], cells, CELL_LABELS),
         pool([*distances, *(each.distances for each in elsewhere)], cells, PHOTO_LABELS),
@@ -102,9 +110,10 @@ def scored(cells: Sequence[Cell], layout: Layout) -> list[Cell]:
     return [c for c in cells if layout.scores(c).exists() and layout.distances(c).exists()]
 
 
-def verdicts_so_far(claims: Ledger, cells: Sequence[Cell], layout: Layout) -> pd.DataFrame:
-    """Verdicts by the cells that have been scored; claims on others are undecided."""
-    scored = [cell for cell in cells if layout.scores(cell).exists()]
-    measured = [cell for cell in cells if layout.distances(cell).exists()]
-    images = read_scores(scored, layout) if scored else pd.DataFrame()
-    return verdicts(claims, images, read_distances(measured, layout) if measured else images[:0])
+def verdicts_so_far(
+    claims: Ledger, cells: Sequence[Cell], layout: Layout, elsewhere: Sequence[Elsewhere] = ()
+) -> pd.DataFrame:
+    """Verdicts by the cells that have been scored, here or elsewhere; claims on others are
+    undecided.
+    """
+    return verdicts(claims, *_so_far(cells, layout, elsewhere))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cloakbench.errors import CloakBenchError, nearest
@@ -72,6 +74,12 @@ def write_tables(experiment: str, tables: Tables, folder: Path, chosen: Sequence
         bold = best(few.frames[name], tables.contrary, tables.controls) if name in CAPTIONS else ()
         caption, key = f"{title}.{CAPTIONS.get(name, '')}", f"{experiment}-{name}"
         write_text(folder / f"{name}.tex", latex(caption, grid, remark, key, bold))
+
+
+def records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """A table's rows for JSON: null for what is not a finite number, no number rounded."""
+    told = frame.astype(object)
+    return told.where(frame.notna() & ~told.isin([np.inf, -np.inf]), None).to_dict("records")
 
 
 def write_expected(experiment: str, expected: pd.DataFrame, folder: Path) -> None:
