@@ -177,7 +177,8 @@ def search(model: Weightless, job: CountedJob) -> None:
 def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, Any]:
     """A row's numbers, as --json prints them. card: measure it, too, on this one."""
     spec = ModelSpec(path=model, precision="bf16") if "model" in row.uses else None
-    tally = partial(count, spec, row.work, vae_alone=row.vae_alone)
+    large = card is not None and PEAKS[card].large
+    tally = partial(count, spec, row.work, vae_alone=row.vae_alone, large=large)
     first = tally()
     frugal = tally(frugal=True) if spec else first  # without a model there is nothing to spare
     on_card = {"measured": tried(row, spec, card, first.flops)} if card else {}

@@ -141,6 +141,39 @@ def test_what_was_counted_is_not_counted_again(config, monkeypatch):
     assert plan(config) == first
 
 
+def test_what_a_count_depends_on_is_counted_anew(config):
+    """In one results folder, where what was counted before is kept."""
+    prompts = {"sample": {"one": "a photo of {identifier} person"}}
+
+    def trained(**changes: Any) -> float:
+        return flops(plan(config, **changes), "personalise")
+
+    assert trained(prompts=prompts) < trained()
+    assert trained(class_images={**IMAGES, "images": 3}) < trained()
+
+
+def test_snapshots_of_a_training_take_room_on_disk(config):
+    def scratch(**settings: Any) -> float:
+        trainer = {"method": "dreambooth", "steps": 5, **settings}
+        return plan(config, trainers=[trainer]).scratch
+
+    weights = line(plan(config, keep_weights=True), "personalise").disk
+    assert scratch(snapshots=[2, 3]) - scratch() == 2 * weights
+
+
+def test_a_large_card_computes_nothing_again(config):
+    """So it needs more memory, and fewer operators."""
+    config["models"]["tiny"]["precision"] = "bf16"
+
+    small, large = (line(plan(config, card), "personalise").need for card in ("rtx4090", "h100"))
+
+    assert small is not None
+    assert large is not None
+    assert small.operators > large.operators
+    assert small.flops > large.flops
+    assert small.device < large.device
+
+
 def test_a_job_that_does_not_fit_the_card_is_counted_in_its_frugal_try(config, monkeypatch):
     monkeypatch.setitem(CARDS, "tiny", Card(bf16=1e12, fp32=1e12, memory=0))
 

@@ -227,6 +227,11 @@ def test_a_large_card_keeps_activations(
     spec = tiny_model.model_copy(update={"precision": "bf16"})
     model = StableDiffusion(spec, **parts, device="cuda")
     assert model.unet.is_gradient_checkpointing == spared
+    model.device = "cpu"  # as a member of an ensemble that waits in the host's memory
+    model.settle()
+    model.device = "cuda"
+    model.settle()
+    assert model.unet.is_gradient_checkpointing == spared
 
 
 def train(model: Any, steps: int) -> list[Tensor]:

@@ -108,7 +108,7 @@ def run(folder: Path, config: dict[str, Any], card: str | None) -> Iterator[Cost
     command = [snakemake, "--snakefile", REPOSITORY / "Snakefile", "--cores", "1", "--keep-going"]
     failed = subprocess.run(command, cwd=folder, check=False).returncode
     experiment = Experiment.read([str(path)])
-    needs = Needs(experiment) if card else None
+    needs = Needs(experiment, large=CARDS[card].large) if card else None
     for task in (each for tasks in all_tasks(experiment).values() for each in tasks):
         if (cost := measured(task, experiment)) is not None:
             need = needs and needs.of(task)

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from cloakbench.models import architectures
-from cloakbench.models.families.stable_diffusion import StableDiffusion, spare
+from cloakbench.models.families.stable_diffusion import StableDiffusion
 from cloakbench.models.spec import ModelSpec
 from cloakbench.protect import ensemble, metacloak
 from cloakbench.running import jobs
@@ -289,7 +289,9 @@ def _fused_attention(
 
 
 class Weightless(StableDiffusion):
-    """A model without data."""
+    """A model without data. on_large_card: whether the GPU that is meant is one."""
+
+    on_large_card = False
 
     @classmethod
     def load(
@@ -299,19 +301,23 @@ class Weightless(StableDiffusion):
         frugal: bool = False,
         *,
         vae_alone: bool = False,
+        large: bool = False,
     ) -> Self:
         with torch.device(GPU):
             parts = architectures.parts(spec, vae_alone=vae_alone)
         model = cls(spec, **parts, device=device, frugal=frugal)
         for network in model.networks:
             network.to_empty(device=device)
-        again = partial(_checkpoint, model)
         if frugal:
             for network in filter(None, (model.vae, model.unet)):
-                network.enable_gradient_checkpointing(again)
-        elif model.unet and spec.precision == "bf16":
-            spare(model.unet, again)
+                network.enable_gradient_checkpointing(model.again)
+        model.on_large_card = large
+        model.settle()
         return model
+
+    @property
+    def again(self) -> Callable[..., Any]:
+        return partial(_checkpoint, self)
 
 
 class Again:
@@ -395,7 +401,7 @@ class CountedJob(Job):
 
 
 @contextmanager
-def _pretending(meter: Meter) -> Iterator[None]:
+def _pretending(meter: Meter, load: Callable[..., Weightless]) -> Iterator[None]:
     """Run on meta tensors what looks at its device, its disk or the time."""
     disk = Disk(meter.counts)
     clock = SimpleNamespace(monotonic=lambda: meter.counts.seconds)
@@ -408,7 +414,7 @@ def _pretending(meter: Meter) -> Iterator[None]:
         stack.enter_context(patch("torch.autocast", Autocast))
         stack.enter_context(patch(fused, lambda: [GPU]))
         stack.enter_context(patch.dict(sys.modules, {"bitsandbytes.optim": optimisers}))
-        stack.enter_context(patch("cloakbench.models.loading.load_model", Weightless.load))
+        stack.enter_context(patch("cloakbench.models.loading.load_model", load))
         stack.enter_context(patch.object(jobs, "time", clock))
         stack.enter_context(patch.object(ensemble, "is_same", lambda a, b: a.path == b.path))
         stack.enter_context(weightless(meter.counts.stretch, meter.weights, GPU))
@@ -423,15 +429,17 @@ def count(
     *,
     frugal: bool = False,
     vae_alone: bool = False,
+    large: bool = False,
 ) -> Counts:
     """What work with a model, with its VAE alone, or with none, takes.
 
     spec: of Stable Diffusion's family; see `architectures.parts`. work: is given the model, or None
-        without one, and a job, and does what a stage would.
+        without one, and a job, and does what a stage would. large: on a card whose memory need not
+        be spared.
     """
-    meter = Meter()
-    with TemporaryDirectory() as folder, _pretending(meter), meter, Kernels():
-        model = spec and Weightless.load(spec, GPU, frugal, vae_alone=vae_alone)
+    meter, load = Meter(), partial(Weightless.load, large=large)
+    with TemporaryDirectory() as folder, _pretending(meter, load), meter, Kernels():
+        model = spec and load(spec, GPU, frugal, vae_alone=vae_alone)
         if model:
             meter.watch(model)
         work(model, CountedJob(0, GPU, Path(folder), counts=meter.counts))

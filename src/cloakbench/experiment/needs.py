@@ -56,10 +56,13 @@ class Need:
 
 
 class Needs:
-    """The needs of an experiment's jobs; those that were counted before are remembered."""
+    """The needs of an experiment's jobs; those that were counted before are remembered.
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
+    large: on cards whose memory need not be spared, see `running.gpu.LARGE`.
+    """
+
+    def __init__(self, experiment: Experiment, *, large: bool = False) -> None:
+        self.experiment, self.large = experiment, large
         self.config = experiment.config
         self._path = experiment.layout.scratch / CACHE
         self._trained = 0
@@ -104,8 +107,10 @@ class Needs:
             "method": method and method.spec(),
             "model": [model.model_dump(mode="json"), sorted(said)],
             "sampling": [each.model_dump(mode="json") for each in self._samplings(task)],
-            "photos": self.photos,
+            "prompts": self._prompts(task),
+            "photos": [self.photos, self._prior, config.model_spec.resolution],
             "frugal": frugal,
+            "large": self.large,
             "code": code_digest(*modules),
         }
         return digest(facts)
@@ -126,10 +131,13 @@ class Needs:
             case "sample":
                 return [self.config.sampling]
             case "personalise" if not self.config.keep_weights:
-                return [self.config.sampling] * (
-                    1 + len(self.experiment.trainers[task.label].earlier())
-                )
+                return [self.config.sampling] * (1 + self._snapshots(task))
         return []
+
+    def _snapshots(self, task: Task) -> int:
+        """How many times a training's weights are kept for samples of fewer steps."""
+        trains = task.stage == "personalise"
+        return len(self.experiment.trainers[task.label].earlier()) if trains else 0
 
     def _work(self, task: Task) -> Work | None:
         if task.stage in {"class_images", "sample"}:
@@ -155,8 +163,17 @@ class Needs:
 
     def _identity(self) -> Identity:
         a, b = self.photos["set_A"], self.photos["set_B"]
-        prior = self._images(min(CLASS_IMAGES, self.config.class_images.images))
+        prior = self._images(self._prior)
         return Identity(self._images(b), self.config.prompts, self._images(a), prior)
+
+    @property
+    def _prior(self) -> int:
+        """How many class images a training is counted with."""
+        return min(CLASS_IMAGES, self.config.class_images.images)
+
+    def _prompts(self, task: Task) -> int:
+        """How many prompts a job samples, if it does."""
+        return 1 if task.stage == "class_images" else len(self.config.prompts.sample)
 
     def _images(self, number: int) -> Photos:
         import torch
@@ -173,14 +190,13 @@ class Needs:
         With DDIM: other samplers take as many passes of the denoiser, and look at data.
         """
         for sampling in self._samplings(task):
-            prompts = 1 if task.stage == "class_images" else len(self.config.prompts.sample)
             batch = min(sampling.batch_size, sampling.images)
 
             def run(steps: int, sampling: Sampling = sampling, batch: int = batch) -> None:
                 short = sampling.model_copy(update={"steps": steps, "sampler": "ddim"})
                 short.generate(model, "", range(batch))
 
-            job.counts.stretch(run, sampling.steps, prompts * sampling.images / batch)
+            job.counts.stretch(run, sampling.steps, self._prompts(task) * sampling.images / batch)
 
     def _model(self, task: Task) -> ModelSpec:
         family = "cloakbench.models.families.stable_diffusion"
@@ -196,7 +212,7 @@ class Needs:
         spec = self._model(task) if method is None or "model" in method.uses else None
         alone = method is not None and method.vae_alone
         try:
-            counts = count(spec, work, frugal=frugal, vae_alone=alone)
+            counts = count(spec, work, frugal=frugal, vae_alone=alone, large=self.large)
         except CloakBenchError:
             raise
         except Exception as error:
@@ -207,7 +223,7 @@ class Needs:
             counts.gpu,
             counts.host,
             counts.moved,
-            counts.disk,
+            counts.disk + self._trained * self._snapshots(task),
             counts.checkpoint,
             self._trained,
             counts.operators,

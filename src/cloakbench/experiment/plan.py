@@ -17,6 +17,7 @@ from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.needs import Need, Needs
 from cloakbench.experiment.status import duration
 from cloakbench.experiment.tasks import Task, all_tasks, result
+from cloakbench.running.gpu import LARGE
 from cloakbench.running.jobs import DISK
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Card(NamedTuple):
     fp32: float
     memory: float
     share: float = 0.2
+
+    @property
+    def large(self) -> bool:
+        """Whether it is a GPU whose memory jobs need not spare."""
+        return LARGE < self.memory < float("inf")
 
 
 CPU = "cpu"
@@ -177,7 +183,8 @@ class _Planner:
     def __init__(self, experiment: Experiment, card: Card, share: float) -> None:
         self.experiment, self.card = experiment, card
         self.share = share
-        self.needs, self.expected = Needs(experiment), Expected(experiment)
+        self.needs = Needs(experiment, large=card.large)
+        self.expected = Expected(experiment)
         self.uncounted: list[str] = []
 
     def groups(self) -> dict[tuple[str, str], list[Task]]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 CHANGES_NO_RESULT = True
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+LARGE = 40 * 10**9  # bytes of a GPU whose memory need not be spared
 
 PEAK = "device_bytes"
 """What a manifest calls the most memory that a job's tensors took of a GPU."""
@@ -47,11 +50,16 @@ def claim_gpu() -> None:
     folder = Path(tempfile.gettempdir()) / f"cloakbench-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "choosing"):
-        chosen = min(gpus, key=lambda gpu: sum(map(_is_held, folder.glob(f"{gpu}.*"))))
-        claim = FileLock(folder / f"{chosen}.{os.getpid()}")
+        chosen = min(gpus, key=lambda gpu: sum(map(_is_held, folder.glob(f"{_file(gpu)}.*"))))
+        claim = FileLock(folder / f"{_file(chosen)}.{uuid.uuid4()}")  # containers share numbers
         claim.acquire(blocking=False)
     _claims.append(claim)
     os.environ[VISIBLE] = chosen
+
+
+def _file(gpu: str) -> str:
+    """What a GPU's files are called: old names of parts of one have slashes."""
+    return gpu.replace("/", "-")
 
 
 def _is_held(path: Path) -> bool:

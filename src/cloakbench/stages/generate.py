@@ -83,6 +83,7 @@ def generate(
                 earlier = load()
                 earlier.adopt(verified(snapshot(scratch, step)))
                 _write_beside(samples, earlier, drawing, folder / f"{SNAPSHOT}{step}")
+                del earlier
 
     with TemporaryDirectory() as temporary:
         scratch = job.scratch or Path(temporary)

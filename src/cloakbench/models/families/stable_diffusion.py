@@ -23,6 +23,7 @@ from cloakbench.models.replay import replayed
 from cloakbench.models.spec import ModelSpec
 from cloakbench.models.tokens import check_lengths
 from cloakbench.models.vae import padded, round_trip
+from cloakbench.running.gpu import LARGE
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),  # their default clips: for pixels
@@ -31,7 +32,6 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 LORA = "pytorch_lora_weights.safetensors"
-LARGE = 40 * 10**9  # bytes of a GPU that need not be spared
 COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -58,10 +58,8 @@ class StableDiffusion(DiffusionModel):
         self._tokens: dict[tuple[str, ...], Tensor] = {}
         if frugal:
             self.vae.enable_gradient_checkpointing()
-        if unet and frugal:
-            self.unet.enable_gradient_checkpointing()
-        elif unet and spec.precision == "bf16" and not _is_large(device):
-            spare(self.unet)
+            if unet:
+                self.unet.enable_gradient_checkpointing()
         self.settle()
 
     @classmethod
@@ -87,12 +85,14 @@ class StableDiffusion(DiffusionModel):
         return (self.unet, self.text_encoder, self.vae) if self.unet else (self.vae,)
 
     def settle(self) -> None:
-        """On a GPU networks are replayed, unless memory is short.
+        """On a GPU networks are replayed, unless memory is short; all but large ones spare it.
 
         The VAE's attention is not fused there: where it has to repeat, the gradient of its one wide
         head is half of a step of PGD on an H100.
         """
         kind = torch.device(self.device).type
+        if self.unet and not self.frugal and self.spec.precision == "bf16":
+            self.unet.disable_gradient_checkpointing() if self.on_large_card else self.spare()
         if kind != "cpu":
             for part in self.vae.modules():
                 if isinstance(part, Attention):
@@ -101,6 +101,34 @@ class StableDiffusion(DiffusionModel):
         if kind == "cuda" and not self.frugal:
             found = (self.vae.encoder, self.unet, _layers(self.text_encoder))
             self.replays = [replayed(network) for network in found if network is not None]
+
+    @property
+    def on_large_card(self) -> bool:
+        """Whether it is on a GPU with more memory than training needs, recordings and all."""
+        where = torch.device(self.device)
+        return where.type == "cuda" and torch.cuda.get_device_properties(where).total_memory > LARGE
+
+    @property
+    def again(self) -> Callable[..., Any]:
+        """Gradient checkpointing of a layer: a function of the layer and its inputs."""
+        return COMPUTED_AGAIN
+
+    def spare(self) -> None:
+        """Keep no activations of the U-Net's outer blocks where float32 weights are trained.
+
+        They are computed again in the backward pass, which changes no bit. The outer blocks see the
+        largest images: two thirds of the activations and a sixth of a training step's FLOPs.
+        """
+        again = self.again
+        blocks = (*self.unet.down_blocks[:2], *self.unet.up_blocks[-2:])
+        outer = {layer for block in blocks for layer in block.modules()}
+
+        def run(layer: torch.nn.Module, *inputs: Any) -> Any:
+            weight = next(layer.parameters())
+            trained = weight.requires_grad and weight.dtype == torch.float32
+            return again(layer, *inputs) if trained and layer in outer else layer(*inputs)
+
+        self.unet.enable_gradient_checkpointing(run)
 
     def posterior(self, pixels: Tensor) -> Latents:
         with self.autocast():
@@ -328,31 +356,6 @@ def _network(kind: Any, path: Path, name: str, variant: str | None = None) -> An
         if is_out_of_memory(error):
             raise
         raise ValueError(f"'{name}': {error}") from error
-
-
-def spare(unet: UNet2DConditionModel, again: Callable[..., Any] = COMPUTED_AGAIN) -> None:
-    """Keep no activations of the outer blocks where their float32 weights are trained.
-
-    They are computed again in the backward pass, which changes no bit. The outer blocks see the
-    largest images: two thirds of the activations and a sixth of a training step's FLOPs.
-
-    again: gradient checkpointing of a layer.
-    """
-    blocks = (*unet.down_blocks[:2], *unet.up_blocks[-2:])
-    outer = {layer for block in blocks for layer in block.modules()}
-
-    def run(layer: torch.nn.Module, *inputs: Any) -> Any:
-        weight = next(layer.parameters())
-        trained = weight.requires_grad and weight.dtype == torch.float32
-        return again(layer, *inputs) if trained and layer in outer else layer(*inputs)
-
-    unet.enable_gradient_checkpointing(run)
-
-
-def _is_large(device: str) -> bool:
-    """Whether it is a GPU with more memory than training needs, recordings and all."""
-    where = torch.device(device)
-    return where.type == "cuda" and torch.cuda.get_device_properties(where).total_memory > LARGE
 
 
 def _layers(text_encoder: Any) -> torch.nn.Module | None:
