@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +69,17 @@ def test_what_is_sure_has_the_interval_of_its_own_cell():
     assert ends.notna().loc[["0", "0.5"]].all(axis=None)
 
 
+def test_what_has_no_part_in_a_mean_leaves_nobody_out():
+    """A person without a face in the one cell has all faces in the other."""
+    plain = {"anna": 0.4, "bert": 0.2}
+    images = samples(aspl=plain, aspl_codesr={"anna": 0.1, "bert": math.nan})
+
+    found = expected_means(images, ADAPTED, [0.5]).set_index("probability")["relative_ims"]
+
+    assert found["0"] == pytest.approx(0.3)
+    assert found["1"] == pytest.approx(0.1)
+
+
 def test_what_to_expect_is_a_table_beside_the_others(tmp_path: Path):
     images = samples(aspl={"anna": 0.4, "bert": 0.2}, aspl_codesr={"anna": 0.0, "bert": 0.0})
 
@@ -89,6 +102,20 @@ def test_the_plain_counterpart_has_the_same_method_and_budget():
     assert paper["aspl-codesr"] == "aspl"
     assert paper["advdm-cdl-16"] == "advdm-16"
     assert {label.partition("-")[0] for label in paper} == {"aspl", "advdm"}
+
+
+def test_published_scores_say_what_to_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    here = tmp_path / "results.yaml"
+    here.write_text(f"results: {tmp_path}")
+    files = [str(DEFAULT), "config/claims-adaptive.yaml", str(here)]
+
+    run = CliRunner().invoke(app, ["adaptive", *files, "--pool", "docs/claims-adaptive", "--json"])
+
+    assert run.exit_code == 0, run.output
+    told = [row for row in json.loads(run.stdout) if row["purification"] == "codesr"]
+    assert {row["probability"] for row in told} == {"0", "0.5", "1"}
+    assert {row["identities"] for row in told} == {12}
 
 
 def test_a_config_in_which_nobody_adapts_is_told_so():

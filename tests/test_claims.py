@@ -118,6 +118,19 @@ def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised(
     assert 0.8 <= np.mean([each == "holds" for each in decided]) <= 1
 
 
+def test_one_of_many_that_contradicts_takes_the_people_of_its_correction() -> None:
+    """Its p is multiplied by how many there were to choose from."""
+    shared = people(0.5, 20, sd=0.2)
+    alone = {BOTH: shared, ASPL: shared + people(0.08, 20, sd=0.1, seed=1)}
+    others = dict.fromkeys((CDL, CODESR), shared - 0.2)
+
+    one = verdict(claim("higher", BOTH, ASPL), alone, level=0.001)
+    of_three = verdict(claim("higher", BOTH, ASPL, CDL, CODESR), alone | others, level=0.001)
+
+    assert (one["verdict"], of_three["verdict"]) == ("undecided", "undecided")
+    assert of_three["people"] > one["people"]
+
+
 @pytest.mark.parametrize(
     ("apart", "expected"), [(0.0, "holds"), (0.2, "contradicted"), (0.07, "undecided")]
 )

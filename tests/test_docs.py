@@ -21,6 +21,7 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
 RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
 FOLDERS = ("benchmarks", "config", "docs", "resources")
 PAGES = sorted(path.with_name("README.md") for path in REPOSITORY.glob("docs/*/summary.md"))
+SCORES = sorted(REPOSITORY.glob("docs/*/images.csv"))
 LEDGERS = sorted(REPOSITORY.glob("docs/*/verdicts.md"))
 DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
@@ -67,7 +68,7 @@ def words(figure: str) -> list[str]:
     return re.findall("<text[^>]*>([^<]+)</text>", figure)
 
 
-@pytest.mark.parametrize("decided", LEDGERS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("decided", SCORES, ids=lambda path: path.parent.name)
 def test_the_tables_shown_are_made_anew_from_the_published_scores(
     decided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -77,7 +78,8 @@ def test_the_tables_shown_are_made_anew_from_the_published_scores(
     command = ["tables", "config.yaml", f"config/{name}.yaml", str(tmp_path / "elsewhere.yaml")]
     CliRunner().invoke(app, [*command, "--pool", str(decided.parent)], catch_exceptions=False)
 
-    for table in ("verdicts", "summary", "contrasts", "identities", "photos", "prompts"):
+    tables = ["verdicts", "summary", "contrasts", "identities", "photos", "prompts", "expected"]
+    for table in (each for each in tables if decided.with_name(f"{each}.md").exists()):
         made = (tmp_path / "tables" / f"{name}-so-far" / f"{table}.md").read_text("utf-8")
         shown = decided.with_name(f"{table}.md").read_text("utf-8")
         assert made.replace(f"{name}-so-far", name) == shown.replace(f"{name}-so-far", name)
@@ -89,19 +91,33 @@ def test_the_tables_shown_are_made_anew_from_the_published_scores(
     assert words(figure) == words(decided.with_name("scores.svg").read_text("utf-8"))
 
 
-def test_the_first_page_says_of_claims_what_the_ledgers_say():
-    decided = {}
-    for path in LEDGERS:
-        headings, _, *found = rows(path.read_text("utf-8"))
-        decided |= {row[0]: dict(zip(headings, row, strict=True)) for row in found}
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    headings, _, *shown = rows(readme.partition("| claim")[1] + readme.partition("| claim")[2])
-    claims = [row for row in shown if len(row) == len(headings)]
-
+def claims_of(text: str) -> list[list[str]]:
+    """The rows of a page's table of claims: claim, verdict, effect, n."""
+    headings, _, *shown = rows(text[text.index("| claim") :].partition("\n\n")[0])
     assert headings == ["claim", "verdict", "effect", "n"]
-    assert len(claims) >= 8
-    for claim, *said in claims:
-        assert said == [decided[claim][name] for name in headings[1:]]
+    return shown
+
+
+def decided_by(*ledgers: Path) -> list[list[str]]:
+    """The same of verdicts."""
+    found = []
+    for path in ledgers:
+        headings, _, *told = rows(path.read_text("utf-8"))
+        places = [headings.index(name) for name in ("claim", "verdict", "effect", "n")]
+        found += [[row[place] for place in places] for row in told]
+    return found
+
+
+def test_the_first_page_says_of_claims_what_the_ledgers_say():
+    shown = claims_of((REPOSITORY / "README.md").read_text("utf-8"))
+
+    assert len(shown) >= 8
+    assert all(row in decided_by(*LEDGERS) for row in shown)
+
+
+@pytest.mark.parametrize("decided", LEDGERS, ids=lambda path: path.parent.name)
+def test_a_page_says_of_claims_what_its_ledger_says(decided: Path):
+    assert claims_of(decided.with_name("README.md").read_text("utf-8")) == decided_by(decided)
 
 
 def test_the_shown_figures_of_the_model_are_the_measured_ones():

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from cloakbench.tables.inference import (
     both_sides,
     holm,
     mean_interval,
     p_above,
+    p_beyond,
     p_differs,
     p_rising,
     p_within,
@@ -165,6 +167,29 @@ def test_level_with_needs_a_margin_that_the_values_stay_within() -> None:
     assert p_within(x, 0.05) == pytest.approx(1 / 2**8)
     assert p_within(x, 0.005) > 0.05
     assert p_within(x + 0.2, 0.05) == 1
+
+
+def test_values_that_are_skewed_about_a_limit_are_beyond_it_as_seldom_as_is_said() -> None:
+    """At 1 %; sign flips take them for symmetric."""
+    rng = np.random.default_rng(0)
+    studies = 1 - rng.exponential(size=(200, 48))  # of mean 0, with a long tail below
+
+    flips, beyond = (
+        np.mean([test(x, 0.0) <= 0.01 for x in studies]) for test in (p_above, p_beyond)
+    )
+
+    most = 0.01 + 2 * math.sqrt(0.01 * 0.99 / 200)
+    assert beyond <= most < flips
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=12), st.integers(-2, 2))
+def test_what_is_beyond_a_limit_is_so_by_every_test(numbers: list[int], limit: int) -> None:
+    x = np.array(numbers, dtype=float)
+
+    assert p_beyond(x, limit) >= p_above(x, limit)
+    if np.ptp(x):
+        student = ttest_1samp(x, limit, alternative="greater").pvalue
+        assert p_beyond(x, limit) >= student * (1 - 1e-9)
 
 
 def test_a_trend_is_one_of_order() -> None:

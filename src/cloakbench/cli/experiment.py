@@ -35,7 +35,7 @@ SoFarOption = Annotated[
         "--so-far", help="Of the cells that have been scored, into a folder EXPERIMENT-so-far."
     ),
 ]
-
+ScoredOption = Annotated[bool, typer.Option("--so-far", help="Of the cells that have been scored.")]
 PoolOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -43,8 +43,6 @@ PoolOption = Annotated[
         "that are scored here; as --so-far. Repeatable."
     ),
 ]
-
-
 MetricOption = Annotated[
     list[str] | None,
     typer.Option(help="A metric to print; repeat. By default those that tell most."),
@@ -317,6 +315,8 @@ def adaptive(
         ),
     ] = None,
     metric: MetricOption = None,
+    so_far: ScoredOption = False,
+    pool: PoolOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what to expect where protections may have adapted to what they face, or may not.
@@ -324,12 +324,12 @@ def adaptive(
     A protection that looks `through` purifications, or through CDL, is set beside the entry of the
     config that is the same but for that. Nothing is run.
 
-    Example: cloakbench adaptive config.yaml config/adaptive.yaml --probability 0.5
+    Example: cloakbench adaptive config.yaml config/claims-adaptive.yaml --pool docs/claims-adaptive
     """
     from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.tables import expected_means, print_expected, records
+    from cloakbench.tables import expected_means, print_expected, records, rows_so_far
     from cloakbench.tables.collect import read_scores
 
     experiment = Experiment.read(config)
@@ -339,13 +339,15 @@ def adaptive(
             "See `through` in config/README.md."
         )
     Expected(experiment).check("score")
-    images = read_scores(experiment.cells(), experiment.layout)
+    elsewhere, layout = _elsewhere(experiment, pool or ()), experiment.layout
+    name, cells = _finished(experiment, so_far or bool(pool), elsewhere)
+    images = rows_so_far(cells, layout, elsewhere)[0] if pool else read_scores(cells, layout)
     _check_metrics(metric, images)
     found = expected_means(images, experiment.adapted, probability or [ADAPTS])
     if as_json:
         typer.echo(json.dumps(records(found), indent=2, ensure_ascii=False))
     else:
-        print_expected(experiment.name, found, metric or ())
+        print_expected(name, found, metric or ())
 
 
 def compare(
@@ -405,9 +407,7 @@ def picture(
     identity: Annotated[str, typer.Option(help="Whose samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
-    so_far: Annotated[
-        bool, typer.Option("--so-far", help="Of the cells that have been scored.")
-    ] = False,
+    so_far: ScoredOption = False,
     force: ForceOption = False,
 ) -> None:
     """Draw one picture of an experiment's samples of an identity: its photos, then a row per cell.

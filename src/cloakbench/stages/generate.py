@@ -80,17 +80,18 @@ def generate(
             samples.write(diffusion, drawing, folder)
             del diffusion  # before another one is loaded
             for step in trainer.earlier():
-                earlier = load()
-                earlier.adopt(verified(snapshot(scratch, step)))
-                _write_beside(samples, earlier, drawing, folder / f"{SNAPSHOT}{step}")
-                del earlier
+                place = folder / f"{SNAPSHOT}{step}"
+                _write_beside(samples, load(), snapshot(scratch, step), drawing, place)
 
     with TemporaryDirectory() as temporary:
         scratch = job.scratch or Path(temporary)
         with_model(lambda load: finish(load, scratch), model, run.device)
 
 
-def _write_beside(samples: Samples, model: DiffusionModel, job: Job, folder: Path) -> None:
-    """Write samples into a folder of their own, with checkpoints of their own."""
+def _write_beside(
+    samples: Samples, model: DiffusionModel, weights: Path, job: Job, folder: Path
+) -> None:
+    """Write samples with weights into a folder of their own, with checkpoints of their own."""
+    model.adopt(verified(weights))
     folder.mkdir()
     samples.write(model, replace(job, scratch=job.scratch and job.scratch / folder.name), folder)

@@ -2,7 +2,13 @@
 
 from cloakbench.tables.adaptive import expected_means
 from cloakbench.tables.compare import compare, read_run
-from cloakbench.tables.experiment import Tables, make_tables, scored, verdicts_so_far
+from cloakbench.tables.experiment import (
+    Tables,
+    make_tables,
+    rows_so_far,
+    scored,
+    verdicts_so_far,
+)
 from cloakbench.tables.inference import Interval, mean_interval
 from cloakbench.tables.markdown import (
     print_comparison,
@@ -31,6 +37,7 @@ __all__ = [
     "read_elsewhere",
     "read_run",
     "records",
+    "rows_so_far",
     "scored",
     "verdicts_so_far",
     "write_expected",

@@ -41,12 +41,16 @@ CONTRASTS_NOTE = (
 VERDICTS_NOTE = (
     "A claim holds or is contradicted if p, of exact sign-flip tests over people (of Page's test "
     "for a trend, of which single steps may be level or fall), is at most {level:g} after Holm's "
-    "correction for all claims of its family, those in one file. An effect is the mean of the "
-    "first cell less that of the other, or of the last less the first of a trend; of several "
-    "comparisons it is the one least favourable to the claim. Its interval has a confidence of "
-    "{confidence:g} %, for this claim alone, so that it may leave out zero where the verdict is "
-    "undecided. Wilcoxon: p of the signed ranks of its differences, not corrected. n: of the "
-    "people that were planned; until all have run, verdicts are those of a look in between. "
+    "correction for all claims of its family, those in one file. P is two-sided: twice the lesser "
+    "of two, of the claim and of its opposite. For the claim all comparisons have to speak, so the "
+    "largest counts; against it one is enough, times their number. What is level within a margin "
+    "is above its lower end and below its upper one; differences need not be symmetric about "
+    "these, so p there is the largest of sign flips', Student's t and the bootstrap-t. An effect "
+    "is the mean of the first cell less that of the other, or of the last less the first of a "
+    "trend; of several comparisons it is the one least favourable to the claim. Its interval has a "
+    "confidence of {confidence:g} %, for this claim alone, so that it may leave out zero where the "
+    "verdict is undecided. Wilcoxon: p of the signed ranks of its differences, not corrected. n: "
+    "of the people that were planned; until all have run, verdicts are those of a look in between. "
     "People: about how many would decide the claim with 90 % probability, were all like these."
 )
 VERDICT = (

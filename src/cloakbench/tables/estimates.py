@@ -58,8 +58,8 @@ def paired_tests(terms: Sequence[Term], over: str) -> dict[str, float]:
 
 
 def total(terms: Sequence[tuple[float, pd.Series]]) -> pd.Series:
-    """The weighted sum of one metric's values by unit; NaN where one of them is."""
-    (first, values), *others = terms
+    """The weighted sum of one metric's values by unit; NaN where one that counts is."""
+    (first, values), *others = [term for term in terms if term[0]]
     made = first * values
     for sign, more in others:
         made = made + sign * more

@@ -87,11 +87,11 @@ def _rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Samples and photos of the cells."""
     if elsewhere:
-        return _so_far(cells, layout, elsewhere)
+        return rows_so_far(cells, layout, elsewhere)
     return read_scores(cells, layout), read_distances(cells, layout)
 
 
-def _so_far(
+def rows_so_far(
     cells: Sequence[Cell], layout: Layout, elsewhere: Sequence[Elsewhere]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Samples that have been scored and photos that have been compared, here or elsewhere."""
@@ -116,4 +116,4 @@ def verdicts_so_far(
     """Verdicts by the cells that have been scored, here or elsewhere; claims on others are
     undecided.
     """
-    return verdicts(claims, *_so_far(cells, layout, elsewhere))
+    return verdicts(claims, *rows_so_far(cells, layout, elsewhere))

@@ -16,6 +16,7 @@ from cloakbench.tables.inference import (
     holm,
     mean_interval,
     p_above,
+    p_beyond,
     p_rising,
     p_signed_ranks,
     p_within,
@@ -33,6 +34,7 @@ class Evidence(NamedTuple):
     differences: each person's, of the comparison that is least favourable to the claim.
     scores, borders: what each person says for or against it, of each comparison that has to speak
         for it, and means that would say nothing.
+    tries: how many comparisons there were to choose the one that speaks from.
     """
 
     p: float
@@ -40,6 +42,7 @@ class Evidence(NamedTuple):
     differences: np.ndarray
     scores: Sequence[np.ndarray]
     borders: tuple[float, ...]
+    tries: int = 1
 
 
 def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +90,7 @@ def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
     told = ("claim", "source", "test", "endpoint", "margin")
-    found = _weigh(claim, values.to_numpy().T)
+    found, level = _weigh(claim, values.to_numpy().T), ledger.level / len(ledger.claims)
     low, high = metrics[claim.endpoint].bounds
     effect = mean_interval(found.differences, (low - high, high - low), 1 - ledger.level)
     ranked = found.differences if claim.test in ("lower", "higher") else found.differences[:0]
@@ -103,7 +106,7 @@ def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:
         "p": both_sides(found.p, found.p_against),
         "p_holm": math.nan,
         "p_wilcoxon": p_signed_ranks(ranked),
-        "people": people_needed(found.scores, found.borders, ledger.level / len(ledger.claims)),
+        "people": people_needed(found.scores, found.borders, level / found.tries),
         "cells": CELLS.join(claim.cells),
         "person": _nearest(found.differences, [*values.index]),
     }
@@ -129,16 +132,22 @@ def _weigh(claim: Claim, cells: np.ndarray) -> Evidence:
     means = [-sign * each.sum() for each in differences]  # where p are the same, the least effect
     worst = differences[max(range(len(p)), key=lambda i: (p[i], means[i]))]
     speaks = differences if sign * worst.sum() > 0 else [worst]  # one is enough to contradict
-    return Evidence(max(p), _one_of(against), worst, speaks, (0.0,))
+    return Evidence(max(p), _one_of(against), worst, speaks, (0.0,), _tries(differences, speaks))
 
 
 def _level(differences: list[np.ndarray], margin: float) -> Evidence:
     """All are within the margin, or one is beyond it."""
     p = [p_within(each, margin) for each in differences]
-    against = [min(p_above(each, margin), p_above(-each, margin)) for each in differences]
+    against = [min(p_beyond(each, margin), p_beyond(-each, margin)) for each in differences]
     worst = max(differences, key=lambda each: abs(each.mean()) if each.size else 0.0)
     speaks = differences if worst.size and abs(worst.mean()) < margin else [worst]
-    return Evidence(max(p), _one_of(against), worst, speaks, (-margin, margin))
+    tries = _tries(differences, speaks)
+    return Evidence(max(p), _one_of(against), worst, speaks, (-margin, margin), tries)
+
+
+def _tries(differences: Sequence[np.ndarray], speaks: Sequence[np.ndarray]) -> int:
+    """Where one of several comparisons speaks, it was chosen from so many; see `_one_of`."""
+    return len(differences) if len(speaks) < len(differences) else 1
 
 
 def _one_of(p: tuple[float, ...] | list[float]) -> float:
