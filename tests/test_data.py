@@ -137,14 +137,14 @@ def test_fewer_than_two_photos_in_a_set_are_refused(short, dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "d")
     (tmp_path / "d" / "anna" / short / "02.png").unlink()
 
-    with pytest.raises(CloakBenchError, match=rf"{short}: 1 photos, at least 2 are needed"):
+    with pytest.raises(CloakBenchError, match=rf"{short}: 1 photo, at least 2 are needed"):
         Dataset(path=tmp_path / "d").sets("anna")
 
 
 def test_a_flat_folder_of_five_is_too_small(tmp_path):
     add(tmp_path / "anna", *(f"{number}.png" for number in range(5)))
 
-    with pytest.raises(CloakBenchError, match=r"anna \(set_A\): 1 photos"):
+    with pytest.raises(CloakBenchError, match=r"anna \(set_A\): 1 photo"):
         Dataset(path=tmp_path).sets("anna")
 
 

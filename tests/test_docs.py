@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
 from cloakbench.experiment.experiment import Experiment
+from cloakbench.purify import purifiers
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
 RESOURCES = (REPOSITORY / "resources" / "README.md").read_text("utf-8")
@@ -123,9 +124,10 @@ def test_a_page_says_of_claims_what_its_ledger_says(decided: Path):
 def test_the_shown_figures_of_the_model_are_the_measured_ones():
     measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
     vae, clip, brisque, judge = (measured[part] for part in ("vae", "clip", "brisque", "judge"))
-    margins = measured["judge_margin"]
+    margins, shrunk = measured["judge_margin"], measured["bottleneck"]
     text = " ".join(" ".join(row) for row in rows(RESOURCES))
 
+    assert purifiers["superres"].presets["mini"]["factor"] == shrunk["factor"]
     for shown in (
         f"{vae['psnr']:.1f} dB, {vae['ssim']:.3f}",
         f"{vae['faces_in_originals']:.0%}, {vae['faces_in_reconstructions']:.0%}",
@@ -135,6 +137,8 @@ def test_the_shown_figures_of_the_model_are_the_measured_ones():
         f"{clip['accuracy']:.1%}",
         ", ".join(f"{brisque[of]:.1f}" for of in ("originals", "reconstructions", "samples")),
         ", ".join(f"{value:.0%}" for of, value in brisque.items() if "ranked" in of),
+        ", ".join(f"{value:.1f}" for of, value in brisque.items() if "_with_" in of),
+        ", ".join(f"{value:.3f}" for of, value in shrunk.items() if "shrunk_by" in of),
         f"{judge['clean']:.1%}",
         ", ".join(f"{of[11:]} {value:.0%}" for of, value in judge.items() if "trained_on" in of),
         ", ".join(f"{of[11:]} {value:.0%}" for of, value in judge.items() if "never_seen" in of),

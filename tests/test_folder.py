@@ -160,7 +160,7 @@ SPOILT = {
     "format": (write_notes, [r"notes\.txt: not a photo"]),
     "nobody": (
         lambda tool: [shutil.rmtree(tool / who) for who in ("anna", "bert")],
-        [r"anna: no such folder of photos", r"bert: no such folder of photos"],
+        [r"anna: no such photo or folder of photos", r"bert: no such photo or folder of photos"],
     ),
     "broken": (
         lambda tool: (tool / "anna" / "01.png").write_bytes(b"text"),

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import BUNDLED, Folders
 from PIL import Image
 from test_cli import cli
 
+from cloakbench.cli.stages import parse_spec
+from cloakbench.files.images import photo_files
 from cloakbench.files.outputs import digests_of
+from cloakbench.models.spec import ModelSpec
+from cloakbench.protect import protections
 
 
 @pytest.fixture
@@ -91,6 +98,34 @@ def test_what_is_there_is_replaced_with_force_only(folders, tmp_path):
     assert "L∞ 3/255" in cli(*command, "--set", "budget=3/255", "--force")
 
 
+def test_a_folder_that_is_called_like_a_method_stands_in_no_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), (90, 90, 90)).save("a.png")
+    cli("protect", "noise", "--instance", "a.png", "--out", "noise")
+
+    assert "1 photo" in cli("protect", "noise", "--instance", "noise", "--out", "twice")
+
+
+def test_class_images_say_where_a_training_finds_them(tiny_model: ModelSpec, tmp_path):
+    sampling = json.dumps({"images": 2, "steps": 1})
+    out = tmp_path / "of class"
+
+    said = cli("class-images", "--model", tiny_model.path, "--sampling", sampling, "--out", out)
+
+    named = shlex.split(said.partition("; next: ")[2])
+    assert len(photo_files(Path(named[named.index("--class-images") + 1]))) == 2
+
+
+def test_two_photos_are_compared_whatever_they_are_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("mine.png", 90), ("theirs.png", 97)):
+        Image.new("RGB", (64, 64), (value, value, value)).save(name)
+
+    [row] = json.loads(cli("distances", "theirs.png", "mine.png", "--json"))
+
+    assert (row["photo"], row["linf"]) == ("mine", 7)
+
+
 @pytest.mark.parametrize("size", [128, 130])
 def test_the_miniature_says_what_it_is_worth_on_larger_photos(size, tmp_path, monkeypatch):
     monkeypatch.setattr("cloakbench.stages.purify.purify", lambda *_, **__: None)
@@ -117,7 +152,7 @@ def test_a_folder_without_sets_is_split_aloud(tmp_path, monkeypatch):
     assert said.startswith("8 photos → ")
     assert "set_B (to protect): IMG_2.png, IMG_3.png\n" in said
     assert "set_C (to judge by): IMG_4.png, IMG_5.png, IMG_6.png, IMG_7.png\n" in said
-    assert "To protect all of them: cloakbench protect METHOD --instance FOLDER" in said
+    assert "To protect all of them, at their own sizes: cloakbench try FOLDER" in said
 
 
 @pytest.mark.parametrize(("size", "model"), [(128, "--set preset=mini"), (512, "--model MODEL")])
@@ -140,6 +175,7 @@ def test_the_catalogue_has_a_line_for_each_method_and_none_is_longer_than_80():
 
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("  aspl ") for line in lines)
+    assert sum(line.endswith("...") for line in lines) < len(lines) / 2
     assert len(lines) < 90
 
 
@@ -153,6 +189,17 @@ def test_a_method_says_what_it_needs(tmp_path, monkeypatch):
     assert needs["diffpure"] == ["gpu"]
     assert "Needs: the diffusion model, better on a GPU; set_A" in cli("methods", "aspl")
     assert "Weights: lpips/vgg16-397923af.pth: no such weights" in cli("methods", "glaze")
+
+
+def test_a_methods_settings_are_written_as_a_config_takes_them(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = cli("methods", "aspl")
+
+    [paper] = re.findall(r"preset paper.*?: (.*)", said)
+    protections.build({"method": "aspl", **yaml.safe_load(paper)})
+    for setting in ("faithful", "share"):
+        [default] = re.findall(rf"{setting}  +(\S+)", said)
+        protections.build(parse_spec("aspl", [f"{setting}={default}"]))
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

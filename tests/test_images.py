@@ -535,7 +535,7 @@ def test_a_file_that_is_no_photo_is_named(name, tmp_path):
 
 
 def test_folders_that_are_missing_or_empty_are_named(tmp_path):
-    with pytest.raises(CloakBenchError, match=r"gone: no such folder of photos"):
+    with pytest.raises(CloakBenchError, match=r"gone: no such photo or folder of photos"):
         load_photos(tmp_path / "gone")
     with pytest.raises(CloakBenchError, match=r"no photos in this folder"):
         load_photos(tmp_path)

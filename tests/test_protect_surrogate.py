@@ -362,6 +362,18 @@ def test_the_search_keeps_timesteps_with_large_gradients_and_none_near_a_deleted
     assert sum(early) / len(early) < 300
 
 
+def test_a_nan_in_simacs_search_is_no_small_gradient() -> None:
+    original = torch.full((1, 3, 2, 2), 0.5)
+
+    def broken(pixels: torch.Tensor, number: int, tried: torch.Tensor) -> torch.Tensor:
+        return torch.full((1, tried.shape[1], 3, 2, 2), float("nan") if number == 1 else 1.0)
+
+    with pytest.raises(CloakBenchError, match="'simac': the perturbation became NaN"):
+        build("simac", search_rounds=3, enough=100).search(
+            broken, original, Timesteps(1, 1000), Job(0)
+        )
+
+
 def _left(deleted: list[int]) -> set[int]:
     """What 1000 timesteps become when those within 20 of each go, until 100 or fewer are left."""
     left = set(range(1000))

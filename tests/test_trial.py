@@ -115,6 +115,21 @@ def test_a_trial_that_was_stopped_goes_on_and_does_nothing_twice(
     assert {each["samples"] for each in said["tried"]} == {2}
 
 
+def test_a_damaged_photo_that_was_replaced_needs_no_force(
+    photos, quick_recipe, tiny_model: ModelSpec, tmp_path, monkeypatch
+):
+    command = ["try", photos, "--model", tiny_model.path, "--out", tmp_path / "trial"]
+    whole = (photos / "urlaub.jpg").read_bytes()
+    (photos / "urlaub.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CloakBenchError, match=r"urlaub\.jpg"):
+        cli(*command)
+    (photos / "urlaub.jpg").write_bytes(whole)
+    monkeypatch.setattr(steps.Trial, "run", lambda _: pytest.skip("goes on"))
+
+    with pytest.raises(pytest.skip.Exception, match="goes on"):
+        cli(*command)
+
+
 def test_another_trial_in_the_same_folder_is_replaced_with_force_only(
     photos, quick_recipe, tiny_model: ModelSpec, tmp_path, monkeypatch
 ):

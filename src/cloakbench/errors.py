@@ -82,6 +82,11 @@ def explain_os_error(error: OSError) -> str | None:
     return None
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 photo, 2 photos."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def reason(error: Exception, length: int = 200) -> str:
     """What a library says of a failure, on one line and no longer than needed."""
     return " ".join(str(error).split())[:length]

@@ -51,9 +51,8 @@ class Prompts(Settings):
                 if form:
                     raise ValueError(f"'{{{field}:{form}}}' has a format. Leave out ':{form}'")
                 if field is not None and field not in _PLACEHOLDERS:
-                    raise ValueError(
-                        f"unknown placeholder '{{{field}}}': {nearest(field, _PLACEHOLDERS)}"
-                    )
+                    known = nearest(field, _PLACEHOLDERS).removesuffix(".")
+                    raise ValueError(f"unknown placeholder '{{{field}}}': {known}")
         return value
 
     @field_validator("sample")

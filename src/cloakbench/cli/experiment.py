@@ -430,6 +430,7 @@ def picture(
     if not (cells := [c for c in there if c.identity == identity and c.seed == first]):
         raise CloakBenchError(f"--identity: no cell of '{identity}' has been scored yet.")
     contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
+    typer.echo(f"→ {out}")
 
 
 def clip(

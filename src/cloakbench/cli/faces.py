@@ -51,3 +51,4 @@ def sheet(
 
     check_new_file(out, force, *folders, option="--out")
     contact_sheet(dict(list(folder_rows(folders).items())[:rows]), out, columns)
+    typer.echo(f"→ {out}")

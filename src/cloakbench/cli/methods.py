@@ -58,3 +58,4 @@ def schema(
     else:
         check_new_file(out, force, option="--out")
         write_text(out, text)
+        typer.echo(f"→ {out}")

@@ -93,20 +93,20 @@ def parse_spec(text: str, changes: list[str] | None = None) -> Any:
     Raises:
         CloakBenchError: invalid JSON, or a setting without `=` or given twice.
     """
-    spec = _json(text) if text[:1] in "{[" else {"method": text}
+    spec = _json(text, "the method") if text[:1] in "{[" else {"method": text}
     given = [change.partition("=")[0] for change in changes or []]
     for change in changes or []:
         key, sign, value = change.partition("=")
         _once("--set", key, given)
         if not sign or not isinstance(spec, dict):
             raise CloakBenchError(f"--set {change}: write it as KEY=VALUE, for a single method.")
-        spec[key] = _json(value) if _is_json(value) else value
+        spec[key] = _json(value, f"--set {key}") if _is_json(value) else value
     return spec
 
 
 def parse_model(text: str) -> ModelSpec:
     """A model from its path or its entry as JSON."""
-    return _validated(ModelSpec, text) if text.startswith("{") else ModelSpec.at(text)
+    return _validated(ModelSpec, text, "--model") if text.startswith("{") else ModelSpec.at(text)
 
 
 def data(
@@ -137,7 +137,7 @@ def data(
     from cloakbench.experiment.data import Dataset, prepare
     from cloakbench.faces import backends
 
-    source = _checked(Dataset, {"path": dataset, "crop": crop})
+    source = _checked(Dataset, {"path": dataset, "crop": crop}, "dataset")
     backend = backends.build(parse_spec(faces))
     if source.crop == "face":
         backend.check()
@@ -164,7 +164,7 @@ def _how_split(out: Path) -> str:
         [
             "The folder has no set_A, set_B, set_C, so its photos were split by their names:",
             *(f"  {line}" for line in sets),
-            "To protect all of them: cloakbench protect METHOD --instance FOLDER",
+            "To protect all of them, at their own sizes: cloakbench try FOLDER",
         ]
     )
 
@@ -189,7 +189,10 @@ def class_images(
     """
     from cloakbench.stages.sample import class_images as run_stage
 
-    wanted, texts = _validated(Sampling, sampling), _validated(Prompts, prompts)
+    wanted, texts = (
+        _validated(Sampling, sampling, "--sampling"),
+        _validated(Prompts, prompts, "--prompts"),
+    )
     chosen = _model_for(out, force, model)
     run_stage(
         wanted,
@@ -198,7 +201,7 @@ def class_images(
         run=_run(out, "class", seed, device, threads, scratch),
     )
     following = _training("dreambooth", "PHOTOS", chosen)
-    say(as_json, out, counted(out, "images"), *following, "--class-images", out)
+    say(as_json, out, counted(out, "images"), *following, "--class-images", out / "class")
 
 
 def protect(
@@ -228,8 +231,8 @@ def protect(
     Example: cloakbench protect aspl --set preset=mini --set budget=8/255 --instance photos/set_B
     --surrogate photos/set_A --class-images class/class --out protected
     """
-    protection = protections.build(_spec(method, settings, "protect pid --instance"))
-    chosen, texts = parse_model(model), _validated(Prompts, prompts)
+    protection = protections.build(_spec(protections, method, settings, "protect pid --instance"))
+    chosen, texts = parse_model(model), _validated(Prompts, prompts, "--prompts")
     given = {"--surrogate": surrogate, "--class-images": class_images}
     photos = _look(protection, chosen, out, force, "--instance", instance, given)
     from cloakbench.stages.protect import protect as run_stage
@@ -267,8 +270,9 @@ def purify(
     Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
     --out purified
     """
-    chain: Any = method.split("+") if "+" in method and method[:1] not in "{[" else None
-    purifier = build_purifier(chain or _spec(method, settings, "purify jpeg --photos"))
+    if "+" in method and method[:1] not in "{[":
+        method = json.dumps(method.split("+"))
+    purifier = build_purifier(_spec(purifiers, method, settings, "purify jpeg --photos"))
     chosen = parse_model(model)
     place = _look(purifier, chosen, out, force, "--photos", photos)
     from cloakbench.stages.purify import purify as run_stage
@@ -311,9 +315,9 @@ def personalise(
     Example: cloakbench personalise cdl --set preset=mini --instance purified --class-images
     class/class --out weights
     """
-    trainer = trainers.build(_spec(method, settings, "personalise lora --instance"))
-    wanted = None if sampling is None else _validated(Sampling, sampling)
-    chosen, texts = parse_model(model), _validated(Prompts, prompts)
+    trainer = trainers.build(_spec(trainers, method, settings, "personalise lora --instance"))
+    wanted = None if sampling is None else _validated(Sampling, sampling, "--sampling")
+    chosen, texts = parse_model(model), _validated(Prompts, prompts, "--prompts")
     given = {"--class-images": class_images}
     photos = _look(trainer, chosen, out, force, "--instance", instance, given)
     _training_stage(wanted)(
@@ -357,7 +361,7 @@ def sample(
     from cloakbench.stages.sample import sample as run_stage
 
     texts = _prompts(prompt) if prompt else Prompts().sample_prompts
-    wanted = _validated(Sampling, sampling)
+    wanted = _validated(Sampling, sampling, "--sampling")
     if weights is not None and not weights.is_dir():
         raise CloakBenchError(
             f"{weights}: no such folder of weights. Run `cloakbench personalise`."
@@ -375,14 +379,14 @@ def sample(
     say(as_json, out, counted(out, "samples"), *_scoring(out))
 
 
-def _spec(text: str, changes: list[str] | None, command: str) -> Any:
+def _spec(known: Registry[Any], text: str, changes: list[str] | None, command: str) -> Any:
     """The spec of a method that a command line names.
 
     Raises:
         CloakBenchError: a photo or folder stands in its place; see `parse_spec`.
     """
-    is_json = text[:1] in "{["
-    if not is_json and (Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir()):
+    is_method = text[:1] in "{[" or text in known.names()
+    if not is_method and (Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir()):
         raise CloakBenchError(
             f"{text}: stands where a method's name is expected. Write `cloakbench {command} "
             f"{text}`; `cloakbench methods` lists the names."
@@ -469,14 +473,14 @@ def _prompts(texts: list[str]) -> dict[str, str]:
         if not sign:
             raise CloakBenchError(f"--prompt {key!r}: write it as KEY=TEXT.")
         _once("--prompt", key, [key for key, _, _ in pairs])
-    return _checked(Prompts, {"sample": {key: text for key, _, text in pairs}}).sample
+    return _checked(Prompts, {"sample": {key: text for key, _, text in pairs}}, "--prompt").sample
 
 
-def _validated(kind: Any, text: str) -> Any:
-    return _checked(kind, _json(text))
+def _validated(kind: Any, text: str, option: str) -> Any:
+    return _checked(kind, _json(text, option), option)
 
 
-def _checked(kind: Any, value: Any) -> Any:
+def _checked(kind: Any, value: Any, option: str) -> Any:
     from pydantic import ValidationError
 
     from cloakbench.registry import explain
@@ -484,7 +488,7 @@ def _checked(kind: Any, value: Any) -> Any:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise CloakBenchError(f"{kind.__name__.lower()}: {explain(error, kind)}") from None
+        raise CloakBenchError(f"{option}: {explain(error, kind)}") from None
 
 
 def _once(option: str, key: str, given: list[str]) -> None:
@@ -503,5 +507,6 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _json(text: str) -> Any:
-    return parse_json(text, repr(text if len(text) < 80 else f"{text[:77]}..."))
+def _json(text: str, option: str) -> Any:
+    shown = text if len(text) < 80 else f"{text[:77]}..."
+    return parse_json(text, f"{option}: {shown!r}")

@@ -79,6 +79,9 @@ def _levels(budget: str) -> int:
     from cloakbench.settings import parse_levels
 
     try:
-        return parse_levels(int(budget) if budget.isdigit() else budget)
+        levels = parse_levels(int(budget) if budget.isdigit() else budget)
     except ValueError as error:
         raise CloakBenchError(f"--budget {budget}: {error}.") from None
+    if levels < 1:
+        raise CloakBenchError(f"--budget {budget}: protects nothing. Give 1/255 or more.")
+    return levels

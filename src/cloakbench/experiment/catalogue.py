@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +34,9 @@ NEEDS = {
     "photos": "the person's clean photos (--photos)",
 }
 """What methods can need beside photos, in words."""
+
+BRIEFEST = 24  # characters that a part of a sentence has, to say something
+CLAUSES = [re.compile(pattern) for pattern in ("; ", r": | \(", ", (?!then|averages)| which ")]
 
 CONFIG_KEYS: dict[str, Registry[Any]] = {
     "protections": protections,
@@ -95,10 +100,19 @@ def print_catalogue(entries: Iterable[dict[str, Any]], width: int = 80) -> None:
     for kind, same in itertools.groupby(entries, lambda entry: entry["kind"]):
         print(f"{kind}s")
         for entry in same:
-            room = width - longest - 4
-            summary = textwrap.shorten(entry["summary"], room, placeholder=" ...")
-            print(f"  {entry['name']:<{longest}}  {summary}")
+            print(f"  {entry['name']:<{longest}}  {_brief(entry['summary'], width - longest - 4)}")
     print("\n`cloakbench methods NAME` shows one in full, `--json` is for machines.")
+
+
+def _brief(summary: str, room: int) -> str:
+    """As many of a sentence's first clauses as there is room for, of a long clause what fits."""
+    if len(summary) <= room:
+        return summary
+    for clause in CLAUSES:
+        for end in (match.start() for match in clause.finditer(summary, BRIEFEST, room + 1)):
+            if all(summary.count(a, 0, end) == summary.count(b, 0, end) for a, b in ("()", "[]")):
+                return summary[:end]
+    return textwrap.shorten(summary, room, placeholder=" ...")
 
 
 def print_method(entry: dict[str, Any]) -> None:
@@ -115,12 +129,19 @@ def print_method(entry: dict[str, Any]) -> None:
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading)
     for setting in entry["settings"]:
-        default = "required" if setting["required"] else str(setting["default"])
+        default = "required" if setting["required"] else written(setting["default"])
         table.add_row(setting["name"], escape(default), escape(setting["description"]))
     console.print(table)
     for name, changes in entry["presets"].items():
         share = share_of_steps(entry, name)
-        console.print(f"preset [bold]{name}[/]{share}: {escape(str(changes or 'the defaults'))}")
+        console.print(
+            f"preset [bold]{name}[/]{share}: {escape(written(changes or 'the defaults'))}"
+        )
+
+
+def written(value: Any) -> str:
+    """A setting's value, or several by their keys, as a config or `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def share_of_steps(entry: dict[str, Any], preset: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.errors import CloakBenchError, nearest, reason
 from cloakbench.files.reading import parse_yaml
 from cloakbench.registry import explain
 from cloakbench.settings import Settings
@@ -109,7 +109,10 @@ def read_as(kind: type[S], path: Path) -> S:
     try:
         return kind.model_validate(parse_yaml(path.read_text("utf-8"), str(path)))
     except (OSError, UnicodeDecodeError) as error:
-        raise CloakBenchError(f"{path}: cannot be read ({error}).") from None
+        told = getattr(error, "strerror", None) or reason(error)
+        raise CloakBenchError(
+            f"{path}: cannot be read ({told}). The config's `claims` or `reported` names it."
+        ) from None
     except ValidationError as error:
         raise CloakBenchError(f"{path}: {explain(error, kind)}") from None
 

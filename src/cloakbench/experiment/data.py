@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError, nearest
+from cloakbench.errors import CloakBenchError, counted, nearest
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.bundle import bundled
 from cloakbench.files.images import SUFFIXES, photo_files, read_photo, square_crop
@@ -132,7 +132,8 @@ class Dataset(Settings):
                 where = folder / name if found else f"{folder} ({name})"
                 place = "" if found else f", here or in folders {', '.join(SETS)}"
                 raise CloakBenchError(
-                    f"{where}: {len(files)} photos, at least {FEWEST} are needed. Add some{place}."
+                    f"{where}: {counted(len(files), 'photo')}, at least {FEWEST} are needed. "
+                    f"Add some{place}."
                 )
         return sets
 

@@ -363,6 +363,16 @@ class Experiment:
         label = str(spec.pop("name", "") or spec.get("method", ""))
         if not label:
             raise CloakBenchError(f"config: {json.dumps(entry, default=str)} names no `method`.")
+        if isinstance(entry, dict) and "method" not in spec and label not in registry.names():
+            raise CloakBenchError(
+                f"config: {json.dumps(entry, default=str)} names no `method`, and its name is none."
+            )
+        parts = label.split("+")
+        if registry.kind == purifiers.kind and len(parts) > 1 and {*parts} <= {*registry.names()}:
+            raise CloakBenchError(
+                f"config: unknown purification '{label}'. Write a chain as a list: "
+                f"[{', '.join(parts)}]."
+            )
         spec["method"] = str(spec.get("method", label))
         method = registry[spec["method"]]
         if (own := spec.get("preset")) in method.variants:

@@ -63,7 +63,7 @@ def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
     """
     folder = bundled(folder)
     if not folder.exists():
-        raise CloakBenchError(f"{folder}: no such folder of photos. Check the path.")
+        raise CloakBenchError(f"{folder}: no such photo or folder of photos. Check the path.")
     others = NOT_PHOTOS.union(beside)
     files = (
         [folder]

@@ -36,7 +36,9 @@ def choose_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise CloakBenchError(f"--device {name}: {reason} Choose auto or cpu.") from None
+        raise CloakBenchError(
+            f"--device {name}: {reason.rstrip('.')}. Choose auto or cpu."
+        ) from None
     if torch.device(name).type == "cuda" and torch.device(name).index is not None:
         torch.cuda.set_device(name)  # or kernels would be recorded on another
     return name

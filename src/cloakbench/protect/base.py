@@ -70,22 +70,28 @@ class Protection(Method):
         Raises:
             CloakBenchError: the perturbed pixels are not finite.
         """
-        import torch
-
         original = identity.instance_images.pixels
         with advising(self.lighter):
             pixels = self.apply(identity, load, job).detach().cpu()
-        if not torch.isfinite(pixels).all():
+        self.check_finite(pixels)
+        protected = round_to_levels(self.project(pixels, original))
+        clean = self._clean(len(original), job)
+        protected[clean] = original[clean]
+        return Photos(protected, identity.instance_images.names)
+
+    def check_finite(self, pixels: Tensor) -> None:
+        """Find out whether perturbed pixels are numbers, for which this waits for the device.
+
+        Raises:
+            CloakBenchError: they are not.
+        """
+        if not pixels.isfinite().all():
             trains = "learning_rate" in type(self).model_fields
             cure = "Lower its `learning_rate`" if trains else "Look whether its weights are whole"
             raise CloakBenchError(
                 f"protection '{self.name}': the perturbation became NaN. {cure}, or set the "
                 "model's precision to fp32."
             )
-        protected = round_to_levels(self.project(pixels, original))
-        clean = self._clean(len(original), job)
-        protected[clean] = original[clean]
-        return Photos(protected, identity.instance_images.names)
 
     def _clean(self, count: int, job: Job) -> Tensor:
         """Which of so many photos stay clean."""

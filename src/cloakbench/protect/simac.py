@@ -102,7 +102,11 @@ class SimAC(ASPL):
         return gradients
 
     def search(self, tried: Gradients, original: Tensor, kept: Timesteps, job: Job) -> None:
-        """Delete from `kept` the timesteps at which the loss has small gradients."""
+        """Delete from `kept` the timesteps at which the loss has small gradients.
+
+        Raises:
+            CloakBenchError: gradients became NaN, of which none is small.
+        """
         import torch
 
         perturbed = Pixels(original)
@@ -122,6 +126,7 @@ class SimAC(ASPL):
             moved = ascended(pixels, steepest, original, self.radius, self.step_size(number))
             moving = searching.view(-1, 1, 1, 1).to(original.device)
             perturbed.value = torch.where(moving, moved, pixels)
+        self.check_finite(perturbed.value)
 
     def objective(
         self, kept: Timesteps, original: Tensor, model: DiffusionModel, prompt: str, job: Job

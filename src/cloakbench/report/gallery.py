@@ -73,9 +73,17 @@ def galleries(cells: Sequence[Cell], layout: Layout, tables: Tables) -> list[Gal
     Raises:
         CloakBenchError: a folder of photos or samples is missing; the message names it.
     """
-    identities = _grouped(cells, ("model", "dataset", "identity"))[:IDENTITIES]
-    maker = _Maker(layout, tables, sum(map(len, identities)) <= FEW_CELLS)
-    return [maker.gallery(own) for own in identities]
+    maker = _Maker(layout, tables, all_whole(cells))
+    return [maker.gallery(own) for own in _first_identities(cells)]
+
+
+def all_whole(cells: Sequence[Cell]) -> bool:
+    """Whether every picture of these cells is shown whole, and not the first of each row alone."""
+    return sum(map(len, _first_identities(cells))) <= FEW_CELLS
+
+
+def _first_identities(cells: Sequence[Cell]) -> list[list[Cell]]:
+    return _grouped(cells, ("model", "dataset", "identity"))[:IDENTITIES]
 
 
 def _grouped(cells: Iterable[Cell], names: tuple[str, ...]) -> list[list[Cell]]:

@@ -13,8 +13,8 @@ from cloakbench.files.text import write_text
 from cloakbench.registry import Method
 from cloakbench.report.evidence import IS, Evidence, evidence, exhibits, headline
 from cloakbench.report.figures import figures
-from cloakbench.report.gallery import PHOTOS, SAMPLES, Gallery, galleries
-from cloakbench.report.pictures import GAIN
+from cloakbench.report.gallery import PHOTOS, SAMPLES, Gallery, all_whole, galleries
+from cloakbench.report.pictures import GAIN, PREVIEW, SIDE
 from cloakbench.report.plot import standalone
 from cloakbench.report.views import View, view
 from cloakbench.score.base import DISTANCES
@@ -82,7 +82,7 @@ def make_report(
             version=__version__,
             methods=methods,
             counts=_counts(len(cells), len(tables.images), len(people)),
-            shown=_shown(len(pictures), len(people)),
+            shown=_shown(len(pictures), len(people), all_whole(pictured)),
             figures=[(figure, Markup(svg)) for figure, svg in drawn],
             galleries=pictures,
             tables=views,
@@ -200,12 +200,13 @@ def _template() -> Template:
     return environment.get_template("template.html")
 
 
-def _shown(pictures: int, people: int) -> str:
-    """What of all pictures the page has."""
+def _shown(pictures: int, people: int, whole: bool) -> str:
+    """What of all pictures the page has. whole: see `all_whole`."""
     whose = f"{pictures} of {people} people" if pictures < people else "all people"
     return (
         f"Of {whose}, the first {PHOTOS} photos of a set and the first {SAMPLES} samples of a "
-        "prompt; of pictures above 256 px, the first of each row is whole."
+        f"prompt, at {SIDE} px at most"
+        + ("." if whole else f"; but for the first of each row, at {PREVIEW} px at most.")
     )
 
 

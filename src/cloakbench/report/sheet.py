@@ -26,7 +26,8 @@ def folder_rows(folders: Sequence[Path]) -> dict[str, list[Path]]:
     rows: dict[str, list[Path]] = {}
     for named in folders:
         if not (folder := bundled(named)).is_dir():
-            raise CloakBenchError(f"{folder}: no such folder. Check the path.")
+            what = "is a file; name its folder" if folder.exists() else "no such folder"
+            raise CloakBenchError(f"{folder}: {what}. Check the path.")
         if own := _photos(folder.iterdir()):
             rows[str(named)] = own
             continue

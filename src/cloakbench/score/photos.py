@@ -34,7 +34,7 @@ def distances(
     metrics: Sequence[Metric] = (),
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Compare a folder of photos with their originals, matched by file stem.
+    """Compare a folder of photos with their originals, matched by file stem, or two photos.
 
     Args:
         photos: protected or purified photos.
@@ -61,11 +61,14 @@ def distances(
         metric.check()
     measured = photo_metrics(metrics)
     changed, original = _by_stem(photos), _by_stem(originals)
+    if photos.is_file() and originals.is_file():  # one of each, whatever they are called
+        changed = dict(zip(original, changed.values(), strict=True))
     if changed.keys() != original.keys():
         odd = sorted(changed.keys() ^ original.keys())
         raise CloakBenchError(
             f"{photos}: photos differ from those of {originals} ({', '.join(odd)} in only one "
-            "of the two). Run the stage that wrote the folder again."
+            "of the two). Call each photo as its original is; if a stage wrote the folder, run it "
+            "again."
         )
     samples = [_pair(changed[stem], path) for stem, path in original.items()]
     rows = [{**label(cell, PHOTO_LABELS), "photo": stem} for stem in original]

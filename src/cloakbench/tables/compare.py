@@ -42,6 +42,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         CloakBenchError: they are not there, or were changed.
     """
+    if not folder.exists():
+        raise CloakBenchError(f"{folder}: no such folder of tables, and no config.")
     try:
         images = read_table(verified(folder) / "images.csv")
         config = json.loads((folder / "provenance.json").read_text("utf-8"))["config"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, counted
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import (
     SUFFIXES,
@@ -54,8 +54,8 @@ def gather(places: Sequence[Path]) -> dict[str, Path]:
         )
         named = f"a folder in it, such as {within[0]}" if within else "other photos or folders"
         raise CloakBenchError(
-            f"{', '.join(map(str, places))}: {len(files)} photos, but {FEWEST} to {MOST} of one "
-            f"person are tried. Name {named}."
+            f"{', '.join(map(str, places))}: {counted(len(files), 'photo')}, but {FEWEST} "
+            f"to {MOST} of one person are tried. Name {named}."
         )
     found: dict[str, Path] = {}
     for path in files:

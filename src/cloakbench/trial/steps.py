@@ -134,7 +134,7 @@ class Trial:
         check_file(self.out / SETTINGS, *self.model.folders(), option="--out")
         if said is None and self.out.is_dir() and any(self.out.iterdir()):
             raise CloakBenchError(f"{self.out}: holds other files. Choose another --out.")
-        if said not in (None, wanted) and not force:
+        if said not in (None, wanted) and self._made() and not force:
             raise CloakBenchError(
                 f"{self.out}: holds a trial of other photos or settings. Add --force to replace "
                 "it, or choose another --out."
@@ -144,10 +144,14 @@ class Trial:
     def begin(self) -> None:
         """Make the folder this trial's, without what another one left there."""
         if self._said() not in (None, self._settings()):
-            made = [name for name in protections.names() if (self.out / name / MARKER).is_file()]
-            for name in (WORK, *made):
-                shutil.rmtree(self.out / name, ignore_errors=True)
+            for folder in self._made():
+                shutil.rmtree(folder, ignore_errors=True)
         write_text(self.out / SETTINGS, json.dumps(self._settings(), indent=2) + "\n")
+
+    def _made(self) -> list[Path]:
+        """The folders that a trial made here."""
+        names = [name for name in protections.names() if (self.out / name / MARKER).is_file()]
+        return [path for path in (self.out / WORK, *map(self.out.joinpath, names)) if path.is_dir()]
 
     def _said(self) -> Any:
         try:

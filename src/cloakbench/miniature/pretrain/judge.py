@@ -1,7 +1,9 @@
 """A second CLIP that judges quality, and shares neither weights nor captions with a base model.
 
-It reads portraits that are as they should be, or spoilt in one of a few ordinary ways, and has seen
-no perturbation, of any method, and none of the textures of `textures`.
+It reads portraits that are as they should be, or spoilt in one of a few ordinary ways. It has seen
+no perturbation that a protection computes, and none of the textures of `textures`. But random noise
+is an ordinary way: noise of 6 to 40 grey levels, of both its kinds, is among what it learnt to call
+bad, and so is the control `noise`.
 """
 
 from __future__ import annotations
