@@ -42,7 +42,7 @@ from cloakbench.miniature.pretrain.export import LARGEST, export, unpack
 from cloakbench.miniature.pretrain.judge import SPOILING, examples, judge_loss
 from cloakbench.miniature.pretrain.judge import captions as judge_captions
 from cloakbench.miniature.pretrain.loop import DECAY, WARM_UP, schedule
-from cloakbench.miniature.pretrain.naturalness import judge_accuracy, naturalness
+from cloakbench.miniature.pretrain.naturalness import UNKNOWN, judge_accuracy, naturalness
 from cloakbench.miniature.pretrain.portraits import Portraits, name_of
 from cloakbench.miniature.pretrain.recipe import RECIPES
 from cloakbench.miniature.pretrain.recogniser import Recogniser, perceptual_loss
@@ -159,7 +159,15 @@ def test_protections_are_measured_by_label_and_the_clean_photos_are_none(tmp_pat
         save_photos(Photos(photos.pixels + change, photos.names), tmp_path / "anna" / name)
     paler = SimpleNamespace(round_trip=lambda pixels: 0.5 * pixels)
 
-    assert protections_survival(paler, tmp_path) == {"aspl": pytest.approx(1, abs=1e-3)}
+    assert protections_survival(paler, tmp_path, ["anna"]) == {"aspl": pytest.approx(1, abs=1e-3)}
+    assert protections_survival(paler, tmp_path, ["bert"]) == {}
+
+
+@pytest.mark.parametrize("seed", range(4))  # of which some blur sideways, others upwards
+def test_a_motion_blur_leaves_edges_as_light_as_they_were(seed: int) -> None:
+    flat = torch.full((1, 3, 16, 16), 0.5)
+
+    torch.testing.assert_close(UNKNOWN["smear"](flat, np.random.default_rng(seed)), flat)
 
 
 @pytest.mark.parametrize("kind", sorted(DEGRADATIONS))
@@ -602,7 +610,16 @@ def test_every_part_of_a_model_is_measured(
             place = tmp_path / "people" / photo.relative_to(BUNDLED)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(photo)
-    arguments = ["--model", exported, "--identities", tmp_path / "people", "--samples", 1]
+    arguments = [
+        "--model",
+        exported,
+        "--identities",
+        tmp_path / "people",
+        "--samples",
+        1,
+        "--group",
+        "",
+    ]
     out = tmp_path / "measures.json"
     call = map(str, ["pretrain", "measure", *arguments, "--out", out, "--json"])
 

@@ -191,8 +191,8 @@ def measure(
         "resources/identities"
     ),
     group: Annotated[
-        str | None, typer.Option(help="A group of their groups.json; everybody, if none.")
-    ] = None,
+        str, typer.Option(help="A group of their groups.json; empty: everybody.")
+    ] = "tuning",
     results: Annotated[
         Path | None,
         typer.Option(

@@ -367,13 +367,13 @@ class Experiment:
             raise CloakBenchError(
                 f"config: {json.dumps(entry, default=str)} names no `method`, and its name is none."
             )
-        parts = label.split("+")
-        if registry.kind == purifiers.kind and len(parts) > 1 and {*parts} <= {*registry.names()}:
+        spec["method"] = str(spec.get("method", label))
+        parts = spec["method"].split("+")
+        if len(parts) > 1 and {*parts} <= {*registry.names()}:
             raise CloakBenchError(
-                f"config: unknown purification '{label}'. Write a chain as a list: "
+                f"config: unknown {registry.kind} '{spec['method']}'. Write a chain as a list: "
                 f"[{', '.join(parts)}]."
             )
-        spec["method"] = str(spec.get("method", label))
         method = registry[spec["method"]]
         if (own := spec.get("preset")) in method.variants:
             spec = {**method.variants[own], **spec}

@@ -85,7 +85,7 @@ class Protection(Method):
         Raises:
             CloakBenchError: they are not.
         """
-        if not pixels.isfinite().all():
+        if (~pixels.isfinite()).any():
             trains = "learning_rate" in type(self).model_fields
             cure = "Lower its `learning_rate`" if trains else "Look whether its weights are whole"
             raise CloakBenchError(

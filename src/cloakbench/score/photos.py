@@ -60,6 +60,15 @@ def distances(
             )
         metric.check()
     measured = photo_metrics(metrics)
+    changed, original = _matched(photos, originals)
+    samples = [_pair(changed[stem], path) for stem, path in original.items()]
+    rows = [{**label(cell, PHOTO_LABELS), "photo": stem} for stem in original]
+    values = {m.name: m.scores(samples, NO_REFERENCES, "", device) for m in measured}
+    return pd.DataFrame(rows, columns=[*PHOTO_LABELS, "photo"]).assign(**values)
+
+
+def _matched(photos: Path, originals: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Photos and their originals, by the stems of these; of one photo each whatever its name is."""
     changed, original = _by_stem(photos), _by_stem(originals)
     if photos.is_file() and originals.is_file():  # one of each, whatever they are called
         changed = dict(zip(original, changed.values(), strict=True))
@@ -70,10 +79,7 @@ def distances(
             "of the two). Call each photo as its original is; if a stage wrote the folder, run it "
             "again."
         )
-    samples = [_pair(changed[stem], path) for stem, path in original.items()]
-    rows = [{**label(cell, PHOTO_LABELS), "photo": stem} for stem in original]
-    values = {m.name: m.scores(samples, NO_REFERENCES, "", device) for m in measured}
-    return pd.DataFrame(rows, columns=[*PHOTO_LABELS, "photo"]).assign(**values)
+    return changed, original
 
 
 def _pair(changed: Path, original: Path) -> Sample:

@@ -39,7 +39,7 @@ SAMPLING = Sampling(
 def measure(
     folder: Path,
     people: Dataset,
-    group: str | None,
+    group: str,
     results: Path | None,
     samples: int,
     device: str,
@@ -51,7 +51,7 @@ def measure(
     compared by dlib. PSNR [dB] and SSIM are means over portraits.
     """
     model = load_model(ModelSpec(path=str(folder), resolution=128), device)
-    who = people.identities() if group is None else people.group(group)
+    who = people.group(group) if group else people.identities()
     files = [(name, file) for name in who for each in people.sets(name).values() for file in each]
     names, portraits = [name for name, _ in files], [read_photo(file) for _, file in files]
     drawn = sample(model, samples)
@@ -60,7 +60,7 @@ def measure(
         "bottleneck": bottleneck(portraits, names),
         "perturbation_kept": {
             "noise": noise_survival(model, to_pixels(portraits)),
-            **(protections_survival(model, results) if results else {}),
+            **(protections_survival(model, results, who) if results else {}),
         },
         "brisque": statistics(model, portraits, drawn),
         "samples": {

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 from torchvision.transforms.functional import gaussian_blur
 
 from cloakbench.files.images import to_images, to_pixels
@@ -49,7 +49,8 @@ def smear(pixels: Tensor, rng: Random) -> Tensor:
     """A horizontal or vertical motion blur of 7 px."""
     kernel = torch.zeros(3, 1, 7, 7)
     kernel[:, :, 3] = 1 / 7
-    return conv2d(pixels, kernel if rng.random() < 0.5 else kernel.mT, padding=3, groups=3)
+    wider = pad(pixels, (3, 3, 3, 3), mode="replicate")
+    return conv2d(wider, kernel if rng.random() < 0.5 else kernel.mT, groups=3)
 
 
 def pepper(pixels: Tensor, rng: Random) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,10 +21,14 @@ def noise_survival(model: DiffusionModel, pixels: Tensor) -> float:
     return survival(model, pixels, protections.build("noise").protect(Identity(photos)).pixels)
 
 
-def protections_survival(model: DiffusionModel, results: Path) -> dict[str, float]:
-    """Of every protection in a dataset's folder of results, means over identities by label."""
+def protections_survival(
+    model: DiffusionModel, results: Path, people: Sequence[str]
+) -> dict[str, float]:
+    """Of every protection in a dataset's folder of results, means over these people by label."""
     found: dict[str, list[float]] = {}
     for protected in sorted(results.glob("*/seed_*/protected/*")):
+        if protected.parents[2].name not in people:
+            continue
         clean = load_photos(protected.parents[2] / "data" / "set_B").pixels
         changed = load_photos(protected).pixels
         if not torch.equal(clean, changed):
