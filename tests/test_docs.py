@@ -124,6 +124,7 @@ def test_a_page_says_of_claims_what_its_ledger_says(decided: Path):
 def test_the_shown_figures_of_the_model_are_the_measured_ones():
     measured = json.loads((REPOSITORY / "docs" / "miniature.json").read_text())
     vae, clip, brisque, judge = (measured[part] for part in ("vae", "clip", "brisque", "judge"))
+    kept = measured["perturbation_kept"]
     margins, shrunk = measured["judge_margin"], measured["bottleneck"]
     text = " ".join(" ".join(row) for row in rows(RESOURCES))
 
@@ -133,7 +134,7 @@ def test_the_shown_figures_of_the_model_are_the_measured_ones():
         f"{vae['faces_in_originals']:.0%}, {vae['faces_in_reconstructions']:.0%}",
         f"{vae['verification_of_originals']:.3f}, {vae['verification_of_reconstructions']:.3f}",
         f"with a face {measured['samples']['faces']:.0%}",
-        f"{measured['perturbation_kept']['noise']:.3f}",
+        f"{kept.pop('noise'):.3f}; {', '.join(f'{kept[name]:.3f}' for name in sorted(kept))}",
         f"{clip['accuracy']:.1%}",
         ", ".join(f"{brisque[of]:.1f}" for of in ("originals", "reconstructions", "samples")),
         ", ".join(f"{value:.0%}" for of, value in brisque.items() if "ranked" in of),

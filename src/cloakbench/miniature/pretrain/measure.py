@@ -59,8 +59,8 @@ def measure(
         "vae": reconstruction(model, portraits, names),
         "bottleneck": bottleneck(portraits, names),
         "perturbation_kept": {
-            "noise": noise_survival(model, to_pixels(portraits)),
             **(protections_survival(model, results, who) if results else {}),
+            "noise": noise_survival(model, to_pixels(portraits)),
         },
         "brisque": statistics(model, portraits, drawn),
         "samples": {
