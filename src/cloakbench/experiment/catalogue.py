@@ -36,7 +36,7 @@ NEEDS = {
 """What methods can need beside photos, in words."""
 
 BRIEFEST = 24  # characters that a part of a sentence has, to say something
-CLAUSES = [re.compile(pattern) for pattern in ("; ", r": | \(", ", (?!then|averages)| which ")]
+CLAUSES = [re.compile(pattern) for pattern in ("; ", r": | \(", ",? which |, ")]
 
 CONFIG_KEYS: dict[str, Registry[Any]] = {
     "protections": protections,
