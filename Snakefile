@@ -46,6 +46,8 @@ onstart:
             f"error: {LAYOUT.root}: {holder} runs here. Wait until it ends, or stop it."
         )
     logger.info("Job times are estimated.", extra={"durations": durations()})
+    if workflow.local_exec and not IN_CONDA:
+        forks.start()
     # Snakemake starts 100 jobs a second at most, if nobody says otherwise, and for that looks at all
     # jobs that are ready again, a second after each look: after hundreds it does nothing else.
     limiter = workflow.scheduler.job_rate_limiter

@@ -5,13 +5,16 @@
 
 One identity of the miniature, noise, jpeg, DreamBooth: the same settings and metrics in both
 revisions, each with its own code, in this environment. A study runs once in each; then the jobs of
-the cell run again by their commands, the revisions in turns. The training step is compared with
+the cell run again by their commands, the revisions in turns, as forks of a process that has loaded
+the libraries where the revision's runs do so (cloakbench.running.forks); what that takes once in a
+run is a row of its own. The training step is compared with
 that of diffusers' published DreamBooth script, written anew from a description of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -25,6 +28,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,7 +48,7 @@ class Revision:
     """A checkout with a finished study, and the commands of its cell."""
 
     def __init__(self, tree: Path, folder: Path) -> None:
-        self.tree, self.folder = tree, folder
+        self.tree, self.folder, self.socket = tree, folder, ""
         folder.mkdir()
         (folder / "resources").symlink_to(tree / "resources")
         config = yaml.safe_load((tree / "config.yaml").read_text()) | STUDY
@@ -57,6 +61,29 @@ class Revision:
         self.commands = {
             stage: next(row for row in rows if row["rule"].startswith(stage)) for stage in JOBS
         }
+        self.server: psutil.Popen | None = None
+        if (tree / "src" / "cloakbench" / "running" / "forks.py").exists():
+            self._serve()
+
+    def _serve(self) -> None:
+        place = self.folder / "sockets" / "forks"
+        place.parent.mkdir()
+        self.server = psutil.Popen(
+            [sys.executable, "-P", "-m", "cloakbench.running.forks", place],
+            env=self._environment() | {"CLOAKBENCH_FORKS": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.server.stdout.readline()
+        self.socket = str(place)
+
+    def loading(self) -> float:
+        """CPU seconds of the process that the jobs are forks of."""
+        if self.server is None:
+            return 0.0
+        times = self.server.cpu_times()
+        self.server.stdin.close()
+        return float(times.user + times.system)
 
     def cpu_seconds(self) -> dict[str, float]:
         """Of each job of the cell, done again."""
@@ -69,15 +96,20 @@ class Revision:
         words = shlex.split(row["shellcmd"])
         start = words.index("cloakbench") + 1
         end = next(n for n, word in enumerate(words) if word in {">", "2>"})
-        main = "from cloakbench.cli import main; main()"
-        command = [sys.executable, "-c", main, *words[start:end]]
+        command = [sys.executable, "-P", "-m", "cloakbench", *words[start:end]]
         process = subprocess.Popen(
             command, cwd=self.folder, env=self._environment(), stderr=subprocess.DEVNULL
         )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             sys.exit(f"error: failed in {self.tree}: {' '.join(words[start:end])}")
-        return usage.ru_utime + usage.ru_stime
+        seconds = usage.ru_utime + usage.ru_stime
+        return seconds + self._of_fork(words) if self.server else seconds
+
+    def _of_fork(self, words: list[str]) -> float:
+        path = self.folder / words[words.index("--benchmark") + 1]
+        with path.open() as file:
+            return float(next(csv.DictReader(file, delimiter="\t"))["cpu_time"])
 
     def _snakemake(self, *options: str) -> str:
         snakemake = Path(sys.executable).with_name("snakemake")
@@ -92,7 +124,8 @@ class Revision:
     def _environment(self) -> dict[str, str]:
         here = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         source = str(self.tree / "src")
-        return os.environ | {"PYTHONPATH": source, "PATH": here, "OMP_NUM_THREADS": "1"}
+        variables = {"PYTHONPATH": source, "PATH": here, "OMP_NUM_THREADS": "1"}
+        return os.environ | variables | ({"CLOAKBENCH_FORKS": self.socket} if self.socket else {})
 
 
 def steps(count: int) -> tuple[float, float]:
@@ -185,6 +218,7 @@ def main() -> None:
                 for which, revision in revisions.items():
                     for stage, seconds in revision.cpu_seconds().items():
                         times[which][stage].append(seconds)
+            loading = {which: revision.loading() for which, revision in revisions.items()}
         finally:
             subprocess.run([*git, "remove", "--force", root / "base"], check=True)
     medians = {
@@ -197,6 +231,7 @@ def main() -> None:
         "cpu_seconds": cell,
         "ratio": cell["here"] / cell["base"],
         "stages": medians,
+        "loading_cpu_seconds": loading,
         "step_cpu_seconds": {"here": ours, "published": theirs},
         "step_ratio": theirs / ours,
     }
@@ -210,6 +245,7 @@ def _table(made: dict[str, Any]) -> str:
     lines = [f"{'CPU seconds':>14}{'base':>10}{'here':>10}{'ratio':>8}"]
     for stage, (base, here) in rows.items():
         lines.append(f"{stage:>14}{base:>10.1f}{here:>10.1f}{here / base:>8.2f}")
+    lines.append(f"loading of libraries, once a run: {made['loading_cpu_seconds']['here']:.1f} s")
     step = made["step_cpu_seconds"]
     lines.append(
         f"a training step: {step['here']:.3f} here, {step['published']:.3f} as published, "

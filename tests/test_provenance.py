@@ -18,6 +18,7 @@ from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.provenance import as_markdown, make_provenance, write_provenance
 from cloakbench.experiment.tasks import all_tasks, manifest
 from cloakbench.models.spec import ModelSpec
+from cloakbench.running.benchmark import Measurement, write_benchmark
 from cloakbench.running.machine import environment
 from cloakbench.score.references import IdentityReference, References
 
@@ -49,12 +50,10 @@ def leave(experiment: Experiment, stage: str, seconds: list[float], **said: Any)
     expected = Expected(experiment)
     for task, took in zip(all_tasks(experiment)[stage], seconds, strict=False):
         made = expected.record(task).manifest() | {"files": {}} | said
-        for path, text in (
-            (experiment.layout.benchmark(*task), f"s\tmax_rss\n{took}\t{100 * took}\n"),
-            (manifest(task, experiment), json.dumps(made)),
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        write_benchmark(experiment.layout.benchmark(*task), Measurement(took, 1.0, 100 * took))
+        path = manifest(task, experiment)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made))
 
 
 def test_it_says_in_how_many_reference_photos_a_face_was_found(experiment):

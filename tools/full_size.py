@@ -15,7 +15,6 @@ the share of the card's peak that it got, imports and all.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from cloakbench.models.spec import ModelSpec
 from cloakbench.personalise import trainers
 from cloakbench.protect import protections
 from cloakbench.purify import purifiers
+from cloakbench.running.benchmark import read_benchmark
 from cloakbench.running.gpu import PEAK
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -118,19 +118,16 @@ def run(folder: Path, config: dict[str, Any], card: str | None) -> Iterator[Cost
 
 
 def measured(task: Task, experiment: Experiment) -> Cost | None:
-    """What Snakemake and the job's manifest say; None of a job that did not run."""
-    path = experiment.layout.benchmark(task.stage, task.cell)
-    if not path.exists():
+    """What the job's benchmark and manifest say; None of a job that did not run."""
+    if (benchmark := read_benchmark(experiment.layout.benchmark(*task))) is None:
         return None
-    with path.open() as file:
-        row = next(csv.DictReader(file, delimiter="\t"))
     took = (load_manifest(manifest(task, experiment)) or {}).get("took", {})
     methods = [*vars(task.cell).values()][4:]
     return Cost(
         "/".join([task.stage, *filter(None, methods)]),
-        float(row["s"]),
-        float(row["cpu_time"]),
-        float(row["max_rss"]) / 1000,
+        benchmark.seconds,
+        benchmark.cpu_seconds,
+        benchmark.memory / 1000,
         took[PEAK] / 1e9 if PEAK in took else None,
     )
 

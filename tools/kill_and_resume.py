@@ -34,6 +34,8 @@ import psutil
 import yaml
 from PIL import Image
 
+from cloakbench.files.digest import digest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("personalise", "protect", "sample", "")  # "": any job
 WAYS = (  # what gets SIGTERM, and how long it may take to end before SIGKILL [s]
@@ -70,15 +72,25 @@ SHORT_DEMO = {  # laid over config.yaml: the bundled model, minutes instead of a
 
 @dataclass
 class Job:
-    """A job of a running workflow. name: its command line, the same in every run."""
+    """A job of a running workflow. name: its command line, the same in every run. place: where its
+    checkpoints are, in the scratch folder.
+    """
 
     process: psutil.Process
     name: str
     stage: str
+    place: str
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.process.create_time()
+
+    @staticmethod
+    def of(process: psutil.Process, words: list[str], folder: Path) -> Job:
+        """By what a command is called with in a folder."""
+        outputs = [words[n] for n, word in enumerate(words, 1) if word in {"--out", "--output"}]
+        place = digest(str(folder.absolute() / outputs[0]))
+        return Job(process, " ".join(words), words[0], place)
 
     @property
     def age(self) -> float:
@@ -87,10 +99,8 @@ class Job:
     def saved(self, results: Path) -> float:
         """When all that it had done until then was on the disk."""
         times = [self.started]
-        for lock in results.glob(".scratch/*/lock"):
-            if lock.read_text().startswith(f"process {self.process.pid} "):
-                paths = lock.parent.rglob("*")
-                times += [p.stat().st_mtime for p in paths if p.suffix in {".pt", ".png", ".kept"}]
+        paths = (results / ".scratch" / self.place).rglob("*")
+        times += [p.stat().st_mtime for p in paths if p.suffix in {".pt", ".png", ".kept"}]
         return max(times)
 
 
@@ -134,10 +144,9 @@ class Workflow:
         found = []
         for process in _quietly(lambda: self.process.children(recursive=True), []):
             command = _quietly(process.cmdline, [])
-            starts = [n for n, word in enumerate(command[:4]) if Path(word).name == "cloakbench"]
-            if starts:
-                words = command[starts[0] + 1 :]
-                job = _quietly(partial(Job, process, " ".join(words), words[0]), None)
+            if command[1:4] == ["-P", "-m", "cloakbench"] and "--benchmark" in command:
+                words = command[command.index("--benchmark") + 2 :]
+                job = _quietly(partial(Job.of, process, words, self.folder), None)
                 found += [job] if job else []
         return found
 

@@ -24,6 +24,7 @@ from cloakbench.experiment.experiment import Experiment
 from cloakbench.experiment.measured import seconds_of
 from cloakbench.experiment.tasks import Task, all_tasks, inputs, result, task_of
 from cloakbench.errors import CloakBenchError, explain_os_error
+from cloakbench.running import forks
 from cloakbench.running.jobs import sweep
 from cloakbench.files.layout import WILDCARDS as W
 from cloakbench.files.layout import CLASS_SEED, Cell

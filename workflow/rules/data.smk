@@ -5,19 +5,19 @@ rule data:
         manifest(LAYOUT.data(W)),
     log:
         LAYOUT.log("data", W),
-    benchmark:
-        LAYOUT.benchmark("data", W)
     priority: 100
     localrule: True
     conda:
         ENVIRONMENT
     params:
+        benchmark=str(LAYOUT.benchmark("data", W)),
         dataset=CONFIG.dataset_spec.path,
         out=subpath(output[0], parent=True),
         resolution=CONFIG.model_spec.resolution,
         crop=literal(f"--crop={CONFIG.dataset_spec.crop}", f"--faces={FACES_JSON}"),
     shell:
-        "cloakbench data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} --force "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "data {params.dataset:q} {wildcards.identity:q} --out {params.out:q} --force "
         "--resolution {params.resolution} {params.crop:q} > {log:q} 2>&1"
 
 
@@ -28,8 +28,6 @@ rule class_images:
         manifest(CLASS_IMAGES),
     log:
         LAYOUT.log("class_images", W),
-    benchmark:
-        LAYOUT.benchmark("class_images", W)
     priority: 90
     conda:
         ENVIRONMENT
@@ -37,6 +35,7 @@ rule class_images:
     resources:
         gpu=1,
     params:
+        benchmark=str(LAYOUT.benchmark("class_images", W)),
         sampling=literal(CLASS_SAMPLING_JSON),
         model=by_label("model", MODELS),
         prompts=literal(CLASS_PROMPTS_JSON),
@@ -44,6 +43,7 @@ rule class_images:
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench class-images --model {params.model:q} --out {params.out:q} --force "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "class-images --model {params.model:q} --out {params.out:q} --force "
         "--sampling {params.sampling:q} --prompts {params.prompts:q} "
         "--seed {params.seed} --threads {threads} --scratch {params.scratch:q} > {log:q} 2>&1"

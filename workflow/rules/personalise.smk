@@ -17,14 +17,13 @@ rule personalise:
         manifest(TRAINED(W)),
     log:
         LAYOUT.log("personalise", W),
-    benchmark:
-        LAYOUT.benchmark("personalise", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
     params:
+        benchmark=str(LAYOUT.benchmark("personalise", W)),
         spec=by_label("trainer", {k: json.dumps(s) for k, s in TRAINING.items()}),
         photos=places("personalise"),
         model=literal(MODEL_JSON),
@@ -33,7 +32,8 @@ rule personalise:
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench personalise {params.spec:q} --model {params.model:q} "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "personalise {params.spec:q} --model {params.model:q} "
         "{params.photos:q} "
         "--prompts {params.prompts:q} {params.sampling:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {wildcards.seed} --threads {threads} "

@@ -5,21 +5,21 @@ rule protect:
         manifest(LAYOUT.protected(W)),
     log:
         LAYOUT.log("protect", W),
-    benchmark:
-        LAYOUT.benchmark("protect", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
     params:
+        benchmark=str(LAYOUT.benchmark("protect", W)),
         spec=spec(PROTECTIONS, "protection"),
         photos=places("protect"),
         model=options(PROTECTIONS, "protection", made_on),
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench protect {params.spec:q} {params.model:q} "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "protect {params.spec:q} {params.model:q} "
         "{params.photos:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {wildcards.seed} "
         "--threads {threads} --scratch {params.scratch:q} > {log:q} 2>&1"

@@ -17,14 +17,13 @@ rule sample:
         manifest(LAYOUT.generated(W)),
     log:
         LAYOUT.log("sample", W),
-    benchmark:
-        LAYOUT.benchmark("sample", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
     params:
+        benchmark=str(LAYOUT.benchmark("sample", W)),
         weights=places("sample"),
         prompts=literal(*PROMPT_OPTIONS),
         trainer=by_label("trainer", TRAINER_OPTIONS),
@@ -33,7 +32,8 @@ rule sample:
         scratch=SCRATCH,
         out=subpath(output[0], parent=True),
     shell:
-        "cloakbench sample {params.weights:q} {params.prompts:q} {params.trainer:q} "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "sample {params.weights:q} {params.prompts:q} {params.trainer:q} "
         "--sampling {params.sampling:q} --model {params.model:q} --out {params.out:q} --force "
         "--identity {wildcards.identity:q} --seed {wildcards.seed} --threads {threads} "
         "--scratch {params.scratch:q} > {log:q} 2>&1"

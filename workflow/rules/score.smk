@@ -13,17 +13,17 @@ rule references:
         LAYOUT.references(W),
     log:
         LAYOUT.log("references", W),
-    benchmark:
-        LAYOUT.benchmark("references", W)
     conda:
         ENVIRONMENT
     threads: 1
     params:
+        benchmark=str(LAYOUT.benchmark("references", W)),
         faces=literal(FACES_JSON),
         folders=data_of_all,
         scratch=SCRATCH,
     shell:
-        "cloakbench references {params.folders:q} --faces {params.faces:q} --output {output:q} --force "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "references {params.folders:q} --faces {params.faces:q} --output {output:q} --force "
         "--scratch {params.scratch:q} > {log:q} 2>&1"
 
 
@@ -34,8 +34,6 @@ rule distances:
         LAYOUT.distances(W),
     log:
         LAYOUT.log("distances", W),
-    benchmark:
-        LAYOUT.benchmark("distances", W)
     localrule: not gpus(PHOTO_METRICS)
     conda:
         ENVIRONMENT
@@ -43,11 +41,13 @@ rule distances:
     resources:
         gpu=gpus(PHOTO_METRICS),
     params:
+        benchmark=str(LAYOUT.benchmark("distances", W)),
         photos=place("distances", "photos"),
         originals=place("distances", "originals"),
         metrics=literal(*metric_options(PHOTO_METRICS)),
     shell:
-        "cloakbench distances {params.photos:q} {params.originals:q} {params.metrics:q} "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "distances {params.photos:q} {params.originals:q} {params.metrics:q} "
         f"{LABELS} --output {{output:q}} --force > {{log:q}} 2>&1"
 
 
@@ -58,21 +58,21 @@ rule score:
         LAYOUT.scores(W),
     log:
         LAYOUT.log("score", W),
-    benchmark:
-        LAYOUT.benchmark("score", W)
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=gpus(METRICS),
     params:
+        benchmark=str(LAYOUT.benchmark("score", W)),
         samples=place("score", "samples"),
         references=references_option,
         photos=place("score", "photos"),
         faces=literal(FACES_JSON),
         metrics=literal(*metric_options(METRICS)),
     shell:
-        "cloakbench score {params.samples:q} {params.references:q} "
+        "cloakbench --benchmark {params.benchmark:q} "
+        "score {params.samples:q} {params.references:q} "
         "--photos {params.photos:q} --faces {params.faces:q} {params.metrics:q} "
         f"{LABELS} --trainer {{wildcards.trainer:q}} "
         "--output {output:q} --force > {log:q} 2>&1"

@@ -24,6 +24,7 @@ from cloakbench.cli import (
 )
 from cloakbench.errors import CloakBenchError, explain_failure, one_line
 from cloakbench.plugins import load_file
+from cloakbench.running.benchmark import benchmarked
 
 app = typer.Typer(
     help="Measure whether protective perturbations (cloaks) survive purification and "
@@ -82,15 +83,22 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _before_commands(
+    context: typer.Context,
     plugin: Annotated[
         list[Path] | None,
         typer.Option(help="A Python file that adds methods; repeat. For one that is in no config."),
+    ] = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option(help="Write here what the command took: seconds, and megabytes of memory."),
     ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
+    if benchmark is not None:
+        context.with_resource(benchmarked(benchmark))
     for file in plugin or []:
         load_file(file.expanduser())
 

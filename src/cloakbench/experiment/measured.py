@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.expected import OF_METHODS, Expected
-from cloakbench.experiment.status import MEASURED, read_benchmark
+from cloakbench.experiment.status import MEASURED
 from cloakbench.experiment.tasks import Task, manifest
 from cloakbench.files.verified import load_manifest
+from cloakbench.running.benchmark import read_benchmark
 
 if TYPE_CHECKING:
     from cloakbench.experiment.experiment import Experiment

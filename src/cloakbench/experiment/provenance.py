@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cloakbench import __version__
-from cloakbench.experiment.status import duration, read_benchmark
+from cloakbench.experiment.status import duration
 from cloakbench.experiment.tasks import all_tasks, manifest
 from cloakbench.files.layout import CLASS_SEED, STAGES, trained
 from cloakbench.files.text import markdown_row, markdown_text, write_text
 from cloakbench.files.verified import load_manifest
 from cloakbench.files.weights import WEIGHTS
 from cloakbench.registry import Method
+from cloakbench.running.benchmark import read_benchmark
 from cloakbench.running.machine import environment, versions
 from cloakbench.running.record import without_places
 from cloakbench.score.references import References
@@ -149,14 +150,14 @@ def environments(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def costs(experiment: Experiment) -> list[dict[str, Any]]:
-    """Time and memory of each stage and method, of the jobs that Snakemake has measured."""
+    """Time and memory of each stage and method, of the jobs that have a benchmark."""
     rows = []
     for stage, tasks in all_tasks(experiment).items():
         measured = defaultdict(list)
         for task in tasks:
             method = task.label if STAGES[stage] > STAGES["data"] else ""
-            if figures := read_benchmark(experiment.layout.benchmark(stage, task.cell)):
-                measured[method].append(figures)
+            if took := read_benchmark(experiment.layout.benchmark(stage, task.cell)):
+                measured[method].append((took.seconds, took.memory))
         for method, found in measured.items():
             seconds, memory = zip(*found, strict=True)
             rows.append(
@@ -248,8 +249,8 @@ def _spent(costs: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in costs
     ]  # fmt: skip
     said = (
-        f"{jobs} jobs, {in_all} if one ran at a time. As Snakemake measured them, each in its last "
-        "attempt; GPU memory is not in it."
+        f"{jobs} jobs, {in_all} if one ran at a time. As they measured themselves, each in its "
+        "last attempt; GPU memory is not in it."
     )
     table = _table("stage|method|jobs|mean|longest|total|mean peak memory|largest", rows)
     return [said, "", *table] if rows else table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cloakbench.experiment.expected import Expected
 from cloakbench.experiment.tasks import Task, all_tasks, result
 from cloakbench.files.layout import Layout
+from cloakbench.running.benchmark import read_benchmark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 MEASURED = 20  # finished jobs of a label that are looked at: enough for a mean
 SHOWN = 5  # failures, and results that are out of date, that are printed
 _TAIL = 4096  # bytes at the end of a log that are searched for an error
-
-
-class Measurement(NamedTuple):
-    """What Snakemake measured of a job, in its last attempt: time [s] and peak memory [MB]."""
-
-    seconds: float
-    memory: float
 
 
 class Failure(NamedTuple):
@@ -129,16 +122,6 @@ def read_status(experiment: Experiment) -> Status:
         stages.append(Progress(command, 1, int(made), len(failed), 0.0))
         failures += failed
     return Status(experiment.name, stages, failures, outdated)
-
-
-def read_benchmark(path: Path) -> Measurement | None:
-    """A benchmark file of Snakemake's; None where there is none, or one without figures."""
-    try:
-        with path.open() as file:
-            row = next(csv.DictReader(file, delimiter="\t"))
-        return Measurement(float(row["s"]), float(row["max_rss"]))
-    except (OSError, StopIteration, KeyError, TypeError, ValueError):
-        return None
 
 
 def print_status(status: Status, at_once: int = 1, console: Console | None = None) -> None:

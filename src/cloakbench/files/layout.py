@@ -153,7 +153,7 @@ class Layout:
         return self._record("logs", stage, cell, "log")
 
     def benchmark(self, stage: str, cell: Cell) -> Path:
-        """Snakemake's measurement of a job: seconds, memory and more."""
+        """What a job took: see `running.benchmark`."""
         return self._record("benchmarks", stage, cell, "tsv")
 
     def measured(self, stage: str, model: str, method: str = "*") -> Iterator[Cell]:
