@@ -16,7 +16,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 STUDIES := behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer
 
-.PHONY: help setup large slurm browser screenshots demo $(STUDIES) benchmark test lint docs build format lock clean
+.PHONY: help setup large slurm browser references screenshots demo $(STUDIES) benchmark test lint docs build format lock clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
@@ -52,6 +52,10 @@ slurm: setup ## install what runs it on a SLURM cluster, too (docs/cluster.md)
 
 browser: setup ## install what tests the report in a browser, too, if the system has a Chromium
 	$(INSTALL) --require-hashes -r requirements-browser.lock
+
+references: setup ## embed the bundled people's faces, after a change to their photos or to code that they depend on
+	snakemake results/mini/bundled/references.json
+	cp results/mini/bundled/references.json* resources/identities/
 
 screenshots: browser ## picture the demo's report for the docs
 	python tools/screenshots.py results/report/mini/index.html --out docs/report

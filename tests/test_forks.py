@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,32 @@ def test_jobs_that_run_when_the_run_ends_are_finished(command, server, tmp_path)
     job.terminate()
     assert job.wait(timeout=10) == 128 + signal.SIGTERM
     server.wait(timeout=10)
+
+
+def test_snakemake_serves_its_jobs_and_none_when_it_is_told_so(tmp_path):
+    shutil.copy(REPOSITORY / "config.yaml", tmp_path)
+    target = "results/mini/bundled/{}/data/job.json"
+    people = {"person_000003": None, "person_000004": ""}
+    assert [served(tmp_path, target.format(who), given) for who, given in people.items()] == [1, 0]
+    assert all((tmp_path / target.format(who)).exists() for who in people)
+
+
+def served(folder: Path, target: str, given: str | None) -> int:
+    """How many processes served forks while Snakemake made a file."""
+    environment = {k: v for k, v in os.environ.items() if k != forks.SOCKET}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} | ({} if given is None else {forks.SOCKET: given})
+    snakemake = Path(sys.executable).with_name("snakemake")
+    found = set()
+    command = [snakemake, "--snakefile", REPOSITORY / "Snakefile", "--cores", "1", target]
+    with psutil.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            with suppress(psutil.Error):
+                children = process.children()
+                found |= {p.pid for p in children if "cloakbench.running.forks" in p.cmdline()}
+            time.sleep(0.1)
+    return len(found)
 
 
 def test_what_is_loaded_beforehand_starts_no_thread():

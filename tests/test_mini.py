@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BUNDLED
+from conftest import BUNDLED, REPOSITORY
 
 MINI = Path(__file__).parents[1] / "resources" / "mini"
 SECOND = MINI.with_name("second")
@@ -90,6 +90,21 @@ def test_clip_tells_noisy_portraits_from_clean_ones() -> None:
     portraits = [load_photos(person / "set_C").pixels for person in people[:4]]
 
     assert zero_shot(MINI, [im for p in portraits for im in to_images(p)])["accuracy"] > 0.9
+
+
+def test_its_people_come_with_the_references_that_this_code_makes() -> None:
+    """Else every first run embeds all of them: `make references` does it for everybody."""
+    from cloakbench.experiment.expected import Expected
+    from cloakbench.experiment.experiment import Experiment
+    from cloakbench.experiment.tasks import all_tasks
+    from cloakbench.files.verified import beside, load_manifest
+    from cloakbench.running.record import difference
+
+    experiment = Experiment.read([str(REPOSITORY / "config.yaml")])
+    known = experiment.config.dataset_spec.references
+    assert known is not None
+    [task] = all_tasks(experiment)["references"]
+    assert difference(Expected(experiment).record(task), load_manifest(beside(known)) or {}) == ""
 
 
 def test_its_reconstructions_are_measured_against_the_portraits() -> None:

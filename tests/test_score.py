@@ -837,6 +837,24 @@ def test_the_commands_go_from_photos_to_score_files(run, tmp_path: Path, tiny_we
     assert pd.read_csv(tmp_path / "distances.csv")["linf"].tolist() == [0]
 
 
+def test_known_references_are_copied_if_they_would_come_out_the_same(run, monkeypatch, tmp_path):
+    anna = identity(tmp_path, "anna", [(200, 0, 0)] * 2, [(200, 10, 0)])
+    bert = identity(tmp_path, "bert", [(0, 200, 0)], [(0, 200, 10)])
+    known, copied, again = (tmp_path / f"{name}.json" for name in ("known", "copied", "again"))
+    run("references", anna, bert, "--faces", "colours", "-o", known)
+    looked_at: list[object] = []
+    monkeypatch.setattr(Colours, "detect", lambda self, image: looked_at.append(image) or [])
+
+    run("references", anna, bert, "--faces", "colours", "--known", known, "-o", copied)
+    assert not looked_at
+    assert References.read(copied) == References.read(known)
+
+    Image.new("RGB", (32, 32), (200, 20, 0)).save(sorted((anna / "set_A").iterdir())[0])
+    with pytest.raises(CloakBenchError, match="no face"):
+        run("references", anna, bert, "--faces", "colours", "--known", known, "-o", again)
+    assert looked_at
+
+
 def test_the_limit_of_brisque_is_what_its_regression_gives_far_away():
     """Every support vector's kernel is zero there, and the offset is left."""
     from cloakbench.score.metrics.brisque import Brisque, _model

@@ -4,6 +4,7 @@ FACES = EXPERIMENT.faces
 LABELS = " ".join(
     f"--{f.name} {{wildcards.{f.name}:q}}" for f in dataclasses.fields(Cell)[:-1]
 )
+KNOWN = [f"--known={path}"] if (path := CONFIG.dataset_spec.references) else []
 
 
 rule references:
@@ -20,11 +21,12 @@ rule references:
         benchmark=str(LAYOUT.benchmark("references", W)),
         faces=literal(FACES_JSON),
         folders=data_of_all,
+        known=literal(*KNOWN),
         scratch=SCRATCH,
     shell:
         "cloakbench --benchmark {params.benchmark:q} "
-        "references {params.folders:q} --faces {params.faces:q} --output {output:q} --force "
-        "--scratch {params.scratch:q} > {log:q} 2>&1"
+        "references {params.folders:q} --faces {params.faces:q} {params.known:q} "
+        "--output {output:q} --force --scratch {params.scratch:q} > {log:q} 2>&1"
 
 
 rule distances:

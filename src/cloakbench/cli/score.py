@@ -32,6 +32,13 @@ Reference = Annotated[
         help="The people's faces, by `cloakbench references`; metrics of identity need it.",
     ),
 ]
+Known = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that this command wrote before: copied, if it is of just these photos, "
+        "weights and code."
+    ),
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,6 +56,7 @@ def references(
     data: Annotated[list[Path], typer.Argument(help="Data folders, each called IDENTITY/data.")],
     output: Output,
     faces: Faces = "dlib",
+    known: Known = None,
     scratch: ScratchOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -62,9 +70,10 @@ def references(
     Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
     from cloakbench.faces import backends
+    from cloakbench.files.verified import beside, load_manifest
     from cloakbench.running.record import Record
-    from cloakbench.running.run import Run, close_job
-    from cloakbench.score.references import facts, make_references
+    from cloakbench.running.run import Run, close_job, is_made_file
+    from cloakbench.score.references import References, facts, make_references
 
     check_new_file(output, force, *data)
     backend = backends.build(parse_spec(faces))
@@ -73,9 +82,14 @@ def references(
     if len(folders) < len(data):
         raise CloakBenchError("two data folders belong to one identity. Name each identity once.")
     record = Record.of(facts(backend), {}, folders)
-    job = Run(output, identity="", scratch=scratch).job(record)
-    make_references(folders, backend, job).write(output, record.manifest())
-    close_job(job)
+    if known is not None and not known.is_file():
+        raise CloakBenchError(f"{known}: no such file. Name what this command wrote before.")
+    if known is not None and is_made_file(known, record):
+        References.read(known).write(output, load_manifest(beside(known)) or {})
+    else:
+        job = Run(output, identity="", scratch=scratch).job(record)
+        make_references(folders, backend, job).write(output, record.manifest())
+        close_job(job)
     following = ["score", "SAMPLES", "--references", output, "--identity", "IDENTITY"]
     say(as_json, output, {"people": len(folders)}, *following, "-o", "scores.csv")
 

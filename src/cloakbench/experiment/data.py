@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUPS = "groups.json"  # beside the identities' folders: who is in which group
+REFERENCES = "references.json"  # beside them: their faces, as `cloakbench references` embeds them
 ATTRIBUTES = "attributes.json"  # what `cloakbench synth` writes beside an identity's photos
 NO_IDENTITY = "__MACOSX"  # what macOS puts into archives
 FEWEST = 2  # photos in a set; one photo shows neither how an identity varies nor a mean of it
@@ -49,6 +50,12 @@ class Dataset(Settings):
     def folder(self) -> Path:
         """Where it is: at its path, or bundled."""
         return bundled(self.path)
+
+    @property
+    def references(self) -> Path | None:
+        """References of these people that may come with the dataset."""
+        path = self.folder / REFERENCES
+        return path if path.is_file() else None
 
     def identities(self) -> list[str]:
         """Names of all identities, sorted.

@@ -137,6 +137,8 @@ class Server:
         """Returns in each fork the job to run, and None at the end."""
         while self.running or sys.stdin.fileno() in self.selector.get_map():
             for key, _ in self.selector.select():
+                if self.selector.get_map().get(key.fd) != key:
+                    continue  # settled by what came before it
                 if key.fileobj is sys.stdin:
                     self._end()
                 elif key.fileobj is self.listener:

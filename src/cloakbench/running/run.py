@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cloakbench.files.digest import digest
 from cloakbench.files.outputs import MANIFEST, check_output, hold, new_folder, restore
-from cloakbench.files.verified import is_whole, load_manifest
+from cloakbench.files.verified import beside, is_whole, load_manifest
 from cloakbench.running.gpu import peak_memory
 from cloakbench.running.jobs import KEPT, LOCK, Job, job_seed
 from cloakbench.running.record import Facts, Record
@@ -125,6 +125,12 @@ def is_made(out: Path, record: Record) -> bool:
     """Whether a folder is whole, and made of just what a record says."""
     said = load_manifest(out / MANIFEST)
     return said is not None and said.get("key") == record.key and is_whole(out)
+
+
+def is_made_file(path: Path, record: Record) -> bool:
+    """Whether a file is made of just what a record says, of inputs with the same bytes."""
+    said, wanted = load_manifest(beside(path)) or {}, record.manifest()
+    return all(said.get(name) == wanted[name] for name in ("key", "inputs"))
 
 
 def close_job(job: Job) -> None:
