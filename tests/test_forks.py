@@ -185,7 +185,9 @@ def test_snakemake_serves_its_jobs_and_none_when_it_is_told_so(tmp_path):
     target = "results/mini/bundled/{}/data/job.json"
     people = {"person_000003": None, "person_000004": ""}
     assert [served(tmp_path, target.format(who), given) for who, given in people.items()] == [1, 0]
-    assert all((tmp_path / target.format(who)).exists() for who in people)
+    logs = tmp_path / "results" / "logs" / "mini" / "bundled"
+    own, alone = ((logs / who / "data.log").read_text().replace(who, "") for who in people)
+    assert own == alone
 
 
 def served(folder: Path, target: str, given: str | None) -> int:

@@ -11,6 +11,7 @@ Linux only, and only without a GPU, since CUDA does not survive a fork.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -216,6 +217,7 @@ def main() -> None:
     load()
     gc.collect()
     gc.freeze()  # a fork's search for garbage would copy all pages
+    atexit.register(gc.unfreeze)  # libraries tell at the end of what was never freed
     if (job := server.serve()) is None:
         return
     os.chdir(job["folder"])
