@@ -60,7 +60,7 @@ references: setup ## embed the bundled people's faces, after a change to their p
 screenshots: browser ## picture the demo's report for the docs
 	python tools/screenshots.py results/report/mini/index.html --out docs/report
 
-demo: setup ## run the whole study in miniature and print its table (twenty minutes on two CPU cores)
+demo: setup ## run the whole study in miniature and print its table (a quarter of an hour on two CPU cores)
 	snakemake
 
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
