@@ -230,6 +230,17 @@ def test_nobody_serves_where_none_are_wanted_or_cuda_is_used(monkeypatch, variab
     forks.start()
 
 
+def test_jobs_run_by_themselves_where_the_server_cannot_listen(monkeypatch, tmp_path):
+    deep = tmp_path / ("x" * 100)  # longer than a socket's name may be
+    deep.mkdir()
+    monkeypatch.setattr(forks.tempfile, "mkdtemp", lambda prefix: str(deep))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv(forks.SOCKET, raising=False)
+    forks.start()
+    assert forks.SOCKET not in os.environ
+    assert not deep.exists()
+
+
 def test_a_benchmark_is_of_a_job_that_succeeded(tmp_path):
     path = tmp_path / "deep" / "took.tsv"
     assert CliRunner().invoke(app, ["--benchmark", str(path), "methods"]).exit_code == 0

@@ -1,10 +1,10 @@
 """Jobs of one run share their imports: each is a fork of a process that has loaded the libraries.
 
 A job spends some ten seconds of the processor on importing torch, diffusers and transformers, and
-many jobs spend less on their work. Where `serve` runs, `python -m cloakbench` asks it for a fork,
-hands over its arguments, folder, environment and open files, passes signals on, and ends as the
-fork does. Where it does not run, or cannot serve, the command runs as it is. Modules of CloakBench
-are not loaded beforehand: a job's code is what is on the disk when it starts.
+many jobs spend less on their work. Under a process that has called `start`, `python -m cloakbench`
+asks the server for a fork, hands over its arguments, folder, environment and open files, passes
+signals on, and ends as the fork does. Where nobody serves, or cannot, the command runs as it is.
+Modules of CloakBench are not loaded beforehand: a job's code is what is on the disk when it starts.
 
 Linux only, and only without a GPU, since CUDA does not survive a fork.
 """
@@ -82,9 +82,11 @@ def start() -> None:
         start_new_session=True,  # what the terminal sends reaches a job once, from its command
     )
     assert process.stdout is not None
-    process.stdout.readline()  # until it listens
-    os.environ[SOCKET] = str(path)
-    _servers.append(process)
+    if process.stdout.readline():  # it listens
+        os.environ[SOCKET] = str(path)
+        _servers.append(process)
+    else:
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def run_forked(arguments: list[str]) -> int | None:
@@ -125,6 +127,7 @@ class Server:
     """
 
     def __init__(self, path: Path) -> None:
+        os.close(os.pidfd_open(os.getpid()))  # which some containers forbid
         self.path = path
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
@@ -169,7 +172,12 @@ class Server:
                 os.close(file)
             if not process:
                 return job
-            handle = os.pidfd_open(process)
+            try:
+                handle = os.pidfd_open(process)
+            except OSError:
+                os.kill(process, signal.SIGKILL)  # its command will run by itself
+                os.waitpid(process, 0)
+                raise
             self.running[handle] = process, connection
             self.selector.register(handle, selectors.EVENT_READ)
             self.selector.register(connection, selectors.EVENT_READ, process)
