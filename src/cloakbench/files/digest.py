@@ -109,7 +109,7 @@ def _is_mark(node: ast.Assign) -> bool:
 def _meaning(text: str) -> str:
     """The syntax tree of a module without its docstrings."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    tree = ast.parse(text)
+    tree = _tree(text)  # which loses them, and nothing that is imported
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
