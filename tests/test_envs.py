@@ -33,7 +33,7 @@ case "$1 $2" in
         mkdir -p "$environment/bin"
         cat > "$environment/bin/python" <<- END
 		#!/bin/bash
-		echo "\\$PYTHONPATH" "\\$1" "\\$2" "\\$3" "\\$4" >> {prefix}/calls
+		echo "\\$PYTHONPATH" "\\$1" "\\$2" "\\$3" "\\$6" >> {prefix}/calls
 		exec {python} "\\$@"
 		END
         chmod +x "$environment/bin/python" ;;
@@ -151,7 +151,7 @@ def test_help_has_a_line_for_every_target_and_how_long_studies_take(make):
     lines = {line.split()[0]: line for line in make("help").splitlines()}
 
     assert {"setup", "demo", "test", "behaviour", "claims", "purified-clean"} <= lines.keys()
-    assert lines["demo"].endswith("(twenty minutes on two CPU cores)")
+    assert lines["demo"].endswith("(a quarter of an hour on two CPU cores)")
     assert lines["budgets"].endswith("at budgets from 2 to 16/255")
 
 

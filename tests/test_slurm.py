@@ -106,7 +106,7 @@ class Experiment:
                 here = Path(os.readlink(entry / "cwd")) == self.folder
             except OSError:
                 continue
-            if here and words[1:5] == ["-P", "-m", "cloakbench", stage]:
+            if here and words[1:4] == ["-P", "-m", "cloakbench"] and stage in words[4:8]:
                 return int(entry.name)
         return None
 
