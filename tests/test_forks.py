@@ -222,6 +222,14 @@ def test_what_is_loaded_beforehand_starts_no_thread():
     assert done.stdout == "1 True\n"
 
 
+def test_nobody_serves_beside_a_gpu_that_no_tool_shows(monkeypatch):
+    monkeypatch.delenv(forks.SOCKET, raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/kfd")
+    forks.start()
+
+
 @pytest.mark.parametrize("variable", [forks.SOCKET, "CUDA_VISIBLE_DEVICES"])
 def test_nobody_serves_where_none_are_wanted_or_cuda_is_used(monkeypatch, variable):
     monkeypatch.delenv(forks.SOCKET, raising=False)

@@ -27,8 +27,9 @@ _KILOBYTES = 1024 if sys.platform == "darwin" else 1  # macOS counts memory in b
 
 
 class Measurement(NamedTuple):
-    """A job's last attempt that succeeded: time [s], processor's time [s], and peak memory [MB], of a
-    fork with what it shares with others.
+    """A job's last attempt that succeeded: time [s], processor's time [s], peak memory [MB].
+
+    The memory of a fork (see `running.forks`) has in it what it shares with others.
     """
 
     seconds: float

@@ -68,9 +68,7 @@ def start() -> None:
 
     Nobody serves where `SOCKET` is set already, or forks cannot be used.
     """
-    from cloakbench.running.gpu import visible_gpus
-
-    if sys.platform != "linux" or SOCKET in os.environ or visible_gpus():
+    if sys.platform != "linux" or SOCKET in os.environ or _has_gpu():
         return
     path = Path(tempfile.mkdtemp(prefix="cloakbench-")) / "forks"
     process = subprocess.Popen(
@@ -87,6 +85,14 @@ def start() -> None:
         _servers.append(process)
     else:
         shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _has_gpu() -> bool:
+    """Whether jobs may find a GPU, also one that `nvidia-smi` does not show: AMD's, or WSL's."""
+    from cloakbench.running.gpu import VISIBLE, visible_gpus
+
+    devices = () if VISIBLE in os.environ else ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return bool(visible_gpus()) or any(map(os.path.exists, devices))
 
 
 def run_forked(arguments: list[str]) -> int | None:
