@@ -7,14 +7,13 @@ One identity of the miniature, noise, jpeg, DreamBooth: the same settings and me
 revisions, each with its own code, in this environment. A study runs once in each; then the jobs of
 the cell run again by their commands, the revisions in turns, as forks of a process that has loaded
 the libraries where the revision's runs do so (cloakbench.running.forks); what that takes once in a
-run is a row of its own. The training step is compared with
-that of diffusers' published DreamBooth script, written anew from a description of it.
+run is no part of the cell, and said beside it. The training step is compared with that of
+diffusers' published DreamBooth script, written anew from a description of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shlex
@@ -30,6 +29,8 @@ from typing import Any
 
 import psutil
 import yaml
+
+from cloakbench.running.benchmark import read_benchmark
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 JOBS = ("purify", "distances", "personalise", "score")
@@ -98,7 +99,11 @@ class Revision:
         end = next(n for n, word in enumerate(words) if word in {">", "2>"})
         command = [sys.executable, "-P", "-m", "cloakbench", *words[start:end]]
         process = subprocess.Popen(
-            command, cwd=self.folder, env=self._environment(), stderr=subprocess.DEVNULL
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            stdout=subprocess.DEVNULL,  # which is for the figures
+            stderr=subprocess.DEVNULL,
         )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
@@ -107,9 +112,9 @@ class Revision:
         return seconds + self._of_fork(words) if self.server else seconds
 
     def _of_fork(self, words: list[str]) -> float:
-        path = self.folder / words[words.index("--benchmark") + 1]
-        with path.open() as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["cpu_time"])
+        took = read_benchmark(self.folder / words[words.index("--benchmark") + 1])
+        assert took is not None
+        return took.cpu_seconds
 
     def _snakemake(self, *options: str) -> str:
         snakemake = Path(sys.executable).with_name("snakemake")
@@ -232,6 +237,7 @@ def main() -> None:
         "ratio": cell["here"] / cell["base"],
         "stages": medians,
         "loading_cpu_seconds": loading,
+        "ratio_with_loading": (cell["here"] + loading["here"]) / (cell["base"] + loading["base"]),
         "step_cpu_seconds": {"here": ours, "published": theirs},
         "step_ratio": theirs / ours,
     }
@@ -245,7 +251,11 @@ def _table(made: dict[str, Any]) -> str:
     lines = [f"{'CPU seconds':>14}{'base':>10}{'here':>10}{'ratio':>8}"]
     for stage, (base, here) in rows.items():
         lines.append(f"{stage:>14}{base:>10.1f}{here:>10.1f}{here / base:>8.2f}")
-    lines.append(f"loading of libraries, once a run: {made['loading_cpu_seconds']['here']:.1f} s")
+    loading = made["loading_cpu_seconds"]
+    lines.append(
+        f"loading, once a run: {loading['base']:.1f} and {loading['here']:.1f}; a run of one cell, "
+        f"with it: {made['ratio_with_loading']:.2f}"
+    )
     step = made["step_cpu_seconds"]
     lines.append(
         f"a training step: {step['here']:.3f} here, {step['published']:.3f} as published, "
