@@ -1,13 +1,17 @@
-"""What is wrong with a model's folder is told at planning, on one line."""
+"""What is wrong with a model's folder is told at planning, on one line; what is right is loaded."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.models.families import families, family_module
@@ -96,6 +100,24 @@ def test_networks_load_without_bars_of_their_own(tiny_model: ModelSpec, capfd):
     load_model(tiny_model)
 
     assert capfd.readouterr() == ("", "")
+
+
+def test_blocks_that_divide_by_one_return_the_same_and_pass_the_same_gradient(
+    tiny_model: ModelSpec,
+):
+    model = load_model(tiny_model)
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    noisy, text = draw(2, 4, 8, 8), model.embed(["a photo", "a person"]).embeddings
+
+    def through(unet: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        given = noisy.clone().requires_grad_()
+        predicted = unet(given, 500, text).sample
+        predicted.square().sum().backward()
+        return predicted, given.grad
+
+    published = UNet2DConditionModel.from_pretrained(tiny_model.path, subfolder="unet").eval()
+    for ours, theirs in zip(through(model.unet), through(published), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path):

@@ -32,6 +32,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 LORA = "pytorch_lora_weights.safetensors"
+DIVISORS = ("output_scale_factor", "rescale_output_factor")
 COMPUTED_AGAIN = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -56,10 +57,10 @@ class StableDiffusion(DiffusionModel):
         self.vae, self.unet, self.scheduler = vae, unet, scheduler
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self._tokens: dict[tuple[str, ...], Tensor] = {}
-        if frugal:
-            self.vae.enable_gradient_checkpointing()
-            if unet:
-                self.unet.enable_gradient_checkpointing()
+        for network in (vae, unet) if unet else (vae,):
+            _divide_by_nothing(network)
+            if frugal:
+                network.enable_gradient_checkpointing()
         self.settle()
 
     @classmethod
@@ -356,6 +357,21 @@ def _network(kind: Any, path: Path, name: str, variant: str | None = None) -> An
         if is_out_of_memory(error):
             raise
         raise ValueError(f"'{name}': {error}") from error
+
+
+class _One:
+    """A divisor of tensors that leaves them as they are."""
+
+    def __rtruediv__(self, dividend: Tensor) -> Tensor:
+        return dividend
+
+
+def _divide_by_nothing(network: torch.nn.Module) -> None:
+    """Blocks whose output diffusers divides by 1 return it at once, the same to the last bit."""
+    for part in network.modules():
+        for name in DIVISORS:
+            if getattr(part, name, None) == 1:
+                setattr(part, name, _One())
 
 
 def _layers(text_encoder: Any) -> torch.nn.Module | None:
