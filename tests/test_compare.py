@@ -113,6 +113,17 @@ def test_a_run_is_named_by_its_config_too(tmp_path: Path, monkeypatch) -> None:
     assert {cell["fdfr"] for cell in json.loads(found.output)["cells"]} == {0}
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"7"])
+def test_what_is_neither_tables_nor_a_config_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+
+    found = CliRunner().invoke(app, ["compare", str(path), str(run(tmp_path / "made"))])
+
+    assert isinstance(found.exception, CloakBenchError), found.output
+    assert str(path) in str(found.exception)
+
+
 def test_the_command_prints_a_table_and_gives_machines_all_of_it(tmp_path: Path) -> None:
     folders = [str(run(tmp_path / "a")), str(run(tmp_path / "b", shift=-0.2))]
 

@@ -136,6 +136,16 @@ def test_the_data_files_beside_a_front_count(package):
     assert code_digest(f"{package.name}.base") != before
 
 
+def test_what_editors_leave_beside_a_front_does_not_count(package):
+    before = code_digest(f"{package.name}.base")
+    (package / ".base.py.swp").write_text("swap")
+    (package / ".ipynb_checkpoints").mkdir()
+    (package / "old.copies").mkdir()
+    forget()
+
+    assert code_digest(f"{package.name}.base") == before
+
+
 def test_a_module_that_changes_no_result_does_not_count_but_what_it_imports_does(package):
     edited(package / "helper.py", "HELP = 1", "HELP = 1\nCHANGES_NO_RESULT = True")
     before = code_digest(f"{package.name}.shiny")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
-from test_tables import MADE, study, tabulate
+from test_tables import BUDGETS, MADE, STEPS, study, tabulate
 
 from cloakbench.files.layout import Cell, Layout
 from cloakbench.files.text import write_scores
-from cloakbench.tables import print_summary, write_tables
-from cloakbench.tables.findings import control, findings, typical
+from cloakbench.tables import make_tables, print_summary, write_tables
+from cloakbench.tables.findings import control, failure, findings, typical
 
 EIGHT = tuple("abcdefgh")
 
@@ -133,6 +133,27 @@ def test_without_clean_photos_nothing_says_whether_people_are_learnt(tmp_path: P
 
     assert control(tabulate(cells, tmp_path)) is None
     assert findings(tabulate(cells, tmp_path)) == []
+
+
+def test_where_only_the_floor_is_scored_yet_nothing_is_found_and_nothing_fails(
+    tmp_path: Path,
+) -> None:
+    cells = [cell for cell in study(tmp_path, EIGHT) if cell.trainer == "cdl"]
+    controls = tabulate(cells, tmp_path).controls._replace(floor=("cdl",))
+    tables = make_tables(cells, Layout(tmp_path), controls, BUDGETS, STEPS)
+
+    assert failure(tables) == ""
+    assert findings(tables) == []
+
+
+def test_one_person_who_contradicts_leaves_no_p(tmp_path: Path) -> None:
+    cells = study(tmp_path, ("anna",))
+    rescored(cells, tmp_path, relative_ims=likeness(-0.3))
+
+    [found] = findings(tabulate(cells, tmp_path))
+
+    assert found.identity.verdict == "undecided"
+    assert math.isnan(found.identity.p)
 
 
 def test_the_person_that_is_shown_is_the_most_typical_one(tmp_path: Path) -> None:

@@ -120,6 +120,16 @@ def test_blocks_that_divide_by_one_return_the_same_and_pass_the_same_gradient(
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("variable", ["CLOAKBENCH_WEIGHTS", "HOME"])
+def test_a_models_own_resolution_is_read_wherever_it_is_found(
+    variable: str, folder: Path, tiny_model: ModelSpec, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, str(folder.parent))
+    name = f"~/{folder.name}" if variable == "HOME" else folder.name
+
+    assert ModelSpec.at(name).resolution == tiny_model.resolution
+
+
 def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 from conftest import Workflow
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_cloakbench import _words
+from snakemake_logger_plugin_cloakbench import LogHandler, _words
 from snakemake_logger_plugin_cloakbench.estimate import Estimate
 
 
@@ -81,6 +83,31 @@ def test_jobs_at_once_share_the_time_left():
     estimate.finish(1, now=60)
     estimate.finish(2, now=60)
     assert estimate.seconds(now=60) == (2 * 60 / 2, 0)
+
+
+def test_jobs_that_failed_run_no_more_and_tell_nothing():
+    estimate, failed = planned(train=3), planned(train=3)
+    for each in (estimate, failed):
+        each.start(1, "train", now=0)
+        each.finish(1, now=60)
+        each.start(2, "train", now=60)
+    estimate.finish(2, now=120)
+    failed.fail(2)
+    for each in (estimate, failed):
+        each.start(3, "train", now=120)
+        assert each.seconds(now=130)[0] == 50  # one at a time, and one that took a minute
+
+
+def test_a_runs_failures_reach_the_estimate(monkeypatch: pytest.MonkeyPatch):
+    settings = SimpleNamespace(dryrun=False, quiet=None, show_failed_logs=False)
+    handler = LogHandler(settings, settings=None)
+    told: list[int] = []
+    monkeypatch.setattr(handler._estimate, "fail", told.append)
+    monkeypatch.setattr(handler, "_pass_on", lambda record: None)
+
+    handler.emit(SimpleNamespace(event=LogEvent.JOB_ERROR, jobid=7, levelno=logging.ERROR))
+
+    assert told == [7]
 
 
 def test_a_running_job_counts_with_what_is_left_of_it():

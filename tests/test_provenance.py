@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
-from conftest import Workflow
+from conftest import REPOSITORY, Workflow
 
 from cloakbench.experiment import provenance
 from cloakbench.experiment.expected import Expected
@@ -81,6 +86,28 @@ def test_its_config_runs_the_same_experiment(experiment):
     assert again.metrics == experiment.metrics
     assert again.config.prompts == experiment.config.prompts
     assert again.config.seeds == [7]
+
+
+def test_code_that_was_edited_anywhere_is_told(tmp_path):
+    source = tmp_path / "src"
+    shutil.copytree(
+        REPOSITORY / "src", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True)
+
+    def changed() -> str:
+        code = "from cloakbench.experiment.provenance import software; print(software()['changed'])"
+        environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", code]
+        made = subprocess.run(command, env=environment, check=True, stdout=PIPE, text=True)
+        return made.stdout.strip()
+
+    assert changed() == "False"
+    with (source / "cloakbench" / "protect" / "pid.py").open("a") as file:
+        file.write("\n# another line\n")
+    assert changed() == "True"
 
 
 def test_it_names_no_place_and_no_host(experiment, tmp_path):

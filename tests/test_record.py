@@ -50,6 +50,9 @@ CHANGES = {
     'prompts: instance was "a photo of sks person", not "a photo of xyz person"': {
         "facts": replace(FACTS, given={"prompts": {"instance": "a photo of xyz person"}})
     },
+    "settings: target was absent, not null": {
+        "facts": replace(FACTS, settings={**FACTS.settings, "target": None})
+    },
     "seed was 0, not 1": {"who": {"identity": "anna", "seed": 1}},
     "its photos were made otherwise": {"inputs": {"photos": Source("other", "c")}},
 }

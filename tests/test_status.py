@@ -121,6 +121,14 @@ def test_class_images_are_no_stage_where_nothing_needs_them(config):
     assert "class_images" not in all_tasks(Experiment.parse(needless))
 
 
+def test_class_images_are_those_of_the_models_that_train(config, tiny_model):
+    models = {**config["models"], "other": tiny_model.model_dump()}
+    protections = ["clean", {"method": "pid", "model": "other"}]
+    made = all_tasks(Experiment.parse(config | {"models": models, "protections": protections}))
+
+    assert [task.cell.model for task in made["class_images"]] == [config["model"]]
+
+
 def test_references_are_no_stage_where_no_metric_needs_them(config):
     tasks = all_tasks(Experiment.parse(config | {"metrics": ["brisque"], "identities": ["anna"]}))
 

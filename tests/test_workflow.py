@@ -221,6 +221,8 @@ def test_one_training_makes_the_samples_of_all_its_snapshots_and_a_curve(workflo
     ))]  # fmt: skip
     told = ["of", "name", "people", "cosine", "low", "high"]
     assert groups.drop(columns=told).sum(axis=1).tolist() == pytest.approx([1] * 4)
+    refused = CliRunner().invoke(app, ["clip", "config.yaml", "tiny.yaml", "--out", str(tables)])
+    assert f"{tables / 'images.csv'}: is there already" in str(refused.exception)
 
 
 @contextmanager

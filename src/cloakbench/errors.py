@@ -92,6 +92,11 @@ def reason(error: Exception, length: int = 200) -> str:
     return " ".join(str(error).split())[:length]
 
 
+def first_line(error: Exception) -> str:
+    """What a library says of a failure before it goes into detail."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 _NO_MEMORY = ("OutOfMemoryError", "out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 _IN_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors passes on what the system said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,11 +14,10 @@ from pydantic import Field
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.images import (
     Photos,
-    largest_change,
+    changes,
     photo_files,
     photo_size,
     read_photo,
-    signal_to_noise,
     to_images,
     to_pixels,
 )
@@ -99,15 +99,9 @@ class Finished(Method):
         files = self.check_photos(given.names, originals[0].size)
         images = [read_photo(path) for path in files]
         _check_alike(files, images, originals, given.names)
-        changes = [largest_change([a], [b]) for a, b in zip(images, originals, strict=True)]
-        job.notes["linf"] = max(changes)
-        changed = [
-            signal_to_noise(a, b)
-            for a, b, change in zip(images, originals, changes, strict=True)
-            if change
-        ]
-        if changed:
-            job.notes["psnr"] = round(float(np.mean(changed)), 2)
+        job.notes["linf"], mean = changes(zip(images, originals, strict=True))
+        if not math.isnan(mean):
+            job.notes["psnr"] = round(mean, 2)
         return Photos(to_pixels(images), given.names)
 
 

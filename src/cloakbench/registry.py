@@ -241,7 +241,7 @@ class Registry(Generic[M]):
         method = self[str(settings.pop("method"))]
         preset = settings.pop("preset", None)
         known = {**method.presets, **method.variants}
-        if preset is not None and preset not in known:
+        if preset is not None and not (isinstance(preset, str) and preset in known):
             raise CloakBenchError(
                 f"{self.kind} '{method.name}': unknown preset '{preset}': "
                 f"{nearest(str(preset), known)}"
@@ -287,6 +287,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             return f"the key '{where}' is missing."
         return f"the keys {', '.join(map(repr, missing))} are missing."
     message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{message}."
     return f"{where} = {_shown(first['input'])}: {message}."
 
 

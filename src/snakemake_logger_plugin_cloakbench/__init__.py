@@ -60,6 +60,8 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: Any) -> None:
         event = getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            self._estimate.fail(record.jobid)
         if self.common_settings.dryrun:
             self._planned(event, record)
         elif record.levelno >= logging.WARNING:

@@ -48,6 +48,10 @@ class Estimate:
             rule, begun = self._running.pop(job)
             self._durations.setdefault(rule, []).append(now - begun)
 
+    def fail(self, job: int) -> None:
+        """A job has failed, and says nothing of how long others take."""
+        self._running.pop(job, None)
+
     def seconds(self, now: float) -> tuple[float, float]:
         """The time left at `now` [s] of rules of which a job has finished, and its deviation."""
         time = total = 0.0

@@ -392,12 +392,12 @@ def _check_metrics(chosen: Sequence[str] | None, frame: pd.DataFrame) -> None:
 
 def _tables_folder(path: Path) -> Path:
     """Where a run's tables are, by itself or by the run's config."""
+    from cloakbench.experiment.config import load
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.files.reading import parse_yaml
 
     if path.is_dir() or not path.exists():
         return path
-    whole = "model" in (parse_yaml(path.read_text("utf-8"), str(path)) or {})
+    whole = "model" in load([path])
     experiment = Experiment.read([str(path)] if whole else ["config.yaml", str(path)])
     return experiment.layout.tables(experiment.name)
 
@@ -452,11 +452,12 @@ def clip(
     """
     from cloakbench.experiment.expected import Expected
     from cloakbench.experiment.experiment import Experiment
-    from cloakbench.report.clip_space import clip_space, write_clip_space
+    from cloakbench.report.clip_space import FILES, clip_space, write_clip_space
 
     experiment = Experiment.read(config)
     folder = out or experiment.layout.clip(experiment.name)
-    check_new_file(folder / "space.svg", force or out is None, option="--out")
+    for name in FILES:
+        check_new_file(folder / name, force or out is None, option="--out")
     Expected(experiment).check("purify", "personalise", "sample")
     space = clip_space(experiment)
     write_clip_space(space, folder)

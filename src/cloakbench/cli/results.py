@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,10 @@ import typer
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
 from cloakbench.files.images import (
-    largest_change,
+    changes,
     photo_files,
     photo_size,
     read_photo,
-    signal_to_noise,
 )
 from cloakbench.files.outputs import MANIFEST, check_file, check_output
 
@@ -89,11 +89,10 @@ def compared(made: Path, originals: Path) -> dict[str, Any]:
     `linf` is in grey levels; `psnr` [dB] the mean over photos that changed, None if none did.
     """
     by_name = {path.stem: path for path in photo_files(originals)}
-    pairs = [(read_photo(path), read_photo(by_name[path.stem])) for path in photo_files(made)]
-    changes = [largest_change([a], [b]) for a, b in pairs]
-    ratios = [signal_to_noise(*pair) for pair, change in zip(pairs, changes, strict=True) if change]
-    mean = round(sum(ratios) / len(ratios), 2) if ratios else None
-    return {"photos": len(pairs), "linf": max(changes), "psnr": mean}
+    files = photo_files(made)
+    largest, mean = changes((read_photo(path), read_photo(by_name[path.stem])) for path in files)
+    psnr = None if math.isnan(mean) else round(mean, 2)
+    return {"photos": len(files), "linf": largest, "psnr": psnr}
 
 
 def counted(out: Path, what: str) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from rich.table import Table
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import Config
-from cloakbench.faces import backends
+from cloakbench.experiment.experiment import REGISTRIES
 from cloakbench.personalise import trainers
 from cloakbench.protect import Protection, protections
 from cloakbench.purify import purifiers
 from cloakbench.registry import Method, Registry, weight_files
 from cloakbench.score.base import Metric, metrics
 
-REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
 NEEDS = {
     "gpu": "a network of its own, better on a GPU",
     "model": "the diffusion model, better on a GPU",

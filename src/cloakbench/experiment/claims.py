@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from cloakbench.errors import CloakBenchError, nearest, reason
+from cloakbench.files.layout import METHOD_LABELS
 from cloakbench.files.reading import parse_yaml
 from cloakbench.registry import explain
 from cloakbench.settings import Settings
 
 S = TypeVar("S", bound=Settings)
 
-_LABELS = ("protection", "purification", "trainer")
 _CELL = re.compile(r"([^@]*(?:@\d+(?=@|$))?)@?(.*)")  # a trainer's label may end in steps
 
 
@@ -50,7 +50,7 @@ class Claim(Settings):
     @property
     def of_photos(self) -> bool:
         """Whether photos are compared, not samples."""
-        return self.cells[0].count("/") < len(_LABELS) - 1
+        return self.cells[0].count("/") < len(METHOD_LABELS) - 1
 
 
 class Ledger(Settings):
@@ -134,7 +134,7 @@ def _known(claim: Claim, name: str, names: Collection[str]) -> None:
 def labels_of(name: str) -> dict[str, str]:
     """Columns and values of a table's rows that a cell, as claims write it, stands for."""
     cell, prompt = _parts(name)
-    labels = dict(zip(_LABELS, cell.split("/"), strict=False))
+    labels = dict(zip(METHOD_LABELS, cell.split("/"), strict=False))
     return labels | ({"prompt": prompt} if prompt else {})
 
 

@@ -33,7 +33,7 @@ from cloakbench.score.base import build_metrics, check_strangers, metrics, photo
 
 M = TypeVar("M", bound=Method)
 
-_REGISTRIES: tuple[Registry, ...] = (protections, purifiers, trainers, metrics, backends)
+REGISTRIES: tuple[Registry[Any], ...] = (protections, purifiers, trainers, metrics, backends)
 _NESTED = ("steps", "through")  # lists of purifications: a chain's, and what a loss looks through
 
 
@@ -124,9 +124,13 @@ class Experiment:
         return [*grid, self.faces, *self.metrics]
 
     @property
-    def uses_class_images(self) -> bool:
-        """Whether any method does."""
-        return any("class_images" in method.uses for method in self.methods())
+    def models_of_class_images(self) -> list[str]:
+        """The models of which a method uses class images; the studied one first."""
+        trained = any("class_images" in trainer.uses for trainer in self.trainers.values())
+        made_on = [
+            self.surrogates[k] for k, m in self.protections.items() if "class_images" in m.uses
+        ]
+        return [*dict.fromkeys([self.config.model] * trained + made_on)]
 
     @property
     def uses_references(self) -> bool:
@@ -375,7 +379,7 @@ class Experiment:
                 f"[{', '.join(parts)}]."
             )
         method = registry[spec["method"]]
-        if (own := spec.get("preset")) in method.variants:
+        if isinstance(own := spec.get("preset"), str) and own in method.variants:
             spec = {**method.variants[own], **spec}
             del spec["preset"]
         for key in _NESTED:
@@ -426,6 +430,6 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _check_preset(preset: str | None) -> None:
-    known = {name for stage in _REGISTRIES for method in stage for name in method.presets}
+    known = {name for stage in REGISTRIES for method in stage for name in method.presets}
     if preset is not None and preset not in known:
         raise CloakBenchError(f"config: unknown preset '{preset}': {nearest(preset, known)}")

@@ -82,7 +82,7 @@ def write_provenance(
 
 def software() -> dict[str, Any]:
     """Versions of what made the tables; `changed` says whether the code differs from its commit."""
-    source = Path(__file__).parent
+    source = Path(__file__).parents[1]
     known = _git(source, "ls-files", "--error-unmatch", "__init__.py") is not None
     commit = _git(source, "rev-parse", "HEAD") if known else None
     return {

@@ -29,16 +29,16 @@ class Task(NamedTuple):
 
 def all_tasks(experiment: Experiment) -> dict[str, list[Task]]:
     """The jobs of every stage, as the workflow's rules have them."""
-    cells = experiment.cells()
+    cells, models = experiment.cells(), experiment.models_of_class_images
     tasks = {
         stage: list(dict.fromkeys(task_of(stage, cell, experiment) for cell in cells))
         for stage in STAGES
         if stage != "sample" or experiment.config.keep_weights  # else `personalise` samples
-        if stage != "class_images" or experiment.uses_class_images
+        if stage != "class_images" or models
         if stage != "references" or experiment.uses_references
     }
-    if experiment.uses_class_images:
-        tasks["class_images"] = [_class_images_of(name) for name in experiment.models]
+    if models:
+        tasks["class_images"] = [_class_images_of(name) for name in models]
     if experiment.uses_references:  # which are of all people
         everyone = experiment.config.dataset_spec.identities()
         first = tasks["data"][0].cell

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError, every
+from cloakbench.errors import CloakBenchError, every, first_line
 from cloakbench.faces.base import Face, FaceBackend, backends
 from cloakbench.faces.steadiness import Passes, steadiness, with_dropout
 from cloakbench.files.weights import TORCH, WeightFile, check_weights, weights_in
@@ -128,10 +128,9 @@ def _load(network: Any, path: Path) -> Any:
         stripped = {name.removeprefix("module."): value for name, value in state.items()}
         network.load_state_dict(stripped, strict=True)
     except Exception as error:  # torch raises pickle, zip, key and runtime errors here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CloakBenchError(
-            f"{path}: not the weights of facexlib's {type(network).__name__} ({reason}). "
-            f"Get them from {WEIGHTS}."
+            f"{path}: not the weights of facexlib's {type(network).__name__} "
+            f"({first_line(error)}). Get them from {WEIGHTS}."
         ) from error
     return network.eval()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from cloakbench.errors import CloakBenchError
+from cloakbench.errors import CloakBenchError, first_line
 from cloakbench.faces.base import Face, FaceBackend, backends
 from cloakbench.faces.steadiness import Passes, steadiness, with_dropout
 from cloakbench.files.weights import ONNX, WeightFile, check_weights, weights_in
@@ -101,7 +101,7 @@ def _analysis(backend: InsightFace) -> Any:
         raise _lacks(backend.weights, "detection") from None
     except Exception as error:  # onnxruntime and onnx raise their own, unrelated classes
         raise CloakBenchError(
-            f"{backend.weights}: cannot be loaded ({_first_line(error)}). "
+            f"{backend.weights}: cannot be loaded ({first_line(error)}). "
             f"Get the pack again from {WEIGHTS}."
         ) from error
     for task in TASKS:
@@ -116,7 +116,3 @@ def _lacks(folder: Path, task: str) -> CloakBenchError:
     return CloakBenchError(
         f"{folder}: no .onnx file in it is a {task} network. Get a pack from {WEIGHTS}."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -96,9 +96,10 @@ def _own(module: str) -> str:
     file, text = _file(module), _text(module)
     if any(isinstance(node, ast.Assign) and _is_mark(node) for node in _tree(text).body):
         return ""
-    beside = file.parent.glob("*.*") if file.name == "__init__.py" else ()
-    data = [path.read_bytes() for path in sorted(beside) if path.suffix not in {".py", ".pyc"}]
-    return hashlib.sha256(b"\n".join([_meaning(text).encode(), *data])).hexdigest()
+    beside = file.parent.glob("[!.]*.*") if file.name == "__init__.py" else ()
+    data = [path for path in sorted(beside) if path.suffix not in {".py", ".pyc"}]
+    read = [path.read_bytes() for path in data if path.is_file()]
+    return hashlib.sha256(b"\n".join([_meaning(text).encode(), *read])).hexdigest()
 
 
 def _is_mark(node: ast.Assign) -> bool:

@@ -333,6 +333,18 @@ def largest_change(changed: Iterable[Image.Image], original: Iterable[Image.Imag
     )
 
 
+def changes(pairs: Iterable[tuple[Image.Image, Image.Image]]) -> tuple[int, float]:
+    """The largest change of any image from its original, in grey levels, and the mean PSNR [dB] of
+    those that changed, NaN if none did.
+    """
+    largest, ratios = 0, []
+    for changed, original in pairs:
+        if change := largest_change([changed], [original]):
+            largest = max(largest, change)
+            ratios.append(signal_to_noise(changed, original))
+    return largest, float(np.mean(ratios)) if ratios else math.nan
+
+
 def signal_to_noise(changed: Image.Image, original: Image.Image) -> float:
     """The peak signal-to-noise ratio of an RGB image to its original [dB]; infinite if equal."""
     a, b = np.asarray(changed, np.float64), np.asarray(original, np.float64)

@@ -183,6 +183,8 @@ class Layout:
 
 CELL_LABELS = tuple(Cell.__dataclass_fields__)
 REPEATED = ("identity", "seed")  # what a cell of the study is repeated over
+METHOD_LABELS = ("protection", "purification", "trainer")
+
 PHOTO_LABELS = CELL_LABELS[:-1]  # photos are protected and purified before a trainer sees them
 
 

@@ -33,8 +33,8 @@ def parse_json(text: str, what: str) -> Any:
         data = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise CloakBenchError(f"{what} is not valid JSON ({error}).") from None
-    except ValueError:
-        _too_long(what)
+    except ValueError as error:
+        _no_value(what, error)
     except RecursionError:
         _too_deep(what)
     check_data(data, what)
@@ -72,8 +72,8 @@ def parse_yaml(text: str, what: str) -> Any:
         data = yaml.load(text, Strict)
     except yaml.YAMLError as error:
         raise CloakBenchError(f"{what}: is not valid YAML ({reason(error)}).") from None
-    except ValueError:
-        _too_long(what)
+    except ValueError as error:
+        _no_value(what, error)
     except RecursionError:
         _too_deep(what)
     check_data(data, what)
@@ -117,7 +117,12 @@ def _too_deep(what: str) -> NoReturn:
     ) from None
 
 
-def _too_long(what: str) -> NoReturn:
+def _no_value(what: str, error: ValueError) -> NoReturn:
+    """A number of thousands of digits, or a day that its month does not have."""
+    if "digits" in str(error):
+        raise CloakBenchError(
+            f"{what}: a number has thousands of digits. Write a shorter one."
+        ) from None
     raise CloakBenchError(
-        f"{what}: a number has thousands of digits. Write a shorter one."
+        f"{what}: holds a value that there is not ({reason(error)}). Put text in quotes."
     ) from None

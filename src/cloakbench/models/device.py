@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from cloakbench.errors import CloakBenchError, is_out_of_memory
+from cloakbench.errors import CloakBenchError, first_line, is_out_of_memory
 from cloakbench.models.loading import Loader, load_model
 from cloakbench.models.spec import ModelSpec
 from cloakbench.running.gpu import claim_gpu
@@ -35,9 +35,8 @@ def choose_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
         raise CloakBenchError(
-            f"--device {name}: {reason.rstrip('.')}. Choose auto or cpu."
+            f"--device {name}: {first_line(error).rstrip('.')}. Choose auto or cpu."
         ) from None
     if torch.device(name).type == "cuda" and torch.device(name).index is not None:
         torch.cuda.set_device(name)  # or kernels would be recorded on another

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.bundle import bundled
 from cloakbench.files.weights import WeightFile, find_folder, weights_in
 from cloakbench.models.families import families, family_module
 from cloakbench.settings import Settings
@@ -43,7 +42,8 @@ class ModelSpec(Settings):
     @classmethod
     def at(cls, path: str) -> ModelSpec:
         """A model by its path alone, at the resolution that it was trained at."""
-        return cls(path=path, resolution=_native_resolution(bundled(Path(path))))
+        made = cls(path=path)
+        return made.model_copy(update={"resolution": made._native_resolution()})
 
     def folder(self) -> Path:
         """Where the files are: that folder, or the snapshot in the hub's cache.
@@ -183,21 +183,20 @@ class ModelSpec(Settings):
                 f"`variant` to {others}, or get those weights."
             )
 
+    def _native_resolution(self) -> int:
+        """The resolution that the model was trained at [px]; 512 where its files do not say."""
+        try:
+            folder = self.folder()
+            unet, vae = (_read_json(folder / name / "config.json") for name in ("unet", "vae"))
+            return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        except (CloakBenchError, ValueError, LookupError, TypeError):
+            return 512
+
     def _need(self, held: bool, else_: str) -> None:
         if not held:
             raise CloakBenchError(
                 f"model {self.path}: {else_} Copy the whole model, in diffusers' format."
             )
-
-
-def _native_resolution(folder: Path) -> int:
-    """The resolution that a local model was trained at [px]; 512 for a hub id."""
-    try:
-        unet = json.loads((folder / "unet" / "config.json").read_text())
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-        return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (OSError, ValueError, LookupError, TypeError):
-        return 512
 
 
 def _is_part(name: str, kind: object) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.images import photo_files, read_photo
-from cloakbench.files.layout import label
+from cloakbench.files.layout import METHOD_LABELS, label
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.files.verified import verified
 from cloakbench.report.plot import INK, LOOKS, by_axis, drawing, inline_svg, plain, standalone
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=ByClip)
 
 PHOTOS, SAMPLES = "photos", "samples"
-METHODS = ("protection", "purification", "trainer")
 MARKS = "x+1234"  # of texts
 COLOURS = (*(look.colour for look in LOOKS), INK)
 
@@ -79,8 +78,11 @@ def clip_space(experiment: Experiment) -> Space:
     return Space(frame, written, explained)
 
 
+FILES = ("images.csv", "groups.csv", "space.svg", "concepts.svg")
+
+
 def write_clip_space(space: Space, folder: Path) -> None:
-    """Write `images.csv`, `groups.csv` and the figures `space.svg` and `concepts.svg`."""
+    """Write FILES: tables, and figures."""
     groups = by_group(space.images)
     write_csv(space.images, folder / "images.csv")
     write_csv(groups, folder / "groups.csv")
@@ -175,7 +177,7 @@ def _images(experiment: Experiment) -> Iterator[tuple[dict[str, str], list[Path]
 
 def _names(images: pd.DataFrame) -> pd.Series:
     """What kinds of images are called: by the methods behind them."""
-    return images[[*METHODS]].apply(lambda row: " / ".join(filter(None, row)), axis=1)
+    return images[[*METHOD_LABELS]].apply(lambda row: " / ".join(filter(None, row)), axis=1)
 
 
 def _plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from PIL import Image
 
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, label, prompt_folders
@@ -17,7 +16,7 @@ from cloakbench.report.pictures import GAIN, Picture, first, perturbations, phot
 from cloakbench.score.base import metrics
 from cloakbench.tables import Tables
 from cloakbench.tables.display import Value, heading, score_value
-from cloakbench.tables.summary import aggregate, metric_columns
+from cloakbench.tables.summary import aggregate, metric_columns, rows_of
 
 PHOTOS = 4  # of each set of photos
 SAMPLES = 4  # of each prompt
@@ -126,7 +125,8 @@ class _Maker:
 
     def _purified(self, cells: list[Cell]) -> Purified:
         cell = cells[0]
-        own = [] if cell.purification == "none" else self._purified_photos(cell)
+        untouched = cell.purification in self.tables.controls.purification
+        own = [] if untouched else self._purified_photos(cell)
         return Purified(
             cell.purification, own, self._distances(cell), [self._column(c) for c in cells]
         )
@@ -137,13 +137,13 @@ class _Maker:
         return photos(own, words, self.whole)
 
     def _distances(self, cell: Cell) -> list[tuple[str, Value]]:
-        rows = _select(self.tables.distances, label(cell, PHOTO_LABELS))
+        rows = rows_of(self.tables.distances, label(cell, PHOTO_LABELS))
         [values] = aggregate(rows, PHOTO_LABELS).to_dict("records")
         return [(metrics[name].title, score_value(values, name)) for name in metric_columns(rows)]
 
     def _column(self, cell: Cell) -> Column:
         own = label(cell, [name for name in CELL_LABELS if name != "seed"])
-        row = _select(self.tables.identities, own).iloc[0].to_dict()
+        row = rows_of(self.tables.identities, own).iloc[0].to_dict()
         names, against = metric_columns(self.tables.identities), self.tables.contrary
         folder = self.layout.generated(cell)
         folders, settings = prompt_folders(folder), _settings(folder)
@@ -176,7 +176,3 @@ def _settings(samples: Path) -> dict[str, Any]:
     said = [load_manifest(place / MANIFEST) for place in (samples, samples.parent)]  # of snapshots
     settings = next(filter(None, said), {}).get("settings", {})
     return settings.get("sampling", settings)  # where one job trained and sampled, it has both
-
-
-def _select(frame: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
-    return frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)]

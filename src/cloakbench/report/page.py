@@ -34,7 +34,7 @@ from cloakbench.tables.findings import FAILED, LEARNT, control
 from cloakbench.tables.measures import LEVEL, main_metrics
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
     from markupsafe import Markup
 
     from cloakbench.report.figures import Figure
@@ -176,18 +176,24 @@ def _contents(
     ]
 
 
-def _template() -> Template:
+def templates(folder: Path) -> Environment:
+    """The pages in a folder, into which text goes escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-    folder = Path(__file__).parent
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _template() -> Template:
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent
+    environment = templates(folder)
     environment.filters["prose"] = _prose
     environment.globals |= {
         "said": IS,

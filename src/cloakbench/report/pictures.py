@@ -45,10 +45,14 @@ def embed(
     """
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return Picture(data_uri(small, exact=exact), *small.size, words, key)
+
+
+def data_uri(image: Image.Image, quality: int = QUALITY, exact: bool = False) -> str:
+    """An image as WebP inside a page; exact: without losses."""
     buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", lossless=exact, quality=QUALITY)
-    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(uri, *small.size, words, key)
+    image.save(buffer, format="WEBP", lossless=exact, quality=quality)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def photos(images: dict[str, Image.Image], words: str, whole: bool = False) -> list[Picture]:

@@ -149,18 +149,23 @@ def difference(wanted: Record, manifest: Mapping[str, Any]) -> str:
     return "" if manifest.get("key") == wanted.key else "its manifest was changed"
 
 
+_ABSENT = object()
+
+
 def _words(name: str, found: Any, wanted: Any) -> str:
     """Where two values differ first."""
     if isinstance(found, list) and isinstance(wanted, list):
         found, wanted = (dict(enumerate(each, start=1)) for each in (found, wanted))
     if isinstance(found, dict) and isinstance(wanted, dict):
-        key = next(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
-        return _words(f"{name}: {key}", found.get(key), wanted.get(key))
+        for key in {**wanted, **found}:
+            was, should = found.get(key, _ABSENT), wanted.get(key, _ABSENT)
+            if was != should:
+                return _words(f"{name}: {key}", was, should)
     return f"{name} was {_shown(found)}, not {_shown(wanted)}"
 
 
 def _shown(value: Any, longest: int = 60) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 

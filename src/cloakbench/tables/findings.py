@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from cloakbench.files.layout import trained
 from cloakbench.score.base import metrics
@@ -24,6 +23,7 @@ from cloakbench.tables.measures import (
     has_values,
     is_beside,
 )
+from cloakbench.tables.summary import rows_of
 
 LEARNT = 0.2  # of the way from a stranger to the person, below which a person is not learnt
 FAILED = "The control failed: clean photos are not learnt"
@@ -137,9 +137,11 @@ def first_way(tables: Tables) -> Way:
     """The controls among purifications and trainers; what the first cell has, where there are
     none.
     """
-    rows = tables.summary[~tables.summary["trainer"].isin(tables.controls.floor)]
+    rows = tables.summary
+    learnt = ~rows["trainer"].isin(tables.controls.floor)
+    rows = rows[learnt] if learnt.any() else rows
     own = [
-        next((label for label in known if label in set(rows[name])), rows[name].iloc[0])
+        next(label for label in [*known, *rows[name]] if label in set(rows[name]))
         for name, known in (
             ("purification", tables.controls.purification),
             ("trainer", tables.controls.trainer),
@@ -150,9 +152,7 @@ def first_way(tables: Tables) -> Way:
 
 def typical(tables: Tables, found: Finding, protection: str) -> str | None:
     """The person whose difference to the finding's baseline is nearest to the mean of all."""
-    own = tables.identities[
-        (tables.identities[list(Way._fields)] == pd.Series(found.way._asdict())).all(axis=1)
-    ].set_index("identity")
+    own = rows_of(tables.identities, found.way._asdict()).set_index("identity")
     values = own[own["protection"] == protection][found.metric].dropna()
     values = (values - own[own["protection"] == found.beside][found.metric]).dropna()
     return None if values.empty else str((values - values.mean()).abs().idxmin())
@@ -178,13 +178,15 @@ def _judge(rows: Sequence[Row], metric: str | None) -> Finding | None:
     worst = max(rows, key=lambda row: _doubt(row, metric))
     harms, spec = directed(worst, metric) > 0, f"+{metrics[metric].display}"
     p = float(worst[f"{metric}_p"])
+    if not harms:  # one of them may by chance
+        p = float(np.minimum(1.0, p * len(rows)))
     return Finding(
         "holds" if harms else "contradicted",
         metric,
         _way(worst),
         worst["baseline"],
         Value(number(worst[metric], spec), spread(worst, metric, spec)),
-        p if harms else min(1.0, p * len(rows)),  # one of them may contradict by chance
+        p,
         math.nan,
         int(worst[f"{metric}_n"]),
         worst["over"],

@@ -10,33 +10,34 @@ import pandas as pd
 
 from cloakbench.experiment.claims import labels_of
 from cloakbench.experiment.reported import Reported
+from cloakbench.files.layout import METHOD_LABELS
 from cloakbench.files.text import write_csv, write_text
 from cloakbench.score.base import metrics
 from cloakbench.tables.display import NOTHING, Grid, Value, number, spread
 from cloakbench.tables.experiment import Tables
 from cloakbench.tables.markdown import markdown
+from cloakbench.tables.summary import rows_of
 
-LABELS = ("protection", "purification", "trainer")
-HEADINGS = [*LABELS, "metric", "reported", "measured", "people", "where"]
+HEADINGS = [*METHOD_LABELS, "metric", "reported", "measured", "people", "where"]
 
 
 def reported_table(reported: Reported, tables: Tables) -> pd.DataFrame:
-    """A row per reported value: `LABELS`, `metric`, `place`, `reported`, and `measured` with its
-    interval, `low` and `high`, and `n` people, as the summary has them; NaN where nothing has run.
-    Of photos, as the table of photos has it, without interval.
+    """A row per reported value: METHOD_LABELS, `metric`, `place`, `reported`, and `measured` with
+    its interval, `low` and `high`, and `n` people, as the summary has them; NaN where nothing has
+    run. Of photos, as the table of photos has it, without interval.
     """
     rows: list[dict[str, Any]] = []
     for each in reported.values:
         labels = labels_of(each.cell)
         measured = tables.photos if each.of_photos else tables.summary
-        own = measured[(measured[list(labels)] == pd.Series(labels)).all(axis=1)]
+        own = rows_of(measured, labels)
         found = own.iloc[0].to_dict() if len(own) else {}
         ends = {
             key: found.get(f"{each.metric}{of}", math.nan)
             for key, of in (("measured", ""), ("low", "_low"), ("high", "_high"), ("n", "_n"))
         }
         told = {"metric": each.metric, "place": each.place, "reported": each.value}
-        rows.append({**dict.fromkeys(LABELS, NOTHING), **labels, **told, **ends})
+        rows.append({**dict.fromkeys(METHOD_LABELS, NOTHING), **labels, **told, **ends})
     return pd.DataFrame(rows)
 
 
@@ -57,7 +58,7 @@ def reported_grid(frame: pd.DataFrame) -> Grid:
         ends = {"x_low": row["low"], "x_high": row["high"]}
         rows.append(
             [
-                *(Value(row[name]) for name in LABELS),
+                *(Value(row[name]) for name in METHOD_LABELS),
                 Value(metrics[row["metric"]].title),
                 Value(number(row["reported"], spec)),
                 Value(number(row["measured"], spec), spread(ends, "x", spec)),

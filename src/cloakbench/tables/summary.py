@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, REPEATED, Controls
+from cloakbench.files.layout import CELL_LABELS, METHOD_LABELS, PHOTO_LABELS, REPEATED, Controls
 from cloakbench.score.base import SetMetric, metrics
 from cloakbench.tables.estimates import Term, estimates, paired_tests
 from cloakbench.tables.inference import holm
@@ -18,7 +18,6 @@ GROUP = tuple(name for name in CELL_LABELS if name not in REPEATED)
 PERSONAL = tuple(name for name in CELL_LABELS if name != "seed")
 REPLACED = (("protection",), ("purification",), ("trainer",), ("purification", "trainer"))
 """What a cell and its baselines differ in: protections are compared, and what undoes them."""
-REPLACEABLE = ("protection", "purification", "trainer")
 
 Labels = dict[str, str]
 Baseline = tuple[str, list[tuple[int, Labels]]]
@@ -144,7 +143,7 @@ def _baselines(
     for replaced in _replaced(labels, controls):
         yield _name(labels, replaced, budgets), [(-1, labels | replaced)]
     candidates = controls._asdict()
-    firsts = {axis: candidates[axis][0] for axis in REPLACEABLE if candidates[axis]}
+    firsts = {axis: candidates[axis][0] for axis in METHOD_LABELS if candidates[axis]}
     changed = {axis: first for axis, first in firsts.items() if labels[axis] != first}
     if "protection" in changed and len(changed) > 1:
         yield " + ".join(changed.values()), [(-1, labels | changed)]
@@ -213,6 +212,11 @@ def aggregate(frame: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     extreme = [name for name in names if metrics[name].aggregate == "max"]
     means[extreme] = largest[extreme]
     return means
+
+
+def rows_of(frame: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a table that have some labels."""
+    return frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)]
 
 
 def groups_of(images: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:

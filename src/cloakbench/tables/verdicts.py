@@ -21,6 +21,7 @@ from cloakbench.tables.inference import (
     p_signed_ranks,
     p_within,
 )
+from cloakbench.tables.summary import rows_of
 
 POWER = 0.9  # how likely the people that are said to be needed decide a claim
 MOST = 10_000  # people; more are as good as none
@@ -79,8 +80,7 @@ def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for cell in claim.cells if len(frame) else ():
         labels = labels_of(cell)
-        own = frame[(frame[list(labels)] == pd.Series(labels)).all(axis=1)]
-        columns[cell] = own.groupby("identity")[claim.endpoint].mean()
+        columns[cell] = rows_of(frame, labels).groupby("identity")[claim.endpoint].mean()
     return (
         pd.DataFrame(columns, columns=[*claim.cells], dtype=float)
         .replace([math.inf, -math.inf], math.nan)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,8 @@ from PIL import Image
 from cloakbench import __version__
 from cloakbench.files.images import read_photo
 from cloakbench.files.text import write_text
-from cloakbench.report.pictures import GAIN, PREVIEW, magnify
+from cloakbench.report.page import templates
+from cloakbench.report.pictures import GAIN, PREVIEW, data_uri, magnify
 from cloakbench.running.record import without_places
 from cloakbench.tables.display import number
 from cloakbench.tables.findings import FACELESS, LEARNT
@@ -35,31 +34,28 @@ ELSEWHERE = (
 
 def write_page(trial: Trial, miniature: bool, found: Sequence[Protected]) -> Path:
     """Write `index.html` into a trial's folder: photos, protected photos, samples, what holds."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     named = trial.named
     methods = {protection.name: protection for protection in trial.recipe.protections}
     path = trial.out / "index.html"
-    text = environment.get_template("page.html").render(
-        version=__version__,
-        sentences=sentences(found, miniature),
-        model=without_places(trial.model.path),
-        resolution=trial.model.resolution,
-        small=trial.model.resolution < PREVIEW,  # the page enlarges samples
-        trainer=trial.trainer.name,
-        gain=GAIN,
-        methods=methods,
-        photos=[_photo(name, path, found) for name, path in named.items()],
-        renamed=[path.name for name, path in named.items() if path.name != f"{name}.png"],
-        rows=[(each, [_embed(read_photo(sample)) for sample in each.samples]) for each in found],
-        clean=CLEAN,
+    text = (
+        templates(Path(__file__).parent)
+        .get_template("page.html")
+        .render(
+            version=__version__,
+            sentences=sentences(found, miniature),
+            model=without_places(trial.model.path),
+            resolution=trial.model.resolution,
+            small=trial.model.resolution < PREVIEW,  # the page enlarges samples
+            trainer=trial.trainer.name,
+            gain=GAIN,
+            methods=methods,
+            photos=[_photo(name, path, found) for name, path in named.items()],
+            renamed=[path.name for name, path in named.items() if path.name != f"{name}.png"],
+            rows=[
+                (each, [_embedded(read_photo(sample)) for sample in each.samples]) for each in found
+            ],
+            clean=CLEAN,
+        )
     )
     write_text(path, text)
     return path
@@ -111,21 +107,19 @@ def _photo(name: str, path: Path, found: Sequence[Protected]) -> dict[str, Any]:
     }
     return {
         "name": path.name,
-        "original": _embed(original),
+        "original": _embedded(original),
         "made": [
-            (method, _embed(image), _embed(magnify(image, original)))
+            (method, _embedded(image), _embedded(magnify(image, original)))
             for method, image in made.items()
         ],
     }
+
+
+def _embedded(image: Image.Image) -> str:
+    return data_uri(image, QUALITY)
 
 
 def _small(image: Image.Image) -> Image.Image:
     copy = image.copy()
     copy.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return copy
-
-
-def _embed(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

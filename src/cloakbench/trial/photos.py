@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from cloakbench.files.images import (
     largest_change,
     photo_files,
     read_photo,
-    signal_to_noise,
     square_box,
 )
 from cloakbench.files.outputs import MANIFEST, new_folder
@@ -176,16 +174,6 @@ def cut_again(given_back: Path, boxes: Mapping[str, Box], out: Path, resolution:
     with new_folder(out, record.manifest()) as folder:
         for path in photo_files(given_back):
             _square(read_photo(path), boxes[path.stem], resolution).save(folder / path.name)
-
-
-def changes(named: Mapping[str, Path], given_back: Path) -> tuple[int, float]:
-    """The largest change of a grey level of all photos, and the mean PSNR [dB] of the changed
-    ones, NaN if none is.
-    """
-    pairs = [(read_photo(given_back / f"{name}.png"), read_photo(p)) for name, p in named.items()]
-    largest = [largest_change([a], [b]) for a, b in pairs]
-    changed = [signal_to_noise(a, b) for (a, b), most in zip(pairs, largest, strict=True) if most]
-    return max(largest), float(np.mean(changed)) if changed else math.nan
 
 
 def left_over(squares: Path, protected: Path, again: Path) -> float:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.status import duration
 from cloakbench.faces import FaceBackend, backends, largest
-from cloakbench.files.images import read_photo
+from cloakbench.files.images import changes, read_photo
 from cloakbench.files.layout import prompt_folders
 from cloakbench.files.outputs import MARKER, check_file
 from cloakbench.files.text import write_text
@@ -29,7 +29,7 @@ from cloakbench.running.run import Run
 from cloakbench.stages.generate import generate
 from cloakbench.stages.protect import protect
 from cloakbench.trial.likeness import Embedding, Likeness
-from cloakbench.trial.photos import Box, changes, cut, cut_again, give_back, left_over
+from cloakbench.trial.photos import Box, cut, cut_again, give_back, left_over
 
 SETTINGS = "trial.json"
 WORK = "work"
@@ -224,7 +224,8 @@ class Trial:
         faces, likeness = sum(each is not None for each in vectors), scale.of(vectors)
         if name == CLEAN:
             return Protected(name, work / "photos", samples, faces, likeness)
-        linf, psnr = changes(named, self.out / name)
+        given_back = {key: self.out / name / f"{key}.png" for key in named}
+        linf, psnr = changes((read_photo(given_back[k]), read_photo(named[k])) for k in named)
         left = left_over(work / "photos", work / "protected" / name, squares)
         return Protected(name, self.out / name, samples, faces, likeness, linf, psnr, left)
 
