@@ -190,10 +190,11 @@ def counted(row: Row, model: str, number: int, card: str | None) -> dict[str, An
         "flops": first.flops,
         "gpu_gb": first.gpu / 1e9,
         "gpu_gb_frugal": frugal.gpu / 1e9,
-        "host_gb": first.host / 1e9,
-        "checkpoint_gb": first.checkpoint / 1e9,
-        "disk_gb": first.disk / 1e9,
-        "moved_gb": first.moved / 1e9,
+        **{
+            f"{name}_gb{suffix}": getattr(each, name) / 1e9
+            for suffix, each in {"": first, "_frugal": frugal}.items()
+            for name in ("host", "checkpoint", "disk", "moved")
+        },
         "operators": round(first.operators),
         "parts_gb": {part: size / 1e9 for part, size in first.parts.items()},
     }

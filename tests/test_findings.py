@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +88,32 @@ def test_beside_a_control_that_only_one_person_has_nothing_is_decided(tmp_path: 
     [found] = findings(tabulate(few, tmp_path))
 
     assert (found.identity.verdict, found.identity.beside) == ("undecided", "noise")
+
+
+def test_a_purification_of_protected_photos_alone_is_read_beside_clean_photos_as_they_are(
+    tmp_path: Path,
+) -> None:
+    """It undoes most of the harm, and is told though no clean photos were purified."""
+    cells, layout = study(tmp_path, EIGHT), Layout(tmp_path)
+    bare = [c for c in cells if (c.protection, c.trainer) == ("aspl", "dreambooth")]
+    purified = [replace(cell, purification="jpeg") for cell in bare]
+    for old, new in zip(bare, purified, strict=True):
+        for place in (layout.scores, layout.distances):
+            frame = pd.read_csv(place(old), dtype={"image": str, "photo": str})
+            write_scores(frame.assign(purification="jpeg"), place(new), MADE)
+
+    def value(cell: Cell, person: int) -> float:
+        harm = {"none": 0.3, "jpeg": 0.05}[cell.purification]
+        return 0.6 - harm * (cell.protection == "aspl") + 0.001 * person * (1 + len(cell.trainer))
+
+    rescored([*cells, *purified], tmp_path, relative_ims=value)
+
+    [found] = findings(tabulate([*cells, *purified], tmp_path))
+
+    assert found.undone is not None
+    assert found.undone.way == ("jpeg", "dreambooth")
+    assert found.undone.baseline == "clean + none"
+    assert found.undone.verdict == "holds"
 
 
 def test_few_people_decide_nothing_whatever_they_show(tmp_path: Path) -> None:

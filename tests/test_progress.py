@@ -38,10 +38,10 @@ def test_a_job_is_told_in_words(rule, labels, line):
 def test_rules_of_which_nothing_has_finished_are_named_and_not_guessed():
     estimate = planned(data=2, train=3, tables=1, all=1)
     estimate.start(1, "data", now=0)
-    assert estimate.left(now=5) == "data, train, tables left"
+    assert estimate.left(now=5) == "time left, unknown for data, train, tables"
 
     estimate.finish(1, now=300)
-    assert estimate.left(now=301) == "less than 1 min to 12 min and train, tables left"
+    assert estimate.left(now=301) == "less than 1 min to 12 min left, unknown for train, tables"
 
 
 def test_there_is_a_range_while_tables_and_report_of_which_there_is_one_each_wait():
@@ -50,17 +50,17 @@ def test_there_is_a_range_while_tables_and_report_of_which_there_is_one_each_wai
         estimate.start(job, "train", now=0)
         estimate.finish(job, now=seconds)
         estimate._at_once = 1
-    assert estimate.left(now=400) == "3 min to 9 min and tables, report left"
+    assert estimate.left(now=400) == "3 min to 9 min left, unknown for tables, report"
 
     estimate.start(2, "train", now=400)
     estimate.finish(2, now=750)
-    assert estimate.left(now=750) == "tables, report left"
+    assert estimate.left(now=750) == "time left, unknown for tables, report"
 
 
 def test_what_jobs_took_before_counts_until_one_of_their_rule_has_finished():
     estimate = planned(train=2, sample=1)
     estimate.expect({"train": [300, 300]})
-    assert estimate.left(now=0) == "about 10 min and sample left"
+    assert estimate.left(now=0) == "about 10 min left, unknown for sample"
 
     estimate.start(1, "train", now=0)
     estimate.finish(1, now=60)

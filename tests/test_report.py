@@ -241,6 +241,15 @@ def test_the_page_counts_one_thing_in_the_singular(page: str, cells, tmp_path: P
     assert "1 identity, 1 cell, 6 samples<" in alone.read_text(encoding="utf-8")
 
 
+def test_what_is_planned_and_not_scored_is_not_counted(cells, tmp_path: Path) -> None:
+    """As with --pool, whose tables are of what was scored somewhere."""
+    layout, some = Layout(tmp_path), tabulate(cells[:6], tmp_path)
+
+    page = make_report("some", cells, layout, some, METHODS, here=cells[:6]).read_text("utf-8")
+
+    assert "1 identity, 6 cells, 36 samples<" in page
+
+
 def test_a_missing_folder_of_samples_is_named(cells: list[Cell], tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     tables = tabulate(cells, tmp_path)

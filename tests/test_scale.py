@@ -29,7 +29,7 @@ from cloakbench.purify.base import build_purifier
 
 KEYS = {
     *("method", "stage", "model", "photos", "flops", "gpu_gb", "gpu_gb_frugal", "host_gb"),
-    *("disk_gb", "moved_gb", "operators"),
+    *("disk_gb", "moved_gb", "operators", "host_gb_frugal", "moved_gb_frugal"),
 }
 GIB = 2**30
 SD15 = ModelSpec(path="sd15", precision="bf16")
@@ -138,7 +138,7 @@ def test_a_step_of_pgd_on_four_photos():
 
     assert step.gpu <= 16.1e9
     assert step.flops == pytest.approx(16.31e12, rel=0.01)
-    assert step.operators <= 1600
+    assert step.operators <= 1580
 
 
 def test_weights_that_stay_as_they_are_are_cast_once_and_not_at_every_step():
@@ -156,7 +156,7 @@ def test_more_photos_than_a_batch_cost_no_more_each():
 
 
 def test_a_round_of_simacs_search_encodes_a_photo_once():
-    assert counted("simac", "search").flops <= 16.1e12
+    assert counted("simac", "search").flops <= 16e12
 
 
 @pytest.mark.large

@@ -71,9 +71,11 @@ class Estimate:
 
     def left(self, now: float) -> str:
         """The time left at `now` [s], in words, and how sure that is."""
-        untimed, (time, deviation) = self.untimed(), self.seconds(now)
-        known = [_range(time, deviation)] if time >= 1 or not untimed else []
-        return f"{' and '.join([*known, *([', '.join(untimed)] if untimed else [])])} left"
+        untimed, (time, deviation) = ", ".join(self.untimed()), self.seconds(now)
+        known = f"{_range(time, deviation)} left"
+        if not untimed:
+            return known
+        return f"{known if time >= 1 else 'time left'}, unknown for {untimed}"
 
 
 def _variance(durations: list[float]) -> float:

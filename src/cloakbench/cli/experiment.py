@@ -188,7 +188,7 @@ def tables(
     check_output(folder)
     whole = {} if so_far or pool else expected.tables().manifest()
     with new_folder(folder, whole) as part:
-        write_tables(name, made, part, columns or ())
+        write_tables(experiment.name, made, part, columns or ())
         _write_further(experiment, cells, made, part)
         write_provenance(experiment, part, [each.provenance for each in elsewhere])
     print_summary(name, made)
@@ -260,6 +260,7 @@ def claims(
                 f"{sources[-1]}: names no file of `claims`. See config/README.md."
             )
         if not (so_far or pool or as_json):
+            _say_waiting(experiment)
             _run(sources)
         Expected(experiment).check("score", "distances")
         elsewhere = _elsewhere(experiment, pool or ())
@@ -269,6 +270,20 @@ def claims(
             print_verdicts(experiment.name, made)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _say_waiting(experiment: Experiment) -> None:
+    """Say before a run of a ledger how much of it is left, and how to do without it."""
+    from cloakbench.tables import scored
+
+    cells = experiment.cells()
+    if waiting := len(cells) - len(scored(cells, experiment.layout)):
+        typer.echo(
+            f"{experiment.name}: {waiting:,} of {len(cells):,} cells are to be trained and scored; "
+            "`cloakbench plan` says how long that takes. Without a run, --so-far decides by the "
+            f"scores that are here, --pool docs/{experiment.name} by published ones.",
+            err=True,
+        )
 
 
 def _ledgers() -> list[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloakbench import __version__
-from cloakbench.files.layout import Cell, Layout
+from cloakbench.files.layout import CELL_LABELS, Cell, Layout
 from cloakbench.files.text import write_text
 from cloakbench.registry import Method
 from cloakbench.report.evidence import IS, Evidence, evidence, exhibits, headline
@@ -34,6 +34,7 @@ from cloakbench.tables.findings import FAILED, LEARNT, control
 from cloakbench.tables.measures import LEVEL, main_metrics
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
@@ -81,7 +82,7 @@ def make_report(
             experiment=experiment,
             version=__version__,
             methods=methods,
-            counts=_counts(len(cells), len(tables.images), len(people)),
+            counts=_counts(tables.images),
             shown=_shown(len(pictures), len(people), all_whole(pictured)),
             figures=[(figure, Markup(svg)) for figure, svg in drawn],
             galleries=pictures,
@@ -223,12 +224,17 @@ def _prose(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _counts(cells: int, samples: int, identities: int) -> str:
+def _counts(images: pd.DataFrame) -> str:
+    """How much has been scored."""
+    identities, cells = (
+        len(images[names].drop_duplicates())
+        for names in (["model", "dataset", "identity"], [*CELL_LABELS])
+    )
     return ", ".join(
         f"{number} {one if number == 1 else many}"
         for number, one, many in (
             (identities, "identity", "identities"),
             (cells, "cell", "cells"),
-            (samples, "sample", "samples"),
+            (len(images), "sample", "samples"),
         )
     )

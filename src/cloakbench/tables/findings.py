@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cloakbench.files.layout import trained
+from cloakbench.files.layout import METHOD_LABELS, Controls, trained
 from cloakbench.score.base import metrics
 from cloakbench.tables.display import Value, number, p_value, score_value, spread
 from cloakbench.tables.experiment import Tables
@@ -162,13 +162,33 @@ def _find(tables: Tables, protection: str) -> Findings | None:
     frame, known = tables.contrasts, tables.controls.protection
     own = [r for r in frame.to_dict("records") if r["protection"] == protection]
     bare = [r for r in own if _way(r) == first_way(tables) and is_beside(r, known)]
-    others = [r for r in own if _way(r) != first_way(tables) and is_beside(r, known[:1])]
-    others = [r for r in others if trained(r["trainer"]) == r["trainer"]]  # less is always learnt
+    ways = [r for r in own if _way(r) != first_way(tables) and _is_whole(r)]
+    others = _beside_clean(ways, tables.controls)
     identity, quality = chosen(frame, IDENTITY), chosen(frame, QUALITY)
     found = _judge(bare, identity)
     if found is None:
         return None
     return Findings(protection, found, _judge(bare, quality), _judge(others, identity))
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether a training ran to its end; before, less is always learnt."""
+    return trained(row["trainer"]) == str(row["trainer"])
+
+
+def _beside_clean(rows: Sequence[Row], controls: Controls) -> list[Row]:
+    """Differences to clean photos that went the same way; where no such photos ran, to those that
+    nothing was done to.
+    """
+    beside = [row for row in rows if is_beside(row, controls.protection[:1])]
+    compared = {_way(row) for row in beside}
+    candidates = controls._asdict()
+    firsts = {axis: candidates[axis][0] for axis in METHOD_LABELS if candidates[axis]}
+    for row in rows if "protection" in firsts else ():
+        changed = [first for axis, first in firsts.items() if row[axis] != first]
+        if _way(row) not in compared and row["baseline"] == " + ".join(changed):
+            beside.append(row)
+    return beside
 
 
 def _judge(rows: Sequence[Row], metric: str | None) -> Finding | None:
