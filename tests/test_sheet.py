@@ -83,5 +83,14 @@ def test_a_sheet_of_cells_has_the_photos_and_every_prompt(tmp_path):
     rows = cell_rows(cells, layout, columns=4)
 
     assert list(rows) == ["photos", "dreambooth", "cdl"]
+    for protection, purification in (("aspl", "none"), ("aspl", "jpeg"), ("clean", "none")):
+        cells.append(replace(first, protection=protection, purification=purification))
+        picture(layout.purified(cells[-1]) / "0.png", RED if protection == "clean" else BLUE)
+        picture(layout.generated(cells[-1]) / "photo" / "0.png", BLUE)
+    learnt = cell_rows(cells, layout, columns=4, learnt=True)
+    assert [name for name in learnt if "photos" in name] == [
+        *("photos", "photos / aspl / none", "photos / aspl / jpeg")
+    ]
+    assert learnt["photos / aspl / jpeg"] == [layout.purified(cells[3]) / "0.png"]
     shown = [(path.parent.name, path.stem) for path in rows["cdl"]]
     assert shown == [("dslr", "0"), ("dslr", "1"), ("photo", "0"), ("photo", "1")]

@@ -422,6 +422,9 @@ def picture(
     identity: Annotated[str, typer.Option(help="Whose samples.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")],
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 8,
+    learnt: Annotated[
+        bool, typer.Option("--learnt", help="Show the photos that models learnt, too.")
+    ] = False,
     so_far: ScoredOption = False,
     force: ForceOption = False,
 ) -> None:
@@ -444,7 +447,7 @@ def picture(
     _, there = _finished(experiment, so_far)
     if not (cells := [c for c in there if c.identity == identity and c.seed == first]):
         raise CloakBenchError(f"--identity: no cell of '{identity}' has been scored yet.")
-    contact_sheet(cell_rows(cells, experiment.layout, columns), out, columns)
+    contact_sheet(cell_rows(cells, experiment.layout, columns, learnt), out, columns)
     typer.echo(f"→ {out}")
 
 

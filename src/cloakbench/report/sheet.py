@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
 from cloakbench.files.images import SUFFIXES, photo_size, read_photo
-from cloakbench.files.layout import CELL_LABELS, Cell, Layout, prompt_folders
+from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, prompt_folders
 from cloakbench.files.outputs import new_file
 
 FONT_SIZE, MARGIN = 12, 6  # px
@@ -44,19 +44,34 @@ def _photos(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
-def cell_rows(cells: Sequence[Cell], layout: Layout, columns: int) -> dict[str, list[Path]]:
+def cell_rows(
+    cells: Sequence[Cell], layout: Layout, columns: int, learnt: bool = False
+) -> dict[str, list[Path]]:
     """The photos of one identity, then samples of each of its cells, in equal parts per prompt.
 
     Rows are called by the labels in which the cells differ.
+
+    learnt: after the photos also what models learnt of them, protected and purified, if it differs.
     """
     varying = [name for name in CELL_LABELS if len({getattr(cell, name) for cell in cells}) > 1]
-    rows = {"photos": sorted((layout.data(cells[0]) / "set_B").glob("*.png"))}
+    rows = {"photos": _pngs(layout.data(cells[0]) / "set_B")}
+    originals = [read_photo(path) for path in rows["photos"]]
+    for cell in cells if learnt else ():
+        changed = [name for name in varying if name in PHOTO_LABELS]
+        label = " / ".join(["photos", *(getattr(cell, name) for name in changed)])
+        own = _pngs(layout.purified(cell))
+        if label not in rows and list(map(read_photo, own)) != originals:
+            rows[label] = own
     for cell in cells:
         prompts = prompt_folders(layout.generated(cell))
         share = -(-columns // len(prompts))
         label = " / ".join(getattr(cell, name) for name in varying) or "samples"
-        rows[label] = [path for folder in prompts for path in sorted(folder.glob("*.png"))[:share]]
+        rows[label] = [path for folder in prompts for path in _pngs(folder)[:share]]
     return rows
+
+
+def _pngs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.png"))
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -> None:
