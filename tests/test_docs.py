@@ -148,6 +148,23 @@ def test_the_shown_figures_of_the_model_are_the_measured_ones():
         assert shown in text
 
 
+def test_the_shown_figures_of_the_second_model_are_the_measured_ones():
+    measured = json.loads((REPOSITORY / "docs" / "miniature-second.json").read_text())
+    vae, brisque, kept = (measured[part] for part in ("vae", "brisque", "perturbation_kept"))
+    text = " ".join(RESOURCES.split())
+
+    for shown in (
+        f"{vae['psnr']:.1f} dB, {vae['ssim']:.3f}",
+        f"{vae['faces_in_reconstructions']:.0%} of reconstructions",
+        f"accuracy {vae['verification_of_reconstructions']:.3f}",
+        f"noise kept {kept['noise']:.3f}",
+        f"with a face {measured['samples']['faces']:.0%}",
+        f"CLIP {measured['clip']['accuracy']:.1%}",
+        f"reconstructions {brisque['reconstructions']:.1f}, of samples {brisque['samples']:.1f}",
+    ):
+        assert shown in text
+
+
 def test_the_first_page_says_what_stable_diffusion_takes_as_its_page_does():
     """Which a test of tests/test_scale.py ties to what `cloakbench plan` counts."""
     page = (REPOSITORY / "docs" / "stable-diffusion.md").read_text("utf-8")

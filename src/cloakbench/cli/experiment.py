@@ -281,7 +281,7 @@ def _say_waiting(experiment: Experiment) -> None:
         typer.echo(
             f"{experiment.name}: {waiting:,} of {len(cells):,} cells are to be trained and scored; "
             "`cloakbench plan` says how long that takes. Without a run, --so-far decides by the "
-            f"scores that are here, --pool docs/{experiment.name} by published ones.",
+            "scores that are here, and --pool by published ones.",
             err=True,
         )
 

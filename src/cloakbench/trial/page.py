@@ -37,25 +37,20 @@ def write_page(trial: Trial, miniature: bool, found: Sequence[Protected]) -> Pat
     named = trial.named
     methods = {protection.name: protection for protection in trial.recipe.protections}
     path = trial.out / "index.html"
-    text = (
-        templates(Path(__file__).parent)
-        .get_template("page.html")
-        .render(
-            version=__version__,
-            sentences=sentences(found, miniature),
-            model=without_places(trial.model.path),
-            resolution=trial.model.resolution,
-            small=trial.model.resolution < PREVIEW,  # the page enlarges samples
-            trainer=trial.trainer.name,
-            gain=GAIN,
-            methods=methods,
-            photos=[_photo(name, path, found) for name, path in named.items()],
-            renamed=[path.name for name, path in named.items() if path.name != f"{name}.png"],
-            rows=[
-                (each, [_embedded(read_photo(sample)) for sample in each.samples]) for each in found
-            ],
-            clean=CLEAN,
-        )
+    page = templates(Path(__file__).parent).get_template("page.html")
+    text = page.render(
+        version=__version__,
+        sentences=sentences(found, miniature),
+        model=without_places(trial.model.path),
+        resolution=trial.model.resolution,
+        small=trial.model.resolution < PREVIEW,  # the page enlarges samples
+        trainer=trial.trainer.name,
+        gain=GAIN,
+        methods=methods,
+        photos=[_photo(name, path, found) for name, path in named.items()],
+        renamed=[path.name for name, path in named.items() if path.name != f"{name}.png"],
+        rows=[(each, [_embedded(read_photo(sample)) for sample in each.samples]) for each in found],
+        clean=CLEAN,
     )
     write_text(path, text)
     return path
