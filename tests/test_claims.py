@@ -482,7 +482,9 @@ def test_what_is_missing_is_run_before_the_verdicts(
     monkeypatch.setattr("cloakbench.cli.experiment.subprocess.run", run)
     files = ["config.yaml", "config/claims.yaml", results_in(tmp_path)]
 
-    assert "undecided" in CliRunner().invoke(app, ["claims", *files]).stdout
+    made = CliRunner().invoke(app, ["claims", *files])
+    assert "undecided" in made.stdout
+    assert "claims: 13 of 13 cells are to be trained and scored" in made.stderr
     assert [command[1:] for command in ran] == [["-m", "snakemake", "--configfile", *files]]
     assert "undecided" in CliRunner().invoke(app, ["claims", *files, "--so-far"]).stdout
     assert len(ran) == 1

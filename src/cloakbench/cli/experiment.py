@@ -260,8 +260,7 @@ def claims(
                 f"{sources[-1]}: names no file of `claims`. See config/README.md."
             )
         if not (so_far or pool or as_json):
-            _say_waiting(experiment)
-            _run(sources)
+            _run(sources, experiment)
         Expected(experiment).check("score", "distances")
         elsewhere = _elsewhere(experiment, pool or ())
         made = verdicts_so_far(experiment.claims, experiment.cells(), experiment.layout, elsewhere)
@@ -273,7 +272,7 @@ def claims(
 
 
 def _say_waiting(experiment: Experiment) -> None:
-    """Say before a run of a ledger how much of it is left, and how to do without it."""
+    """Say how much of a ledger's experiment is left to run, and how to do without it."""
     from cloakbench.tables import scored
 
     cells = experiment.cells()
@@ -300,8 +299,8 @@ def _ledgers() -> list[list[str]]:
     return ours
 
 
-def _run(sources: Sequence[str]) -> None:
-    """Have Snakemake make what an experiment lacks.
+def _run(sources: Sequence[str], experiment: Experiment) -> None:
+    """Have Snakemake make what an experiment lacks, and say before how much that is.
 
     Raises:
         CloakBenchError: it cannot, or the config is no file.
@@ -310,6 +309,7 @@ def _run(sources: Sequence[str]) -> None:
 
     if sources[0].startswith("{"):
         raise CloakBenchError("the config: Snakemake reads files. Name them, or add --so-far.")
+    _say_waiting(experiment)
     command = [sys.executable, "-m", "snakemake", "--configfile", *sources]
     if subprocess.run(command, check=False).returncode:
         raise CloakBenchError(
