@@ -63,6 +63,10 @@ screenshots: browser ## picture the demo's report for the docs
 demo: setup ## run the whole study in miniature and print its table (a quarter of an hour on two CPU cores)
 	snakemake
 
+claims: private PICTURED := person_000036
+claims: private LEARNT := --learnt
+claims-adaptive: PICTURED := person_000016
+claims-cdl: PICTURED := person_000032
 RESULTS = $(or $(shell sed -n 's/^results: *//p' config/$@.yaml),results)
 claims: claims-adaptive claims-cdl claims-purifications claims-suffix
 
@@ -71,7 +75,7 @@ $(STUDIES): setup ## run config/<name>.yaml; refresh docs/<name>
 	mkdir -p docs/$@
 	cp $(RESULTS)/tables/$@/*.md $(RESULTS)/report/$@/*.svg docs/$@/
 	cp $(addprefix $(RESULTS)/tables/$@/,images.csv distances.csv provenance.json) docs/$@/
-	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) \
+	cloakbench picture config.yaml config/$@.yaml --identity $(PICTURED) $(LEARNT) \
 		--out docs/$@/$(PICTURED).webp --force
 	$(if $(filter claims,$@),cloakbench claims --so-far)
 

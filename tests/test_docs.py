@@ -250,4 +250,7 @@ def test_what_a_study_made_is_copied_from_where_its_config_has_it(
     tables, report = experiment.layout.tables(name), experiment.layout.report(name).parent
 
     assert experiment.name == name
-    assert f"cp {tables}/*.md {report}/*.svg docs/{name}/\n" in made(name)
+    ran = made(name)
+    assert f"cp {tables}/*.md {report}/*.svg docs/{name}/\n" in ran
+    pictures = re.findall(rf"--out (docs/{name}/\S+)", ran)
+    assert [*map(str, Path(f"docs/{name}").glob("person_*.webp"))] in ([], pictures)
