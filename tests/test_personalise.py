@@ -20,6 +20,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.files.digest import _reached, code_digest
 from cloakbench.identity import Identity
 from cloakbench.models.families.stable_diffusion import StableDiffusion
+from cloakbench.models.gradients import clip
 from cloakbench.models.loading import load_model
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
@@ -69,6 +70,24 @@ def saved_bytes(diffusion: StableDiffusion, folder: Path) -> dict[str, bytes]:
     diffusion.save(folder)
     files = sorted(folder.rglob("*.safetensors"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.999999, 1.0, 1.000002, 30.0, math.nan, math.inf])
+def test_gradients_are_clipped_as_torch_clips_them(size: float):
+    drawn = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    drawn *= size / drawn.norm()
+    ours, theirs = (
+        [torch.nn.Parameter(torch.zeros(50)) for _ in range(3)] for _ in range(2)
+    )  # the last of them without a gradient
+    for parameters in (ours, theirs):
+        for parameter, gradient in zip(parameters, drawn, strict=False):
+            parameter.grad = gradient.clone()
+
+    clip(ours, 1.0)
+    torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+
+    for own, other in zip(ours[:2], theirs, strict=False):
+        torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("text_encoder", [True, False])

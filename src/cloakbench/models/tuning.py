@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.models.base import DiffusionModel, Latents, Text
-from cloakbench.models.gradients import NarrowGradients
+from cloakbench.models.gradients import NarrowGradients, clip
 from cloakbench.running.jobs import Draw
 
 
@@ -105,7 +105,7 @@ class FineTuner:
         if casts:
             self._narrow.descend(self.optimiser, 1.0)
             return
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        clip(self.parameters, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
