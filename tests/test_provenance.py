@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -101,8 +100,7 @@ def test_code_that_was_edited_anywhere_is_told(tmp_path):
         code = "from cloakbench.experiment.provenance import software; print(software()['changed'])"
         environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", code]
-        made = subprocess.run(command, env=environment, check=True, stdout=PIPE, text=True)
-        return made.stdout.strip()
+        return subprocess.check_output(command, env=environment, text=True).strip()
 
     assert changed() == "False"
     with (source / "cloakbench" / "protect" / "pid.py").open("a") as file:
