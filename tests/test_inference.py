@@ -56,6 +56,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say(draw: Draw, n: int) -> No
     assert 0.93 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.97
 
 
+@pytest.mark.parametrize("draw", [NORMAL, SKEWED], ids=["normal", "skewed"])
+@pytest.mark.parametrize("n", [16, 48])
+def test_intervals_of_claims_hold_it_as_often_as_they_say(draw: Draw, n: int) -> None:
+    rng = np.random.default_rng(n)
+
+    intervals = [mean_interval(draw(rng, n), level=0.99) for _ in range(500)]
+
+    assert 0.98 <= np.mean([low <= 0 <= high for _, low, high, _ in intervals]) <= 0.998
+
+
 @pytest.mark.parametrize("n", [5, 7])
 def test_intervals_of_few_normal_values_hold_it_too(n: int) -> None:
     rng = np.random.default_rng(n)
