@@ -64,7 +64,7 @@ def in_double_precision(diffusion: DiffusionModel, tiny_weights, monkeypatch) ->
     def doubled(*given: Any, **options: Any) -> torch.nn.Module:
         return load_frozen(*given, **options).double()
 
-    kept = PixelDenoiser.load, superres._spandrel
+    kept = PixelDenoiser.load, superres.load_spandrel
     [function.cache_clear() for function in kept]
     monkeypatch.setattr(denoiser, "load_frozen", doubled)
     monkeypatch.setattr(codeformer, "_restorer", lambda path, _: load_restorer(path).double())

@@ -60,12 +60,12 @@ def weightless(stretch: Stretch, made: Made, device: str) -> Iterator[None]:
         (codeformer, "load_codeformer"): partial(_codeformer, made),
         (codeformer.CodeFormer, "check"): lambda _: None,
         (codeformer.CodeFormer, "face_finder"): lambda *_: _one_face,
-        (superres, "_file"): lambda name: _path(name or superres.REAL_ESRGAN),
-        (superres, "_spandrel"): partial(_enlarger, made),
-        (superres, "_pipeline_folder"): _path,
-        (superres, "_pipeline"): partial(_upscaler, made, stretch),
-        (superres, "_ncnn_files"): _ncnn_files,
-        (superres, "_ncnn"): partial(_enlarger, made, Path(superres.REAL_ESRGAN), device),
+        (superres, "spandrel_file"): lambda name: _path(name or superres.REAL_ESRGAN),
+        (superres, "load_spandrel"): partial(_enlarger, made),
+        (superres, "upscaler_folder"): _path,
+        (superres, "load_upscaler"): partial(_upscaler, made, stretch),
+        (superres, "ncnn_files"): _ncnn_files,
+        (superres, "load_ncnn"): partial(_enlarger, made, Path(superres.REAL_ESRGAN), device),
         (PixelDenoiser, "load"): partial(_ddpm, made),
     }
     said = logging.getLogger("diffusers")  # the upscaler's pipeline warns of what it does itself

@@ -85,11 +85,11 @@ class SuperResolution(PhotoPurifier):
     def files(self) -> Iterable[WeightFile]:
         match self.backend:
             case "diffusers":
-                return weights_in(_pipeline_folder(self.weights or UPSCALER))
+                return weights_in(upscaler_folder(self.weights or UPSCALER))
             case "spandrel":
-                return weights_in(check_pytorch_weights(_file(self.weights), RELEASES))
+                return weights_in(check_pytorch_weights(spandrel_file(self.weights), RELEASES))
             case "ncnn":
-                return [each for path in _ncnn_files(self.weights) for each in weights_in(path)]
+                return [each for path in ncnn_files(self.weights) for each in weights_in(path)]
 
     @property
     def has_gradient(self) -> bool:
@@ -119,12 +119,12 @@ class SuperResolution(PhotoPurifier):
             case "diffusers":
                 return self._diffusers(device)
             case "spandrel":
-                return _spandrel(_file(self.weights), device)
+                return load_spandrel(spandrel_file(self.weights), device)
             case "ncnn":
-                return _ncnn(*_ncnn_files(self.weights))
+                return load_ncnn(*ncnn_files(self.weights))
 
     def _diffusers(self, device: str) -> Network:
-        pipeline = _pipeline(_pipeline_folder(self.weights or UPSCALER), device)
+        pipeline = load_upscaler(upscaler_folder(self.weights or UPSCALER), device)
 
         def enlarge(small: Tensor, rng: Generator) -> Tensor:
             images: Tensor = pipeline(
@@ -141,7 +141,7 @@ class SuperResolution(PhotoPurifier):
         return enlarge
 
 
-def _pipeline_folder(name: str) -> Path:
+def upscaler_folder(name: str) -> Path:
     """The folder of an upscaler: as given, or where the hub's cache has it."""
     try:
         folder = find_folder(name)
@@ -157,7 +157,12 @@ def _pipeline_folder(name: str) -> Path:
 
 
 @cache
-def _pipeline(folder: Path, device: str) -> Any:
+def load_upscaler(folder: Path, device: str) -> Any:
+    """The upscaler's pipeline, in half precision on a GPU; loaded once.
+
+    Raises:
+        CloakBenchError: a file is damaged, or of another pipeline.
+    """
     import torch
     from diffusers import StableDiffusionUpscalePipeline
 
@@ -174,12 +179,18 @@ def _pipeline(folder: Path, device: str) -> Any:
     return pipeline.to(device)
 
 
-def _file(name: str | None) -> Path:
+def spandrel_file(name: str | None) -> Path:
+    """The file of a network of spandrel's: Real-ESRGAN's by default."""
     return find_weights(name or REAL_ESRGAN, RELEASES)
 
 
 @cache
-def _spandrel(path: Path, device: str) -> Network:
+def load_spandrel(path: Path, device: str) -> Network:
+    """A network that enlarges four times, with gradients for its input; loaded once.
+
+    Raises:
+        CloakBenchError: spandrel does not know it, or it enlarges by another factor.
+    """
     from spandrel import ImageModelDescriptor, ModelLoader
 
     try:
@@ -198,7 +209,7 @@ def _spandrel(path: Path, device: str) -> Network:
     return lambda small, _: enlarge(network, small.to(device))
 
 
-def _ncnn_files(name: str | None) -> tuple[Path, Path]:
+def ncnn_files(name: str | None) -> tuple[Path, Path]:
     """A network's .param and .bin file; the default is in a package that is not imported, since
     importing it needs a graphics driver.
     """
@@ -222,7 +233,12 @@ def _ncnn_files(name: str | None) -> tuple[Path, Path]:
 
 
 @cache
-def _ncnn(param: Path, weights: Path) -> Network:
+def load_ncnn(param: Path, weights: Path) -> Network:
+    """A network of ncnn's, on the CPU, without gradients; loaded once.
+
+    Raises:
+        CloakBenchError: a file is damaged; or, when it runs, it has other inputs and outputs.
+    """
     import ncnn
     import numpy as np
     import torch
