@@ -21,7 +21,13 @@ from cloakbench.tables import Tables, make_tables, read_elsewhere, write_tables
 PEOPLE = tuple("abcdefgh")
 CONTROLS = Controls(("clean", "noise"), ("none",), ("dreambooth",))
 SETTINGS: dict[str, Any] = {
-    "config": {"faces": "dlib", "identities": [*PEOPLE], "seeds": [0]},
+    "config": {
+        "experiment": "study",
+        "faces": "dlib",
+        "identities": [*PEOPLE],
+        "seeds": [0],
+        "protections": [{"name": "aspl", "method": "aspl", "budget": "11/255"}],
+    },
     "weights": {"unet.safetensors": "12ab"},
 }
 
@@ -103,19 +109,43 @@ def test_a_setting_that_is_newer_than_the_tables_is_at_its_default(
     del older["config"]["trainers"][0]["weight_decay"], older["config"]["keep_weights"]
     folder = tables_of(tmp_path / "other", "a", config=older["config"])
 
-    read_elsewhere(folder, experiment.cells(), here)
+    with pytest.raises(CloakBenchError, match="has no cell"):  # its settings are these
+        read_elsewhere(folder, experiment.cells(), here)
 
     older["config"]["trainers"][0]["weight_decay"] = 0.5
     (folder / "provenance.json").write_text(json.dumps(older))
-    with pytest.raises(CloakBenchError, match=r"these \(trainers\)"):
+    with pytest.raises(CloakBenchError, match=r"these \(dreambooth\)"):
         read_elsewhere(folder, experiment.cells(), here)
+
+
+def test_another_experiment_may_have_some_of_the_cells(tmp_path: Path) -> None:
+    """Its methods of other names say nothing of these cells."""
+    cells = study(tmp_path / "here", PEOPLE[:3])
+    jpeg, suffix = {"name": "jpeg", "method": "jpeg"}, {"name": "suffix", "method": "dreambooth"}
+    config = SETTINGS["config"] | {"experiment": "wide", "purifications": [jpeg]}
+    config["trainers"] = [suffix]
+
+    found = pooled(tmp_path / "here", cells, tables_of(tmp_path / "other", PEOPLE, config=config))
+
+    assert set(found.images["identity"]) == {*PEOPLE[:3]}
+
+
+def test_tables_without_any_of_the_cells_are_named(tmp_path: Path) -> None:
+    cells = study(tmp_path / "here", PEOPLE[:3])
+    folder = tables_of(tmp_path / "other", PEOPLE[5:])
+
+    with pytest.raises(CloakBenchError, match="tables: has no cell of this experiment"):
+        read_elsewhere(folder, cells, SETTINGS)
+
+
+STRONGER = {"name": "aspl", "method": "aspl", "budget": "16/255"}
 
 
 @pytest.mark.parametrize(
     ("said", "named"),
     [
         ({"config": SETTINGS["config"] | {"faces": "insightface"}}, "faces"),
-        ({"config": SETTINGS["config"] | {"purifications": ["jpeg"]}}, "purifications"),
+        ({"config": SETTINGS["config"] | {"protections": [STRONGER]}}, "aspl"),
         ({"weights": {"unet.safetensors": "34cd"}}, "unet.safetensors"),
     ],
 )
@@ -156,7 +186,7 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["claims", "reported"])
 def test_parts_may_be_read_with_other_claims(key: str, tmp_path: Path) -> None:
     """Scores are the same, whatever is claimed of them."""
-    cells = study(tmp_path / "here", PEOPLE[:5])
+    cells = study(tmp_path / "here", PEOPLE)
     told = {**SETTINGS["config"], key: "mine.yaml"}
 
     found = pooled(tmp_path / "here", cells, tables_of(tmp_path / "one", PEOPLE[5:], config=told))

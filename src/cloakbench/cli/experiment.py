@@ -39,8 +39,8 @@ ScoredOption = Annotated[bool, typer.Option("--so-far", help="Of the cells that 
 PoolOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="A folder of this experiment's tables from another machine, whose cells join those "
-        "that are scored here; as --so-far. Repeatable."
+        help="A folder of tables, of this experiment from another machine or of another one, whose "
+        "cells of this one join those that are scored here; as --so-far. Repeatable."
     ),
 ]
 MetricOption = Annotated[

@@ -233,8 +233,8 @@ def _parts(pooled: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     commits = ", ".join(dict.fromkeys(p["software"]["commit"] or "unknown" for p in pooled))
     return [
-        "Scores of other parts of the experiment are pooled with those that were made here, of "
-        f"equal settings and weights; their tables are by commit {commits}.",
+        "Scores of some cells were made elsewhere, with equal settings and weights, and are pooled "
+        f"with those that were made here; their tables are by commit {commits}.",
         "",
     ]
 

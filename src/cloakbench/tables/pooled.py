@@ -1,4 +1,4 @@
-"""Scores of an experiment's cells that were made on another machine, beside those that are here."""
+"""Scores of an experiment's cells that were made elsewhere, beside those that are here."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from cloakbench.experiment.provenance import settings
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell
 from cloakbench.tables.collect import read_table, wrong
 
-FREE = {"identities", "seeds", "results", "keep_weights", "claims", "reported"}
-"""Settings that the parts of an experiment may differ in: they change no score."""
+FREE = {"experiment", "identities", "seeds", "results", "keep_weights", "claims", "reported"}
+"""Settings that tables may differ in: they change no score."""
+
+AXES = ("protections", "purifications", "trainers")
+"""Settings of which only methods that both name have to agree."""
 
 
 class Elsewhere(NamedTuple):
-    """Tables of a part of an experiment: its samples, its photos, and where they come from."""
+    """Tables that have cells of an experiment: samples, photos, and where they come from."""
 
     folder: Path
     images: pd.DataFrame
@@ -31,11 +34,12 @@ class Elsewhere(NamedTuple):
 def read_elsewhere(folder: Path, cells: Sequence[Cell], provenance: Mapping[str, Any]) -> Elsewhere:
     """The rows of an experiment's cells in a folder of tables: `images.csv` and `distances.csv`.
 
-    provenance: of the experiment here; the folder's `provenance.json` has to have the same settings
-    but for people and seeds, and the same weights.
+    provenance: of the experiment here; the folder's `provenance.json` has to have the same weights
+    and the same settings, but for people, seeds, and methods that only one of the two names.
 
     Raises:
-        CloakBenchError: there are no tables, they are damaged, or of another experiment.
+        CloakBenchError: there are no tables, they are damaged, or made with other settings, or of
+            none of the cells.
     """
     try:
         images, distances = (read_table(folder / f"{each}.csv") for each in ("images", "distances"))
@@ -60,6 +64,11 @@ def read_elsewhere(folder: Path, cells: Sequence[Cell], provenance: Mapping[str,
             ("distances", distances, PHOTO_LABELS),
         )
     }
+    if not any(map(len, parts.values())):
+        raise CloakBenchError(
+            f"{folder}: has no cell of this experiment: other people, seeds or methods. Name "
+            "another folder."
+        )
     return Elsewhere(folder, **parts, provenance=theirs)
 
 
@@ -80,12 +89,22 @@ def pool(
 
 
 def _other(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Settings, but for those that parts may differ in, and weights that are not the same."""
+    """Settings, but for those that tables may differ in, and weights that are not the same."""
     config, wanted = _as_of_now(theirs["config"]), ours["config"]
-    told = [k for k in (config.keys() | wanted.keys()) - FREE if config.get(k) != wanted.get(k)]
+    compared = (config.keys() | wanted.keys()) - FREE - {*AXES}
+    told = [k for k in compared if config.get(k) != wanted.get(k)]
+    told += [label for axis in AXES for label in _unlike(config.get(axis), wanted.get(axis))]
     weights, loaded = theirs["weights"], ours["weights"]
     told += [k for k in weights.keys() & loaded.keys() if weights[k] != loaded[k]]
     return sorted(told)
+
+
+def _unlike(theirs: Sequence[Mapping[str, Any]] | None, ours: Any) -> list[str]:
+    """Labels of methods that both have, with other settings."""
+    known = {each["name"]: each for each in ours or ()}
+    return [
+        name for each in theirs or () if (name := each["name"]) in known and known[name] != each
+    ]
 
 
 def _as_of_now(config: Mapping[str, Any]) -> Mapping[str, Any]:
