@@ -91,14 +91,19 @@ def test_what_to_expect_is_a_table_beside_the_others(tmp_path: Path):
     assert pd.read_csv(tmp_path / "expected.csv")["probability"].tolist() == [0.0, 0.5, 1.0]
 
 
-def test_the_plain_counterpart_has_the_same_method_and_budget():
+def test_the_plain_counterpart_has_the_same_method_budget_and_model():
     data = load([DEFAULT, REPOSITORY / "config" / "adaptive.yaml"])
     strong = {"name": "pid-jpeg", "method": "pid", "budget": "4/255", "through": ["jpeg"]}
 
     adapted = Experiment.parse(data | {"protections": ["pid", strong]}).adapted
     paper = Experiment.parse(data).adapted
+    known = data["models"] | {"second": {"path": "resources/second", "resolution": 128}}
+    elsewhere = {"name": "aspl-second", "method": "aspl", "model": "second"}
+    jpeg = {"name": "aspl-jpeg", "method": "aspl", "through": ["jpeg"]}
+    changed = {"models": known, "protections": [elsewhere, jpeg]}
 
     assert adapted == {}
+    assert Experiment.parse(data | changed).adapted == {}
     assert paper["aspl-codesr"] == "aspl"
     assert paper["advdm-cdl-16"] == "advdm-16"
     assert {label.partition("-")[0] for label in paper} == {"aspl", "advdm"}

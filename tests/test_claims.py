@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from cloakbench.cli.main import app
 from cloakbench.errors import CloakBenchError
-from cloakbench.experiment.claims import Claim, Ledger, labels_of
+from cloakbench.experiment.claims import Claim, Ledger, Measured, labels_of
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.layout import Layout
 from cloakbench.report import make_report
@@ -30,6 +30,7 @@ from cloakbench.tables.display import p_value, verdict_grid, verdicts_note
 from cloakbench.tables.verdicts import people_needed, verdicts
 
 NOTHING = pd.DataFrame()
+SEEDS = {"0"}
 OF: dict[str, Any] = {"family": "tests", "experiment": "mini", "people": 48}
 ASPL, CDL, CODESR, BOTH = (
     *("aspl/none/dreambooth", "aspl/none/cdl", "aspl/codesr/dreambooth", "aspl/codesr/cdl"),
@@ -51,9 +52,10 @@ def samples(**columns: Any) -> pd.DataFrame:
     for cell, values in columns["cells"].items():
         name, _, prompt = cell.partition("@")
         labels = dict(zip(("protection", "purification", "trainer"), name.split("/"), strict=False))
+        told = {"prompt": prompt or "photo", "seed": "0"}
         for person, value in enumerate(values):
             rows += [
-                {**labels, "prompt": prompt or "photo", "identity": f"p{person}", "fdfr": value + e}
+                {**labels, **told, "identity": f"p{person}", "fdfr": value + e}
                 for e in (-0.01, 0.01)
             ]
     return pd.DataFrame(rows)
@@ -65,7 +67,8 @@ def people(mean: float, n: int = 12, seed: int = 0, sd: float = 0.05) -> np.ndar
 
 
 def verdict(tested: Claim, cells: dict[str, np.ndarray], level: float = 0.05) -> dict[str, Any]:
-    [row] = verdicts(ledger(tested, level=level), samples(cells=cells), NOTHING).to_dict("records")
+    made = verdicts(ledger(tested, level=level), samples(cells=cells), NOTHING, SEEDS)
+    [row] = made.to_dict("records")
     return row
 
 
@@ -113,7 +116,7 @@ def test_the_people_that_are_said_to_be_needed_decide_as_often_as_promised(
     decided = []
     for _ in range(60):
         cells = {BOTH: rng.normal(mean, 0.1, needed), ASPL: np.zeros(needed)}
-        decided += [*verdicts(tested, samples(cells=cells), NOTHING)["verdict"]]
+        decided += [*verdicts(tested, samples(cells=cells), NOTHING, SEEDS)["verdict"]]
 
     assert 0.8 <= np.mean([each == "holds" for each in decided]) <= 1
 
@@ -177,7 +180,8 @@ def test_a_trend_is_not_an_order() -> None:
 
     assert verdict(claim("trend", *cells), cells)["verdict"] == "holds"
     assert verdict(claim("higher", BOTH, CODESR), cells)["verdict"] == "contradicted"
-    told = verdicts(ledger(claim("trend", *cells), level=0.02), samples(cells=cells), NOTHING)
+    trend = ledger(claim("trend", *cells), level=0.02)
+    told = verdicts(trend, samples(cells=cells), NOTHING, SEEDS)
     assert "single steps may be level or fall), is at most 0.02 " in verdicts_note(told)
     assert "a confidence of 98 %" in verdicts_note(told)
 
@@ -218,7 +222,7 @@ def test_prompts_and_photos_can_be_compared() -> None:
     photos = {"aspl/none": people(0.9), "clean/none": people(0.1, seed=1)}
     told = ledger(claim("higher", *prompts), claim("higher", *photos))
 
-    made = verdicts(told, samples(cells=prompts), samples(cells=photos))
+    made = verdicts(told, samples(cells=prompts), samples(cells=photos), SEEDS)
 
     assert made["verdict"].tolist() == ["holds", "holds"]
 
@@ -230,15 +234,46 @@ def test_people_without_a_value_are_left_out() -> None:
     assert verdict(claim("higher", BOTH, ASPL), cells)["n"] == 8
 
 
+def test_people_count_when_all_their_seeds_have_run_in_all_cells() -> None:
+    """Until then a mean of one seed would be compared with one of several."""
+    first, second = (
+        samples(cells={BOTH: people(0.6, 9, k), ASPL: people(0.2, 9, k + 9)}).assign(seed=str(k))
+        for k in range(2)
+    )
+    late = second[(second["identity"] != "p0") | (second["trainer"] != "cdl")]
+
+    [part], [whole] = (
+        verdicts(ledger(claim("higher", BOTH, ASPL)), table, NOTHING, {"0", "1"}).to_dict("records")
+        for table in (pd.concat([first, late]), pd.concat([first, second]))
+    )
+
+    assert (part["n"], whole["n"]) == (8, 9)
+    assert whole["effect"] == pytest.approx(0.4)
+
+
+def test_a_claim_on_photos_weighs_them_as_the_table_of_photos_does() -> None:
+    """PSNR is of the photos that changed, and of L-infinity the largest counts."""
+    photos = samples(cells={"aspl/none": people(0.9, 8), "aspl/codesr": people(0.1, 8, seed=1)})
+    photos = photos.assign(psnr=30.0, linf=11)
+    photos.loc[photos.index[::2], ["psnr", "linf"]] = math.inf, 5
+    photos.loc[photos["purification"] == "codesr", "psnr"] += 2
+    on = [claim("higher", "aspl/codesr", "aspl/none", endpoint=name) for name in ("psnr", "linf")]
+
+    psnr, linf = verdicts(ledger(*on), NOTHING, photos, SEEDS).to_dict("records")
+
+    assert (psnr["n"], psnr["effect"], psnr["verdict"]) == (8, 2, "holds")
+    assert (linf["n"], linf["effect"]) == (8, 0)
+
+
 def test_claims_that_have_not_run_count_in_the_family() -> None:
     cells = {BOTH: people(0.6, 8), ASPL: people(0.2, 8, seed=1)}
     alone = ledger(claim("higher", BOTH, ASPL))
     more = ledger(*alone.claims, *[claim("higher", BOTH, CDL, endpoint=m) for m in ("ism", "sds")])
     table = samples(cells=cells).assign(ism=0.0, sds=0.0)
 
-    first, *missing = verdicts(more, table, NOTHING).to_dict("records")
+    first, *missing = verdicts(more, table, NOTHING, SEEDS).to_dict("records")
 
-    assert first["p"] == verdicts(alone, table, NOTHING)["p"][0]
+    assert first["p"] == verdicts(alone, table, NOTHING, SEEDS)["p"][0]
     assert first["p_holm"] == 3 * first["p"]
     assert all((row["verdict"], row["n"]) == ("undecided", 0) for row in missing)
 
@@ -258,7 +293,7 @@ def test_a_ledger_without_effects_is_wrong_no_more_often_than_it_says() -> None:
     for _ in range(80):
         cells = {name: rng.normal(0.5, 0.1, 8) for name in (ASPL, CDL, CODESR, BOTH)}
         cells[apart] = rng.normal(0.6, 0.1, 8)
-        wrong += any(verdicts(told, samples(cells=cells), NOTHING)["verdict"] != "undecided")
+        wrong += any(verdicts(told, samples(cells=cells), NOTHING, SEEDS)["verdict"] != "undecided")
 
     assert 0 < wrong / 80 <= 0.2 + 2 * math.sqrt(0.2 * 0.8 / 80)
 
@@ -309,6 +344,13 @@ def test_a_claim_that_cannot_be_decided_is_refused_before_the_run(
     assert "\n" not in str(error.value)
 
 
+def test_a_metric_of_sets_has_no_value_of_one_prompt() -> None:
+    asked = ledger(claim("higher", f"{BOTH}@photo", ASPL, endpoint="kid"))
+
+    with pytest.raises(CloakBenchError, match=r"samples of all prompts\. Leave out '@photo'\."):
+        asked.check("mini", Measured({BOTH, ASPL}, {"kid"}), Measured((), ()), ["photo"])
+
+
 def test_claims_are_decided_by_the_experiment_that_they_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +367,7 @@ def test_a_verdict_has_all_that_was_registered_and_wilcoxons_p_beside_it() -> No
     cells = {BOTH: people(0.6), ASPL: people(0.55, seed=1)}
     both = ledger(claim("higher", BOTH, ASPL), claim("level", BOTH, ASPL, margin=0.08))
 
-    made = verdicts(both, samples(cells=cells), NOTHING)
+    made = verdicts(both, samples(cells=cells), NOTHING, SEEDS)
 
     first, second = made.to_dict("records")
     assert (first["family"], first["experiment"], first["planned"]) == ("tests", "mini", 48)

@@ -52,7 +52,7 @@ def test_lossless_rgb_is_read_as_it_is(suffix, tmp_path):
     np.testing.assert_array_equal(read(colours(), tmp_path / f"a.{suffix}"), np.asarray(colours()))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "JPG"])
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp", "JPG", "jfif"])
 def test_lossy_rgb_is_read_nearly_as_it_is(suffix, tmp_path):
     result = read(colours(), tmp_path / f"a.{suffix}", quality=95)
     difference = np.abs(result.astype(int) - np.asarray(colours()))

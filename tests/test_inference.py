@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -107,6 +108,26 @@ def test_where_all_agree_the_bounds_limit_what_others_may_do() -> None:
     assert np.isnan(mean_interval(np.zeros(6))[1:3]).all()
 
 
+@pytest.mark.parametrize("images", [10, 12, 30])
+def test_shares_of_few_images_that_agree_agree_whatever_floats_make_of_them(images: int) -> None:
+    shares = np.arange(images) / images
+    floats = (shares + 1 / images) - shares
+    assert len(set(floats)) > 1
+
+    made = mean_interval(floats, (-1, 1))
+
+    assert made == pytest.approx(mean_interval(np.full(images, 1 / images), (-1, 1)))
+    assert made.high - made.low > 0.1
+
+
+def test_one_of_twelve_who_differs_makes_no_interval_without_end() -> None:
+    values = np.full(12, 0.1)
+    values[0] = 0.2
+
+    assert mean_interval(values).high < 0.2
+    assert p_within(values, 0.15) < 0.01
+
+
 def every_flip(x: np.ndarray) -> float:
     flips = np.array([*itertools.product((1, -1), repeat=len(x))])
     return float(np.mean(flips @ x >= x.sum() - 1e-9))
@@ -200,6 +221,17 @@ def test_what_is_beyond_a_limit_is_so_by_every_test(numbers: list[int], limit: i
     if np.ptp(x):
         student = ttest_1samp(x, limit, alternative="greater").pvalue
         assert p_beyond(x, limit) >= student * (1 - 1e-9)
+
+
+def test_a_trend_of_many_people_is_exact_too() -> None:
+    """By convolution of what the six orders of three values add to the statistic."""
+    added = [np.dot((1, 2, 3), order) for order in itertools.permutations((1, 2, 3))]
+    one = np.bincount(added) / 6
+    of_all = reduce(np.convolve, [one] * 24)
+    table = np.random.default_rng(5).normal((0, 0.3, 0.6), size=(24, 3))
+    seen = np.sum((1, 2, 3) * (table.argsort().argsort() + 1))
+
+    assert p_rising(table) == pytest.approx(of_all[seen:].sum())
 
 
 def test_a_trend_is_one_of_order() -> None:

@@ -79,7 +79,6 @@ def test_code_that_a_file_imports_counts(tmp_path):
     [
         ("import not_there\n", r"ModuleNotFoundError: No module named 'not_there'"),
         ("def (:\n", r"SyntaxError: invalid syntax"),
-        (TAKEN, r"protection 'noise' is registered twice"),
         (TAKEN.replace("'''Louder.'''", "").replace("noise", "loud"), r"needs a docstring"),
     ],
 )
@@ -90,6 +89,16 @@ def test_a_file_that_fails_is_one_line_that_names_it(tmp_path, text, message):
         plugins.load_file(file)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_taken_is_one_line_that_says_by_whom(tmp_path):
+    said = (
+        r"taken\.py: protection 'noise' is registered twice, here and in cloakbench\.protect\.noise"
+    )
+
+    with pytest.raises(CloakBenchError, match=rf"{said}\. Rename one\."):
+        plugins.load_file(written(tmp_path / "taken.py", TAKEN))
+
     assert protections["noise"].__module__ == "cloakbench.protect.noise"
 
 

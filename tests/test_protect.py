@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -29,7 +30,7 @@ from cloakbench.prompts import Prompts
 from cloakbench.protect import Protection, protections
 from cloakbench.protect.ascent import Ascent
 from cloakbench.protect.aspl import looking_ahead
-from cloakbench.protect.base import round_to_levels
+from cloakbench.protect.base import PhotoProtection, round_to_levels
 from cloakbench.protect.pgd import pgd
 from cloakbench.protect.surrogate import SurrogateProtection
 from cloakbench.running.jobs import Job
@@ -39,6 +40,18 @@ from cloakbench.stages.protect import protect
 ALL = complete(protections)
 WITH_MODEL = [method.name for method in protections if "model" in method.needs]
 ASCENDING = [method.name for method in protections if issubclass(method, SurrogateProtection)]
+
+
+class Careless(PhotoProtection):
+    """Changes the photos that it is given, or returns something else."""
+
+    name = "careless"
+    source = "a test"
+    returned: Any = None
+
+    def perturb(self, identity: Identity, job: Job) -> Any:
+        photos = identity.instance_images.pixels
+        return photos.add_(0.5) if self.returned is None else self.returned(photos)
 
 
 def build(name: str, **settings: Any) -> Protection:
@@ -666,3 +679,36 @@ def test_a_target_that_would_not_be_used_is_refused(spec: dict[str, Any], said: 
 
     protections.build(spec)
     protections.build({"method": "mist", "target": str(tmp_path / "mine.png")})
+
+
+def test_a_method_that_changes_its_photos_in_place_stays_within_its_budget(identity: Identity):
+    before = identity.instance_images.pixels.clone()
+
+    made = Careless(budget=11).protect(identity)
+
+    assert torch.equal(identity.instance_images.pixels, before)
+    assert ((made.pixels - before).abs().amax((1, 2, 3)) * 255).round().tolist() == [11] * len(
+        before
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda photos: photos[:1], "returned torch.float32 (1, 3,"),
+        (lambda photos: (255 * photos).byte(), "returned torch.uint8"),
+        (lambda photos: photos.numpy(), "returned ndarray"),
+        (lambda _: [], "returned list"),
+    ],
+)
+def test_what_is_no_perturbed_photos_is_one_line(returned: Any, said: str, identity: Identity):
+    with pytest.raises(CloakBenchError, match=re.escape(said)) as caught:
+        Careless(budget=11, returned=returned).protect(identity)
+    assert "protection 'careless'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_photos_in_double_precision_are_photos(identity: Identity):
+    made = Careless(budget=11, returned=lambda photos: photos.double()).protect(identity)
+
+    assert made.pixels.dtype == torch.float32

@@ -87,7 +87,7 @@ def test_two_methods_of_one_name_are_refused(package):
     """As when somebody copies a method's file and forgets to change its name."""
     (package / "copy_of_shiny.py").write_text((package / "shiny.py").read_text())
 
-    with pytest.raises(TypeError, match=r"gadget 'shiny' is registered twice"):
+    with pytest.raises(CloakBenchError, match=r"gadget 'shiny' is registered twice"):
         registry_of(package).names()
 
 

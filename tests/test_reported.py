@@ -51,9 +51,16 @@ def test_what_the_paper_reports_is_of_cells_that_its_grid_has() -> None:
         assert each.metric in named
 
 
-def test_a_metric_that_there_is_not_is_one_line(tmp_path: Path) -> None:
-    told = "source: x\nvalues: [{cell: a/b/c, metric: imz, value: 1, place: y}]\n"
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("cell: a/b/c, metric: imz", "unknown metric 'imz'"),
+        ("cell: a/b/c@photo, metric: ims", "means are of samples of all prompts"),
+    ],
+)
+def test_a_value_that_no_table_can_have_is_one_line(value: str, said: str, tmp_path: Path) -> None:
+    told = f"source: x\nvalues: [{{{value}, value: 1, place: y}}]\n"
     (tmp_path / "reported.yaml").write_text(told)
 
-    with pytest.raises(CloakBenchError, match=r"reported\.yaml: .*unknown metric 'imz'"):
+    with pytest.raises(CloakBenchError, match=rf"reported\.yaml: .*{said}"):
         read_as(Reported, tmp_path / "reported.yaml")

@@ -43,6 +43,7 @@ from cloakbench.score.base import (
 from cloakbench.score.metrics.kid import KID, squared_mmd
 from cloakbench.score.photos import distances
 from cloakbench.score.references import (
+    FALSE_ACCEPTS,
     NO_REFERENCES,
     Calibration,
     IdentityReference,
@@ -317,6 +318,29 @@ def test_strangers_pass_as_seldom_whether_few_people_are_known_or_many(
     assert made.calibration.comparisons == people * 4 * (people - 1)
 
 
+@pytest.mark.parametrize("people", [6, 7, 11])
+def test_no_more_strangers_pass_than_is_said(people: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    colours = rng.integers(1, 256, (people, 4, 3))
+    sets = {f"p{k:02d}": [*map(tuple, each.tolist())] for k, each in enumerate(colours)}
+    folders = {name: identity(tmp_path, name, own[:2], own[2:]) for name, own in sets.items()}
+
+    calibration = make_references(folders, Colours()).calibration
+
+    assert calibration is not None
+    means = {name: np.mean(own[:2], axis=0) for name, own in sets.items()}
+    strangers = [
+        cosine(np.array(photo, float), mean)
+        for name, own in sets.items()
+        for photo in own[2:]
+        for other, mean in means.items()
+        if other != name
+    ] * 2  # set_A and set_B hold the same here
+    assert len(strangers) == calibration.comparisons
+    passing = np.mean(np.array(strangers) >= calibration.accept - 1e-12)
+    assert 0 < passing <= max(FALSE_ACCEPTS, 2 / len(strangers))
+
+
 def test_too_few_comparisons_for_the_rate_of_false_accepts_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +352,11 @@ def test_too_few_comparisons_for_the_rate_of_false_accepts_are_told(
     make_references(folders, Colours())
 
     assert "4 comparisons with others: too few for a false-accept rate of 1 %" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["results/anna/data", "anna", "anna/data/", "./anna"])
+def test_references_are_called_after_the_folder_or_where_it_lies_in_results(place: str) -> None:
+    assert commands.identity_of(Path(place)) == "anna"
 
 
 def test_ims_is_refused_where_strangers_are_alike(tmp_path: Path) -> None:

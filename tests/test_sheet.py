@@ -57,6 +57,20 @@ def test_photos_stand_upright_and_one_that_is_broken_is_named(tmp_path):
         contact_sheet(folder_rows([tmp_path / "a"]), tmp_path / "out.png", columns=1)
 
 
+def test_pictures_of_other_sizes_are_fitted_whole_into_the_firsts(tmp_path):
+    picture(tmp_path / "a" / "1.png", RED)
+    Image.new("RGB", (160, 80), BLUE).save(tmp_path / "a" / "2.png")
+    (tmp_path / "a" / "._1.png").write_bytes(b"a file manager's")
+
+    contact_sheet(folder_rows([tmp_path]), tmp_path / "out.png", columns=2)
+
+    sheet = Image.open(tmp_path / "out.png")
+    right = sheet.width - 40
+    assert sheet.height == 40
+    found = [sheet.getpixel((right + x, y)) for x in (0, 39) for y in (0, 20, 39)]
+    assert found == [WHITE, BLUE, WHITE] * 2
+
+
 def test_photos_and_what_was_made_of_them_are_laid_side_by_side(tmp_path):
     """By hand they are in folders that have nothing in common."""
     places = [tmp_path / "photos" / "set_B", tmp_path / "protected"]

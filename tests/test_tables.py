@@ -31,10 +31,11 @@ from cloakbench.tables import (
 )
 from cloakbench.tables.collect import read_scores
 from cloakbench.tables.display import Grid, Value, difference_grid, number
+from cloakbench.tables.estimates import total
 from cloakbench.tables.latex import PACKAGES, latex
 from cloakbench.tables.markdown import markdown, summary_text
 from cloakbench.tables.measures import best
-from cloakbench.tables.summary import contrasts, photo_summary
+from cloakbench.tables.summary import by_cell, contrasts, paired, photo_summary
 
 PROTECTIONS = ("clean", "noise", "aspl")
 BUDGETS = {"clean": 0, "noise": 11, "aspl": 11}
@@ -539,6 +540,36 @@ def test_a_metric_of_sets_passes_through_as_it_is(
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "KID ↑" in text
     assert text.count(f"| {shown} |") == len(tables.summary)
+
+
+def test_a_metric_of_sets_has_one_value_of_a_person_and_seed(tmp_path: Path) -> None:
+    [cell] = [each for each in study(tmp_path, ("anna",)) if each.protection == "aspl"][:1]
+    images = pd.concat(
+        _scores(replace(cell, seed=seed)).assign(kid=value)
+        for seed, value in (("0", 0.1), ("1", 0.14))
+    )
+
+    [made] = by_cell(images, BUDGETS, STEPS).to_dict("records")
+
+    assert made["kid"] == pytest.approx(0.12)
+    assert (made["kid_n"], made["kid_values"]) == (2, "0.1 0.14")
+    assert math.isnan(made["kid_low"])
+
+
+def test_differences_are_of_the_seeds_that_both_cells_have() -> None:
+    rows = [
+        {"identity": who, "seed": seed, "prompt": "photo", "image": "00", "fdfr": value}
+        for who, seed, value in (("anna", "0", 0.5), ("anna", "1", 0.9), ("bert", "0", 0.2))
+    ]
+    of_both = pd.DataFrame(rows)
+    of_one = of_both[of_both["seed"] == "0"].assign(fdfr=lambda frame: frame["fdfr"] - 0.2)
+
+    over, terms = paired([(1, of_both), (-1, of_one)])
+
+    assert over == "identities"
+    assert total([(sign, frame["fdfr"]) for sign, frame in terms]).tolist() == pytest.approx(
+        [0.2, 0.2]
+    )
 
 
 def test_a_mean_over_fewer_identities_says_of_how_many(tmp_path: Path) -> None:

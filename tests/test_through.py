@@ -12,7 +12,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.experiment.config import load as load_config
 from cloakbench.experiment.experiment import Experiment
 from cloakbench.files.digest import code_digest
-from cloakbench.files.images import Photos
+from cloakbench.files.images import Photos, resized
 from cloakbench.identity import Identity
 from cloakbench.models import denoiser
 from cloakbench.models.base import DiffusionModel
@@ -127,6 +127,37 @@ def test_looking_straight_through_a_purification_raises_the_loss_after_it(spec, 
         return float(shift(purified(build_purifier(spec), found, diffusion), 0, ALL))
 
     assert after(through=[spec]) > 1.05 * after()
+
+
+@pytest.mark.parametrize("spec", ["none", ["none", "none"]], ids=str)
+def test_looking_through_nothing_is_not_looking_even_where_photos_are_white(spec, diffusion):
+    photos = smooth_photos(2, 6).pixels
+    photos[..., 32:] = 1.0
+    photos[..., :8] = 0.0
+
+    def moved(**settings: Any) -> torch.Tensor:
+        pid = protections.build({"method": "pid", "budget": "16/255", **settings})
+        clean = diffusion.posterior_once(photos)
+        return pid.ascend(
+            photos,
+            photos,
+            diffusion,
+            lambda pixels, step, rows: mean_square(diffusion.posterior(pixels).mean - clean.mean),
+            JOB,
+            range(3),
+        )
+
+    assert torch.equal(moved(through=[spec]), moved())
+
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 96)])
+def test_white_photos_have_a_gradient_through_another_size(size):
+    given = torch.ones(1, 3, 64, 64, requires_grad=True)
+
+    resized(given, size).sum().backward()
+
+    assert given.grad is not None
+    assert given.grad.abs().sum() > 0
 
 
 def test_where_there_is_no_gradient_it_passes_straight_through(diffusion: DiffusionModel):

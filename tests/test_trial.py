@@ -21,6 +21,7 @@ from cloakbench.errors import CloakBenchError
 from cloakbench.faces import Face
 from cloakbench.faces.dlib import Dlib
 from cloakbench.files.images import to_images
+from cloakbench.files.outputs import new_folder
 from cloakbench.models.sampling import Sampling
 from cloakbench.models.spec import ModelSpec
 from cloakbench.trial import steps
@@ -147,6 +148,28 @@ def test_another_trial_in_the_same_folder_is_replaced_with_force_only(
     cli(*command, "--seed", 1, "--force")
     left = {path.name for path in (tmp_path / "trial").iterdir()}
     assert left == {"noise", "trial.json"}
+
+
+@pytest.mark.parametrize("of", ["input", "own"])
+def test_force_deletes_neither_the_photos_that_are_tried_nor_anybodys_files(
+    of: str, photos, quick_recipe, tiny_model: ModelSpec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(steps.Trial, "run", lambda _: [])
+    monkeypatch.setattr("cloakbench.trial.page.write_page", lambda *_: "page")
+    command = ["--model", tiny_model.path, "--out", tmp_path / "trial", "--json"]
+    cli("try", photos, *command)
+    made = tmp_path / "trial" / "pid"
+    with new_folder(made, {"stage": "give_back"}) as folder:
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (64, 64)).save(folder / name)
+    if of == "own":
+        (made / "notes.txt").write_text("years of work")
+    before = sorted(path.name for path in made.iterdir())
+
+    place, said = (made, "would replace") if of == "input" else (photos, "holds notes.txt")
+    with pytest.raises(CloakBenchError, match=said):
+        cli("try", place, *command, "--seed", 1, "--force")
+    assert sorted(path.name for path in made.iterdir()) == before
 
 
 def test_a_perturbation_is_enlarged_within_its_budget_and_only_in_the_square(tmp_path):

@@ -65,6 +65,8 @@ def _one_line(plugin: str, remedy: str) -> Iterator[None]:
     """Whatever somebody else's code raises, as one line that names it."""
     try:
         yield
+    except CloakBenchError as error:
+        raise CloakBenchError(f"{plugin}: {error}") from None
     except Exception as error:
         said = f"{type(error).__name__}: {reason(error)}"
         raise CloakBenchError(f"{plugin}: cannot be loaded ({said}). {remedy}") from error

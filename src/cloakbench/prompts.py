@@ -19,7 +19,9 @@ class Prompts(Settings):
     Source: Anti-DreamBooth's training and sampling prompts (recipes 3.1 and 4).
     """
 
-    identifier: str = Field("sks", description="rare token that stands for the identity")
+    identifier: str = Field(
+        "sks", min_length=1, description="rare token that stands for the identity"
+    )
     class_noun: str = Field("person", description="category of the identity")
     instance: str = Field(
         "a photo of {identifier} {class_noun}", description="prompt of the instance images"

@@ -188,7 +188,8 @@ class Registry(Generic[M]):
         """Class decorator that adds a method under its name.
 
         Raises:
-            TypeError: the name is taken, or the class lacks a docstring or a source.
+            CloakBenchError: the name is taken.
+            TypeError: the class lacks a docstring or a source.
         """
 
         def add(method: type[M]) -> type[M]:
@@ -196,7 +197,10 @@ class Registry(Generic[M]):
                 self._scan_package()  # first, so that a plug-in that takes its names is refused
             known = self._methods.get(name)
             if known is not None and _place(known) != _place(method):
-                raise TypeError(f"{self.kind} '{name}' is registered twice: {known}, {method}")
+                raise CloakBenchError(
+                    f"{self.kind} '{name}' is registered twice, here and in {known.__module__}. "
+                    "Rename one."
+                )
             if not method.__dict__.get("__doc__") or not method.source:
                 raise TypeError(f"{self.kind} '{name}' needs a docstring and a `source`")
             method.name = name

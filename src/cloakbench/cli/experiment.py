@@ -407,11 +407,14 @@ def _check_metrics(chosen: Sequence[str] | None, frame: pd.DataFrame) -> None:
 
 def _tables_folder(path: Path) -> Path:
     """Where a run's tables are, by itself or by the run's config."""
+    from cloakbench.errors import CloakBenchError
     from cloakbench.experiment.config import load
     from cloakbench.experiment.experiment import Experiment
 
     if path.is_dir() or not path.exists():
         return path
+    if path.suffix == ".csv":
+        raise CloakBenchError(f"{path}: is a file of a run. Name its folder of tables.")
     whole = "model" in load([path])
     experiment = Experiment.read([str(path)] if whole else ["config.yaml", str(path)])
     return experiment.layout.tables(experiment.name)
@@ -518,22 +521,26 @@ def _finished(
     or elsewhere.
 
     Raises:
-        CloakBenchError: so far there are none.
+        CloakBenchError: not all have been scored, or so far none.
     """
     from cloakbench.errors import CloakBenchError
     from cloakbench.tables import scored
 
-    if not so_far:
-        return experiment.name, experiment.cells()
-    cells = scored(experiment.cells(), experiment.layout)
+    cells = scored(wanted := experiment.cells(), experiment.layout)
+    if not so_far and 0 < len(cells) < len(wanted):
+        raise CloakBenchError(
+            f"{experiment.layout.root}: {len(cells):,} of {len(wanted):,} cells of "
+            f"'{experiment.name}' have been scored. Run snakemake with this config, or add "
+            "--so-far."
+        )
     if any(len(each.images) for each in elsewhere):
-        cells = experiment.cells()
+        cells = wanted
     if not cells:
         raise CloakBenchError(
             f"{experiment.layout.root}: no cell of '{experiment.name}' has been scored yet. Run "
             "snakemake with this config."
         )
-    return f"{experiment.name}-so-far", cells
+    return f"{experiment.name}-so-far" if so_far else experiment.name, cells
 
 
 def _tables(

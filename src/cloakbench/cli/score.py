@@ -63,7 +63,8 @@ def references(
 ) -> None:
     """Embed the clean photos of a dataset's identities, for the metrics that know faces.
 
-    Every data folder holds set_A, set_B and set_C. The faces of set_C become the identity's
+    Every data folder holds set_A, set_B and set_C, and is called after its identity, or lies as
+    `data` in a folder that is. The faces of set_C become the identity's
     reference; those of set_A and set_B show what the face backend scores for the same person and
     for others, which relative ISM is measured against.
 
@@ -78,7 +79,7 @@ def references(
     check_new_file(output, force, *data)
     backend = backends.build(parse_spec(faces))
     backend.check()
-    folders = {folder.absolute().parent.name: folder for folder in data}
+    folders = {identity_of(folder): folder for folder in data}
     if len(folders) < len(data):
         raise CloakBenchError("two data folders belong to one identity. Name each identity once.")
     record = Record.of(facts(backend), {}, folders)
@@ -92,6 +93,12 @@ def references(
         close_job(job)
     following = ["score", "SAMPLES", "--references", output, "--identity", "IDENTITY"]
     say(as_json, output, {"people": len(folders)}, *following, "-o", "scores.csv")
+
+
+def identity_of(folder: Path) -> str:
+    """The identity of a data folder, by its name or, in a run's results, that of its parent."""
+    place = folder.absolute()
+    return place.parent.name if place.name == "data" else place.name
 
 
 def score(

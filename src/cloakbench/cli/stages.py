@@ -93,7 +93,7 @@ def parse_spec(text: str, changes: list[str] | None = None) -> Any:
     Raises:
         CloakBenchError: invalid JSON, or a setting without `=` or given twice.
     """
-    spec = _json(text, "the method") if text[:1] in "{[" else {"method": text}
+    spec = _json(text, "the method") if text.startswith(("{", "[")) else {"method": text}
     given = [change.partition("=")[0] for change in changes or []]
     for change in changes or []:
         key, sign, value = change.partition("=")
@@ -270,7 +270,7 @@ def purify(
     Example: cloakbench purify '["resize", {"method": "jpeg", "quality": 50}]' --photos protected
     --out purified
     """
-    if "+" in method and method[:1] not in "{[":
+    if "+" in method and not method.startswith(("{", "[")):
         method = json.dumps(method.split("+"))
     purifier = build_purifier(_spec(purifiers, method, settings, "purify jpeg --photos"))
     chosen = parse_model(model)
@@ -385,7 +385,7 @@ def _spec(known: Registry[Any], text: str, changes: list[str] | None, command: s
     Raises:
         CloakBenchError: a photo or folder stands in its place; see `parse_spec`.
     """
-    is_method = text[:1] in "{[" or text in known.names()
+    is_method = not text or text.startswith(("{", "[")) or text in known.names()
     if not is_method and (Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir()):
         raise CloakBenchError(
             f"{text}: stands where a method's name is expected. Write `cloakbench {command} "

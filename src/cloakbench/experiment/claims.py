@@ -13,6 +13,7 @@ from cloakbench.errors import CloakBenchError, nearest, reason
 from cloakbench.files.layout import METHOD_LABELS
 from cloakbench.files.reading import parse_yaml
 from cloakbench.registry import explain
+from cloakbench.score.base import SetMetric, metrics
 from cloakbench.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -98,6 +99,11 @@ class Ledger(Settings):
                 cell, prompt = _parts(each)
                 _known(claim, cell, measured.cells)
                 _known(claim, prompt, {"", *prompts})
+                if prompt and issubclass(metrics[claim.endpoint], SetMetric):
+                    raise CloakBenchError(
+                        f"claims: '{claim.claim}': {claim.endpoint} is of a cell's samples of all "
+                        f"prompts. Leave out '@{prompt}'."
+                    )
 
 
 def read_as(kind: type[S], path: Path) -> S:

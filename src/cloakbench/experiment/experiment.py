@@ -72,6 +72,7 @@ class Experiment:
         built = self._build(purifiers, config.purifications)
         self.purifiers = {label: purifier.of_class(noun) for label, purifier in built.items()}
         self.trainers = _with_snapshots(self._build(trainers, config.trainers), config.keep_weights)
+        self._check_learning()
         self.trainings = _trainings(self.trainers, config.keep_weights)
         [self.faces] = self._build(backends, [config.faces]).values()
         named = self._build(metrics, config.metrics).values()
@@ -142,6 +143,16 @@ class Experiment:
         """All models that are used, by name; the studied one first."""
         return {name: self.config.models[name] for name in self._models_used()}
 
+    def _check_learning(self) -> None:
+        """A trainer that learns nothing has one cell, whatever the photos: see `_combinations`."""
+        photos = [*self.protections, *self.purifiers]
+        if len(photos) > 2 and not any(trainer.learns for trainer in self.trainers.values()):
+            raise CloakBenchError(
+                "config: trainers: none of them learns from photos, so that no "
+                f"'{photos[1]}' would run. Add dreambooth; `cloakbench protect`, `purify` and "
+                "`distances` work by hand."
+            )
+
     def _check_surrogates(self) -> None:
         for label, name in self.surrogates.items():
             if name != self.config.model and "model" not in self.protections[label].uses:
@@ -182,7 +193,7 @@ class Experiment:
             label: other
             for label, of in plain.items()
             for other, method in self.protections.items()
-            if other != label and method == of
+            if other != label and method == of and self.surrogates[other] == self.surrogates[label]
         }
 
     @property

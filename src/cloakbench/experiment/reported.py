@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from cloakbench.experiment.claims import labels_of
 from cloakbench.score.base import metrics
 from cloakbench.settings import Settings
 
@@ -32,6 +33,8 @@ class Value(Settings):
             raise ValueError("write a cell as protection/purification/trainer, or without trainer")
         if self.metric not in metrics.names():
             raise ValueError(f"unknown metric '{self.metric}'")
+        if "prompt" in labels_of(self.cell):
+            raise ValueError("means are of samples of all prompts: leave out '@' and prompt")
         return self
 
 

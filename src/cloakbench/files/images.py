@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+    | {".heic", ".heif"}
 )
 NOT_PHOTOS = frozenset({"job.json", "Thumbs.db"})  # a stage's manifest; a file manager's cache
 _UNREADABLE = (
@@ -51,6 +52,11 @@ class Photos(NamedTuple):
 
     pixels: Tensor
     names: tuple[str, ...]
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file is a photo by its name; hidden files are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def photo_files(folder: Path, beside: Iterable[str] = ()) -> list[Path]:
@@ -322,7 +328,13 @@ def resized(pixels: Tensor, size: Sequence[int]) -> Tensor:
     """Pixels (n, 3, h, w) at another height and width: bicubic, antialiased, clamped to [0, 1]."""
     from torch.nn.functional import interpolate
 
-    return interpolate(pixels, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+    return clamped(interpolate(pixels, tuple(size), mode="bicubic", antialias=True))
+
+
+def clamped(pixels: Tensor) -> Tensor:
+    """Values cut to [0, 1], with a gradient where nothing is cut; torch's has none at 0 and 1."""
+    cut = pixels.detach().clamp(0, 1)
+    return pixels.where(pixels == cut, cut)
 
 
 def largest_change(changed: Iterable[Image.Image], original: Iterable[Image.Image]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -68,16 +68,32 @@ class Protection(Method):
             The instance images' names with pixels (n, 3, h, w) on whole grey levels.
 
         Raises:
-            CloakBenchError: the perturbed pixels are not finite.
+            CloakBenchError: the perturbed pixels are not finite, or not of the photos' shape.
         """
         original = identity.instance_images.pixels
+        given = Photos(original.clone(), identity.instance_images.names)  # methods may change them
         with advising(self.lighter):
-            pixels = self.apply(identity, load, job).detach().cpu()
+            made = self.apply(identity._replace(instance_images=given), load, job)
+        pixels = self._of_the_shape(made, original)
         self.check_finite(pixels)
         protected = round_to_levels(self.project(pixels, original))
         clean = self._clean(len(original), job)
         protected[clean] = original[clean]
         return Photos(protected, identity.instance_images.names)
+
+    def _of_the_shape(self, made: Any, original: Tensor) -> Tensor:
+        """What `apply` made, in the type of the photos, on the CPU."""
+        import torch
+
+        told = type(made).__name__
+        if isinstance(made, torch.Tensor):
+            if made.shape == original.shape and made.is_floating_point():
+                return made.detach().cpu().to(original)
+            told = f"{made.dtype} {tuple(made.shape)}"
+        raise CloakBenchError(
+            f"protection '{self.name}' returned {told}: floats in [0, 1] of shape "
+            f"{tuple(original.shape)} are expected. This is a bug in it."
+        )
 
     def check_finite(self, pixels: Tensor) -> None:
         """Find out whether perturbed pixels are numbers, for which this waits for the device.

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cloakbench.errors import CloakBenchError
-from cloakbench.files.images import Photos
+from cloakbench.files.images import Photos, clamped
 from cloakbench.models.loading import Loader, no_model
 from cloakbench.registry import Method, Registry, Spec
 from cloakbench.running.jobs import BY_HAND, Job
@@ -77,7 +77,7 @@ class Purifier(Method):
         """
         drawing = replace(job, scratch=None, notes={})
         if self.has_gradient:
-            return self.apply(pixels, lambda: model, drawing).clamp(0, 1).to(pixels)
+            return clamped(self.apply(pixels, lambda: model, drawing)).to(pixels)
         given = pixels.detach().cpu()
         with model.frozen():  # some purifications descend, and must leave no gradients in weights
             purified = self.apply(given, lambda: model, drawing).detach().clamp(0, 1).to(pixels)

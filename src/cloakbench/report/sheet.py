@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.files.bundle import bundled
-from cloakbench.files.images import SUFFIXES, photo_size, read_photo
+from cloakbench.files.images import is_photo, photo_size, read_photo
 from cloakbench.files.layout import CELL_LABELS, PHOTO_LABELS, Cell, Layout, prompt_folders
 from cloakbench.files.outputs import new_file
 
@@ -41,7 +41,7 @@ def folder_rows(folders: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _photos(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in paths if is_photo(path))
 
 
 def cell_rows(
@@ -75,7 +75,8 @@ def _pngs(folder: Path) -> list[Path]:
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -> None:
-    """Tile the first pictures of every row beside its label. All share the first one's size.
+    """Tile the first pictures of every row beside its label. All are fitted into the first one's
+    size.
 
     out: a file of any of Pillow's formats; WebP takes an eighth of PNG's space.
 
@@ -98,6 +99,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Path]], out: Path, columns: int) -
         middle = (MARGIN, y * height + height // 2)
         draw.text(middle, label, fill="black", font=font, anchor="lm")
         for x, path in enumerate(files[:columns]):
-            sheet.paste(read_photo(path), (left + x * width, y * height))
+            fitted = ImageOps.pad(read_photo(path), (width, height), color="white")
+            sheet.paste(fitted, (left + x * width, y * height))
     with new_file(out) as part:
         sheet.save(part, kind, optimize=True, quality=90)

@@ -96,4 +96,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     files = photo_files(folder)
     if not files:
         raise CloakBenchError(f"{folder}: no photos in this folder. Check the path.")
-    return {path.stem: path for path in files}
+    found: dict[str, Path] = {}
+    for path in files:
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise CloakBenchError(f"{path} and {other} have one name. Rename one, or name a photo.")
+    return found

@@ -53,7 +53,7 @@ class Calibration(_Record):
     """Cosines of clean set_A and set_B photos to the references.
 
     same: to the photo's own identity's, other: to every other identity's; means over identities.
-    accept: what `FALSE_ACCEPTS` of all comparisons with others reach.
+    accept: what `FALSE_ACCEPTS` of all comparisons with others reach, or fewer.
     comparisons: how many these are; of fewer than 100, `accept` is what the nearest others reach,
         and the rate of false accepts is known no better than to one in so many.
     """
@@ -218,7 +218,8 @@ def _calibrate(
             "person takes the largest cosine of them.",
             *(strangers.size, 100 * FALSE_ACCEPTS),
         )
-    accept = float(np.quantile(strangers, 1 - FALSE_ACCEPTS, method="higher"))
+    passing = max(1, int(FALSE_ACCEPTS * strangers.size + 1e-9))
+    accept = float(np.sort(strangers)[-passing])
     return Calibration(
         same=float(same), other=float(other), accept=accept, comparisons=strangers.size
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloakbench.errors import CloakBenchError
 from cloakbench.faces import FaceBackend, largest
-from cloakbench.files.images import photo_files, read_photo
+from cloakbench.files.images import is_photo, photo_files, read_photo
 from cloakbench.files.layout import Cell, label, prompt_folders
 from cloakbench.running.record import Facts
 from cloakbench.score.base import ImageMetric, Metric, Sample, SetMetric, check_strangers, images_of
@@ -116,6 +116,11 @@ def sample_files(generated: Path) -> list[tuple[str, Path]]:
         return [(place.parent.name, path) for path in photo_files(generated)]
     folders = prompt_folders(generated)
     by_prompt = [(folder.name, path) for folder in folders for path in photo_files(folder)]
+    if by_prompt and (beside := [p for p in generated.iterdir() if is_photo(p)]):
+        raise CloakBenchError(
+            f"{min(beside)}: lies beside folders of samples, {folders[0].name} among them, which "
+            "stand for prompts. Name a folder of either."
+        )
     samples = by_prompt or [(place.name, path) for path in photo_files(generated)]
     if not samples:
         raise CloakBenchError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cloakbench.files.layout import CELL_LABELS
-from cloakbench.score.base import metrics
+from cloakbench.score.base import SetMetric, metrics
 from cloakbench.tables.summary import metric_columns
 
 MINUS = "\N{MINUS SIGN}"
@@ -233,7 +233,8 @@ def spread(row: Mapping[Any, Any], metric: str, spec: str) -> str:
 
 def _missing(row: Mapping[Any, Any], metric: str, spec: str) -> str:
     n, all_of_them = row.get(f"{metric}_n", math.nan), row.get(row.get("over", ""), math.nan)
-    if not n < all_of_them:
+    of_images = row.get("over") == "images" and issubclass(metrics[metric], SetMetric)
+    if of_images or not n < all_of_them:  # images make one set
         return ""
     least, most = row.get(f"{metric}_least", math.nan), row.get(f"{metric}_most", math.nan)
     ends = "" if math.isnan(least) else f", {number(least, spec)} to {number(most, spec)}"

@@ -31,9 +31,12 @@ def estimates(terms: Sequence[Term]) -> dict[str, Any]:
 
 def _of_metric(name: str, terms: list[tuple[float, pd.Series]]) -> dict[str, Any]:
     metric = metrics[name]
-    values = total(terms).to_numpy(dtype=float)
-    one_of_all = issubclass(metric, SetMetric)  # its rows repeat it, so that they always agree
-    bounds = UNBOUNDED if one_of_all else _range(terms, metric.bounds)
+    found = total(terms)
+    of_sets = issubclass(metric, SetMetric)
+    if of_sets and "seed" in found.index.names:  # the rows of a set repeat one value
+        found = found.groupby(level="seed").first()
+    values = found.to_numpy(dtype=float)
+    bounds = UNBOUNDED if of_sets else _range(terms, metric.bounds)
     mean, low, high, n = mean_interval(values, bounds)
     few = " ".join(f"{v:.6g}" for v in values if not np.isnan(v)) if n < FEWEST else ""
     row: dict[str, Any] = {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}

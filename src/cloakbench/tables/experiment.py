@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -76,7 +76,7 @@ def make_tables(
         distances=distances,
         photos=photo_summary(distances, steps),
         prompts=by_prompt(images, budgets, steps),
-        verdicts=None if claims is None else verdicts(claims, images, distances),
+        verdicts=None if claims is None else verdicts(claims, images, distances, _seeds(cells)),
         seeds=repeats(images),
         controls=controls,
     )
@@ -116,4 +116,8 @@ def verdicts_so_far(
     """Verdicts by the cells that have been scored, here or elsewhere; claims on others are
     undecided.
     """
-    return verdicts(claims, *rows_so_far(cells, layout, elsewhere))
+    return verdicts(claims, *rows_so_far(cells, layout, elsewhere), _seeds(cells))
+
+
+def _seeds(cells: Iterable[Cell]) -> set[str]:
+    return {cell.seed for cell in cells}

@@ -14,6 +14,7 @@ STUDENT = 8  # values from which on the bootstrap knows of skew
 RESAMPLES = 10_000
 GRID = 100_000  # steps that the sizes of all values of a sign-flip test make together
 SEED = 0
+ROUNDING = 1e-9  # of values' size: means of few images that are alike may differ so much
 UNBOUNDED = (-math.inf, math.inf)
 
 
@@ -49,7 +50,7 @@ def mean_interval(
     mean = float(defined.mean()) if n else math.nan
     if n < FEWEST:
         return Interval(mean, math.nan, math.nan, n)
-    if np.ptp(defined) == 0:
+    if not _varied(defined):
         return Interval(mean, *_limits(mean, n, bounds, level), n)
     least, most = _quantiles(defined, level)
     error = defined.std(ddof=1) / math.sqrt(n)
@@ -80,9 +81,14 @@ def _quantiles(values: np.ndarray, level: float) -> tuple[float, float]:
 def _studentised(values: np.ndarray) -> np.ndarray:
     """(mean - truth) / (its standard error) of resamples, for which the values are the truth."""
     drawn = values[_draws(values.size)]
+    drawn = drawn[_varied(drawn)]  # a value drawn n times has no standard error
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(values.size)
-    varied = errors > 0  # a value drawn n times has no standard error
-    return (drawn[varied].mean(axis=1) - values.mean()) / errors[varied]
+    return (drawn.mean(axis=1) - values.mean()) / errors
+
+
+def _varied(values: np.ndarray) -> np.ndarray:
+    """Whether values, along the last axis, differ by more than floats round."""
+    return np.ptp(values, axis=-1) > ROUNDING * np.maximum(1, np.abs(values).max(axis=-1))
 
 
 @lru_cache(maxsize=4)
@@ -148,7 +154,7 @@ def p_beyond(values: np.ndarray, limit: float) -> float:
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
     n, flips = defined.size, p_above(defined, limit)
-    if n < 2 or np.ptp(defined) == 0:
+    if n < 2 or not _varied(defined):
         return flips
     seen = (defined.mean() - limit) / (defined.std(ddof=1) / math.sqrt(n))
     student = float(t.sf(seen, n - 1))
@@ -178,7 +184,7 @@ def p_signed_ranks(values: np.ndarray) -> float:
 
 
 def p_rising(table: np.ndarray) -> float:
-    """Trend: p of "values rise from column to column", Page's trend test.
+    """Trend: p of "values rise from column to column", Page's trend test, exact.
 
     table: shape (people, columns), three columns or more; rows with NaN are left out.
     Source: Page 1963, doi:10.1080/01621459.1963.10500843. NaN for fewer than two people.
@@ -186,7 +192,7 @@ def p_rising(table: np.ndarray) -> float:
     from scipy.stats import page_trend_test
 
     whole = table[~np.isnan(table).any(axis=1)]
-    return float(page_trend_test(whole).pvalue) if len(whole) > 1 else math.nan
+    return float(page_trend_test(whole, method="exact").pvalue) if len(whole) > 1 else math.nan
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -239,7 +239,9 @@ def _units(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 
 
 def paired(frames: Sequence[tuple[int, pd.DataFrame]]) -> tuple[str, list[Term]]:
-    """Units of the identities that all cells have, with the cells' signs."""
-    shared = set.intersection(*(set(frame["identity"]) for _, frame in frames))
-    units = [(sign, *_units(frame[frame["identity"].isin(shared)])) for sign, frame in frames]
+    """Units of the identities and seeds that all cells have, with the cells' signs."""
+    repeated = [pd.MultiIndex.from_frame(frame[[*REPEATED]]) for _, frame in frames]
+    shared = set.intersection(*map(set, repeated))
+    own = zip(frames, repeated, strict=True)
+    units = [(sign, *_units(frame[labels.isin(shared)])) for (sign, frame), labels in own]
     return units[0][1], [(sign, values) for sign, _, values in units]

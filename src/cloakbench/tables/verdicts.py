@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from cloakbench.tables.inference import (
     p_signed_ranks,
     p_within,
 )
-from cloakbench.tables.summary import rows_of
+from cloakbench.tables.summary import aggregate, rows_of
 
 POWER = 0.9  # how likely the people that are said to be needed decide a claim
 MOST = 10_000  # people; more are as good as none
@@ -46,11 +46,14 @@ class Evidence(NamedTuple):
     tries: int = 1
 
 
-def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> pd.DataFrame:
+def verdicts(
+    ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame, seeds: Collection[str]
+) -> pd.DataFrame:
     """A row per claim, in their order.
 
     images, distances: rows of samples and of photos, as `Tables` has them; of what has not run
         there are none.
+    seeds: those of the experiment; people count who have all of them in all cells of a claim.
 
     Columns: `family`, `experiment`, `level`, `claim`, `source`, `test`, `endpoint`, `margin`;
     `verdict`: "holds", "contradicted" or "undecided", by Holm's procedure at the ledger's level;
@@ -64,7 +67,7 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     """
     rows = []
     for claim in ledger.claims:
-        values = _values(claim, distances if claim.of_photos else images)
+        values = _values(claim, distances if claim.of_photos else images, seeds)
         rows.append(_row(claim, values, ledger))
     frame = pd.DataFrame(rows)
     family = holm(frame["p"].fillna(1).to_numpy(dtype=float))
@@ -75,17 +78,22 @@ def verdicts(ledger: Ledger, images: pd.DataFrame, distances: pd.DataFrame) -> p
     return frame
 
 
-def _values(claim: Claim, frame: pd.DataFrame) -> pd.DataFrame:
+def _values(claim: Claim, frame: pd.DataFrame, seeds: Collection[str]) -> pd.DataFrame:
     """People's means of the endpoint (rows) in the claim's cells (columns); whole rows only."""
-    columns = {}
-    for cell in claim.cells if len(frame) else ():
-        labels = labels_of(cell)
-        columns[cell] = rows_of(frame, labels).groupby("identity")[claim.endpoint].mean()
-    return (
-        pd.DataFrame(columns, columns=[*claim.cells], dtype=float)
-        .replace([math.inf, -math.inf], math.nan)
-        .dropna()
-    )
+    if frame.empty:
+        return pd.DataFrame(columns=[*claim.cells], dtype=float)
+    columns = {cell: _by_seed(claim, rows_of(frame, labels_of(cell))) for cell in claim.cells}
+    found = pd.DataFrame(columns).replace([math.inf, -math.inf], math.nan).dropna()
+    people = found.groupby("identity")
+    return people.mean()[people.size() == len(seeds)]
+
+
+def _by_seed(claim: Claim, rows: pd.DataFrame) -> pd.Series:
+    """The endpoint by person and seed, as tables of samples or of photos have it."""
+    by = ["identity", "seed"]
+    if claim.of_photos:
+        return aggregate(rows, by)[claim.endpoint]
+    return rows.groupby(by)[claim.endpoint].mean()
 
 
 def _row(claim: Claim, values: pd.DataFrame, ledger: Ledger) -> dict[str, Any]:

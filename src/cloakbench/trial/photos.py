@@ -13,6 +13,7 @@ from PIL import Image
 from cloakbench.errors import CloakBenchError, counted
 from cloakbench.faces import FaceBackend, largest
 from cloakbench.files.images import (
+    NOT_PHOTOS,
     SUFFIXES,
     largest_change,
     photo_files,
@@ -69,7 +70,7 @@ def _photos(place: Path) -> list[Path]:
         return photo_files(place)
     others = [p.name for p in sorted(place.iterdir()) if p.suffix.lower() not in SUFFIXES]
     for name in others:
-        if (place / name).is_file() and not name.startswith("."):
+        if (place / name).is_file() and not name.startswith(".") and name not in NOT_PHOTOS:
             log.warning("%s: is no photo, and is left out.", place / name)
     return photo_files(place, beside=others)
 

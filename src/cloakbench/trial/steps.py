@@ -17,7 +17,7 @@ from cloakbench.experiment.status import duration
 from cloakbench.faces import FaceBackend, backends, largest
 from cloakbench.files.images import changes, read_photo
 from cloakbench.files.layout import prompt_folders
-from cloakbench.files.outputs import MARKER, check_file
+from cloakbench.files.outputs import MARKER, check_file, check_output
 from cloakbench.files.text import write_text
 from cloakbench.files.weights import sha256_of
 from cloakbench.models.sampling import Sampling
@@ -139,6 +139,9 @@ class Trial:
                 f"{self.out}: holds a trial of other photos or settings. Add --force to replace "
                 "it, or choose another --out."
             )
+        if said not in (None, wanted):
+            for made in (path for folder in self._made() for path in folder.rglob(MARKER)):
+                check_output(made.parent, *self.named.values())
         return said == wanted
 
     def begin(self) -> None:
