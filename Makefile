@@ -14,7 +14,7 @@ CONDA_LOCK := uv pip compile --quiet --no-config --python-version 3.12 --python-
 PICTURED := person_000014
 export PATH := $(abspath $(BIN)):$(PATH)
 
-STUDIES := behaviour ablation components protections purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer
+STUDIES := behaviour ablation components protections protections-purified purifications purified-clean learning budgets shares claims claims-adaptive claims-cdl claims-purifications claims-suffix adaptive transfer
 
 .PHONY: help setup large slurm browser references screenshots demo $(STUDIES) benchmark test lint docs build format lock clean
 
