@@ -276,6 +276,7 @@ def test_photos_that_a_study_splits_are_told_before_it_runs(tiny_model, dataset,
         "datasets": {"bundled": {"path": str(people)}},
         "identities": None,
         "protections": ["noise"],
+        "purifications": ["none"],
         "trainers": ["none"],
     }
     (tmp_path / "update.yaml").write_text(json.dumps(update))

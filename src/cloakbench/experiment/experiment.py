@@ -145,11 +145,11 @@ class Experiment:
 
     def _check_learning(self) -> None:
         """A trainer that learns nothing has one cell, whatever the photos: see `_combinations`."""
-        photos = [*self.protections, *self.purifiers]
-        if len(photos) > 2 and not any(trainer.learns for trainer in self.trainers.values()):
+        others = [*self.protections][1:] + [*self.purifiers][1:]
+        if others and not any(trainer.learns for trainer in self.trainers.values()):
             raise CloakBenchError(
                 "config: trainers: none of them learns from photos, so that no "
-                f"'{photos[1]}' would run. Add dreambooth; `cloakbench protect`, `purify` and "
+                f"'{others[0]}' would run. Add dreambooth; `cloakbench protect`, `purify` and "
                 "`distances` work by hand."
             )
 
