@@ -203,7 +203,7 @@ def test_an_arrow_that_is_wrong_here_is_left_out_and_told(tmp_path: Path) -> Non
     rescored(
         cells,
         tmp_path,
-        brisque=lambda cell, person: 45 + 0.1 * person - 25 * (cell.protection == "aspl"),
+        brisque=lambda cell, person: 45 - (25 + 0.1 * person) * (cell.protection == "aspl"),
     )
     write_tables("demo", tabulate(cells, tmp_path), tmp_path)
 
