@@ -64,9 +64,9 @@ def references(
     """Embed the clean photos of a dataset's identities, for the metrics that know faces.
 
     Every data folder holds set_A, set_B and set_C, and is called after its identity, or lies as
-    `data` in a folder that is. The faces of set_C become the identity's
-    reference; those of set_A and set_B show what the face backend scores for the same person and
-    for others, which relative ISM is measured against.
+    `data` in a folder that is. The faces of set_C become the identity's reference; those of set_A
+    and set_B show what the face backend scores for the same person and for others, which relative
+    ISM is measured against.
 
     Example: cloakbench references results/mini/bundled/*/data -o references.json
     """
